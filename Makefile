@@ -1,0 +1,30 @@
+# `make demo` and `make test` need Python 3.10 or newer and a package index; all else they install.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	$(BIN)/gemkern race --preset digits --out $(DEMO)
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+$(READY): setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $(READY)

@@ -1,0 +1,1 @@
+"""Measurements: `pytest benchmarks --benchmark-only` times operators; `results/` holds what races left."""

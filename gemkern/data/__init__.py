@@ -1,0 +1,80 @@
+"""Real images by name, as tensors that live on the device: `load`, then `batches` every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from gemkern.data import cifar, digits, folder, idx
+from gemkern.data.batches import batches, eval_batches
+from gemkern.data.dataset import Augment, Dataset, Source, Split
+from gemkern.data.files import StrPath
+from gemkern.data.randomness import Stream, random_numbers
+from gemkern.data.splits import balanced_subset, hold_out
+from gemkern.data.statistics import channel_statistics
+from gemkern.errors import GemkernError
+
+__all__ = ["NAMES", "Augment", "Dataset", "Split", "batches", "eval_batches", "load"]
+
+
+class _Format(NamedTuple):
+    read: Callable[[StrPath | None], Source]
+    augment: Augment
+
+
+_FORMATS = {
+    "digits": _Format(digits.read, Augment(crop_padding=1, flip=False)),
+    "mnist": _Format(partial(idx.read, "mnist"), Augment(crop_padding=2, flip=False)),
+    "fashion-mnist": _Format(partial(idx.read, "fashion-mnist"), Augment(2, flip=True)),
+    "cifar10": _Format(partial(cifar.read, "cifar10"), Augment(crop_padding=4, flip=True)),
+    "cifar100": _Format(partial(cifar.read, "cifar100"), Augment(crop_padding=4, flip=True)),
+    "folder": _Format(folder.read, Augment(crop_padding=4, flip=True)),
+}
+
+NAMES = tuple(_FORMATS)
+
+
+def load(
+    name: str,
+    data_dir: StrPath | None = None,
+    *,
+    train_limit: int | None = None,
+    validation: float = 0.1,
+    seed: int = 0,
+) -> Dataset:
+    """Read the data set `name` and split it; everything stays uint8 on the CPU until `.to(device)`.
+
+    The test split is the official one whatever the seed ("digits", which has none, holds a fixed
+    fifth of every class out). The validation split is held out of the official training images,
+    and `train_limit` chooses among what remains.
+
+    Args:
+        name: one of `NAMES`.
+        data_dir: the folder that holds the files as they are published, or (CIFAR) the parent of
+            that folder; needed by every name but "digits".
+        train_limit: keep this many training images, the same number of every class as far as the
+            classes allow; None keeps all. A smaller limit is a subset of a larger one.
+        validation: the fraction of every class's training images held out, in (0, 1).
+        seed: chooses the validation images and the limited training images.
+
+    Raises:
+        GemkernError: unknown name, folder or files missing or damaged, a fraction or limit that
+            leaves a class without images, a channel of one constant value, or a negative seed.
+    """
+    if name not in _FORMATS:
+        raise GemkernError(f"there is no data set {name!r}: choose one of {', '.join(NAMES)}")
+    read, augment = _FORMATS[name]
+    numbers = random_numbers(Stream.SPLIT, seed)
+    try:
+        source = read(data_dir)
+    except OSError as error:
+        raise GemkernError(
+            f"{error.filename} cannot be read ({error.strerror}): "
+            "check that it is what its name says and that you may read it"
+        ) from error
+    train, held_out = hold_out(source.train, source.classes, validation, numbers)
+    if train_limit is not None:
+        train = balanced_subset(train, source.classes, train_limit, numbers)
+    mean, std = channel_statistics(train.images)
+    return Dataset(name, source.classes, train, held_out, source.test, mean, std, augment)

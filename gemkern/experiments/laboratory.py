@@ -1,0 +1,141 @@
+"""Where experiments happen: the data on its device, fresh models, and the steps all methods share."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from gemkern.data import Dataset, load
+from gemkern.errors import GemkernError
+from gemkern.experiments.records import EpochRecord, Phase
+from gemkern.experiments.settings import Settings
+from gemkern.models import build
+from gemkern.tickets import Ticket
+from gemkern.training import EpochStats, Method, WeightTraining, evaluate, train
+
+
+@dataclass
+class Notebook:
+    """The records of one method and seed, in the order in which its epochs were trained."""
+
+    method: str
+    seed: int
+    on_epoch: Callable[[EpochRecord], None]
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def write(self, phase: Phase, stats: EpochStats, density: float, validation: float) -> None:
+        """Add one epoch; its seconds go on from the last one's."""
+        before = self.records[-1].seconds if self.records else 0.0
+        record = EpochRecord(
+            method=self.method,
+            seed=self.seed,
+            phase=phase,
+            epoch=stats.epoch,
+            density=density,
+            loss=stats.loss,
+            validation_accuracy=validation,
+            seconds=before + stats.seconds,
+            step_ms=1e3 * stats.seconds / stats.steps,
+        )
+        self.records.append(record)
+        self.on_epoch(record)
+
+    def epochs(self, phase: Phase) -> int:
+        """Return how many epochs `phase` took."""
+        return sum(record.phase == phase for record in self.records)
+
+    def seconds(self, phase: Phase) -> float:
+        """Return the seconds that `phase` trained."""
+        ends = [record.seconds for record in self.records if record.phase == phase]
+        if not ends:
+            return 0.0
+        return ends[-1] - (self.seconds("find") if phase == "finetune" else 0.0)
+
+    def step_ms(self) -> float:
+        """Return the median over epochs of the mean step, of the search if there was one."""
+        phase = "find" if self.epochs("find") else "finetune"
+        return statistics.median(r.step_ms for r in self.records if r.phase == phase)
+
+
+class Laboratory:
+    """The settings of an experiment, with its data loaded to the device.
+
+    Raises:
+        GemkernError: the data cannot be read, the model or the device is not known, or the settings
+            do not fit together.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.dataset: Dataset = load(
+            settings.data, settings.data_dir, train_limit=settings.train_limit
+        ).to(settings.device)
+        if len(self.dataset.train) < settings.batch_size:
+            raise GemkernError(
+                f"a batch of {settings.batch_size} images is larger than the "
+                f"{len(self.dataset.train)} training images: lower --batch-size"
+            )
+
+    def fresh_model(self, seed: int) -> nn.Module:
+        """Return the network of the settings with the initial weights of `seed`."""
+        channels, size, _ = self.dataset.image_shape
+        return build(
+            self.settings.model,
+            classes=self.dataset.classes,
+            channels=channels,
+            image_size=size,
+            affine=self.settings.affine,
+            init=self.settings.init,
+            seed=seed,
+        ).to(self.settings.device)
+
+    def find(
+        self, model: nn.Module, method: Method, density: Callable[[], float], notebook: Notebook
+    ) -> None:
+        """Run a search; `density` tells that of the active weights after each epoch."""
+        self._train(model, method, "find", density, notebook)
+
+    def finetune(self, model: nn.Module, density: float, notebook: Notebook) -> None:
+        """Train the weights of `model` under its masks, by the settings' finetuning recipe."""
+        training = WeightTraining(
+            model,
+            self.settings.finetune_epochs,
+            lr=self.settings.finetune_lr,
+            weight_decay=self.settings.weight_decay,
+            schedule=self.settings.finetune_schedule,
+        )
+        self._train(model, training, "finetune", lambda: density, notebook)
+
+    def test(self, model: nn.Module) -> float:
+        """Return the accuracy of `model` on the test set, a fraction."""
+        return evaluate(model, self.dataset.test, self.dataset)
+
+    def with_ticket(self, ticket: Ticket, seed: int) -> nn.Module:
+        """Return a fresh model under `ticket`, ready to finetune."""
+        model = self.fresh_model(seed)
+        ticket.apply(model)
+        return model
+
+    def _train(
+        self,
+        model: nn.Module,
+        method: Method,
+        phase: Phase,
+        density: Callable[[], float],
+        notebook: Notebook,
+    ) -> None:
+        def write(stats: EpochStats) -> None:
+            validation = evaluate(model, self.dataset.validation, self.dataset)
+            notebook.write(phase, stats, density(), validation)
+
+        train(
+            model,
+            method,
+            self.dataset,
+            batch_size=self.settings.batch_size,
+            seed=notebook.seed,
+            on_epoch=write,
+        )

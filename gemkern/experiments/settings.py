@@ -1,0 +1,98 @@
+"""Everything an experiment depends on, in one value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from gemkern.errors import GemkernError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The resolved configuration of a race, a search or a finetuning.
+
+    Epochs are of the whole training split; rates are those of the first epoch, lowered by
+    `schedule`. `imp_rewind` is "init", "learning-rate" or a step of the first round. `data_dir` is
+    None for data that ships with a package. `device` is "cpu", "cuda" or "cuda:N".
+    """
+
+    data: str
+    data_dir: str | None
+    train_limit: int | None
+    model: str
+    affine: bool
+    init: str
+    density: float
+    batch_size: int
+    device: str
+    mine_epochs: int
+    freeze_every: int
+    score_optimizer: str
+    score_lr: float
+    l2: float
+    finetune_epochs: int
+    finetune_lr: float
+    finetune_schedule: str
+    weight_decay: float
+    imp_epochs: int
+    imp_rewind: str
+    imp_lr: float
+    imp_prune: float
+
+    def scaled(self, budget: float) -> Settings:
+        """Return the same experiment with every epoch count multiplied by `budget`.
+
+        Raises:
+            GemkernError: `budget` is not positive.
+        """
+        if not budget > 0:
+            raise GemkernError(f"the budget is {budget}: give a positive factor, 1 for the whole")
+
+        def scale(epochs: int) -> int:
+            return max(1, round(epochs * budget))
+
+        return replace(
+            self,
+            mine_epochs=scale(self.mine_epochs),
+            freeze_every=scale(self.freeze_every),
+            finetune_epochs=scale(self.finetune_epochs),
+            imp_epochs=scale(self.imp_epochs),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, ready for JSON."""
+        return asdict(self)
+
+
+def pick_device(name: str) -> str:
+    """Return the device that `name` stands for; "auto" is the first CUDA device, else the CPU.
+
+    Raises:
+        GemkernError: PyTorch does not know the device or cannot reach it.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise GemkernError(
+            f"the device {name!r} cannot be used here: choose auto, cpu or a CUDA device "
+            "that `gemkern info` lists"
+        ) from error
+    return name
+
+
+def rewind_point(text: str) -> str | int:
+    """Return IMP's rewinding as IMP takes it: "init", "learning-rate" or a step number.
+
+    Raises:
+        GemkernError: `text` is none of these.
+    """
+    if text in ("init", "learning-rate"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise GemkernError(f"IMP cannot rewind to {text!r}: give init, learning-rate or a step number")

@@ -1,0 +1,153 @@
+"""Whole models: dense to masked and back, in place, with a report of what was left alone and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from gemkern.errors import GemkernError
+from gemkern.nn.layers import Masked, MaskedConv2d, MaskedLinear
+
+Filter = Callable[[nn.Module, str], bool]
+
+
+@dataclass
+class Report:
+    """What a conversion did: names of the layers converted, and of those left, with the reason."""
+
+    converted: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"converted {name}" for name in self.converted]
+        lines += [f"left {name}: {reason}" for name, reason in self.left.items()]
+        return "\n".join(lines)
+
+
+def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = False) -> Report:
+    """Replace the convolutions and linear layers of `model` by masked ones, in place.
+
+    Parameters, dtypes, devices and modes stay; numerically the model stays what it was until
+    something is masked. A layer that is registered in several places is converted once and stays
+    shared.
+
+    Args:
+        filter_fn: called with a module and its qualified name; False leaves the layer alone.
+        scores: give each layer scores that learn, and fix its weight and bias.
+
+    Returns:
+        The names of converted layers, and why others that hold parameters were left.
+
+    Raises:
+        GemkernError: there is nothing to mask, or the model is itself a layer (use
+            `MaskedConv2d.from_conv` or `MaskedLinear.from_linear`).
+    """
+
+    def mask(module: nn.Module) -> nn.Module:
+        if isinstance(module, nn.Conv2d):
+            return MaskedConv2d.from_conv(module, scores)
+        assert isinstance(module, nn.Linear)
+        return MaskedLinear.from_linear(module, scores)
+
+    if type(model) in (nn.Conv2d, nn.Linear):
+        raise GemkernError(
+            f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
+            "place: use MaskedConv2d.from_conv or MaskedLinear.from_linear"
+        )
+    report = _replace(model, _why_not_masked, mask, filter_fn)
+    if not report.converted:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.left.items())
+        raise GemkernError(
+            f"the model {type(model).__name__} has nothing to mask "
+            f"({reasons or 'no layer with parameters'}): give one with convolutions or linear "
+            "layers"
+        )
+    return report
+
+
+def unconvert(model: nn.Module) -> Report:
+    """Replace the masked layers of `model` by plain ones with the zeros in their weights, in place.
+
+    What is left is an ordinary PyTorch model whose weights all learn.
+
+    Returns:
+        The names of the layers that became plain.
+
+    Raises:
+        GemkernError: the model is itself a masked layer (use `to_conv` or `to_linear`).
+    """
+
+    def bake(module: nn.Module) -> nn.Module:
+        return module.to_conv() if isinstance(module, MaskedConv2d) else module.to_linear()  # type: ignore[operator,union-attr]
+
+    if isinstance(model, Masked):
+        raise GemkernError(
+            f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
+            "place: use its to_conv or to_linear"
+        )
+    return _replace(model, _why_not_plain, bake, None)
+
+
+def _replace(
+    model: nn.Module,
+    refuse: Callable[[nn.Module], str],
+    make: Callable[[nn.Module], nn.Module],
+    filter_fn: Filter | None,
+) -> Report:
+    report = Report()
+    made: dict[nn.Module, nn.Module] = {}
+    for parent, attribute, module, name in list(_children(model)):
+        if module in made:
+            setattr(parent, attribute, made[module])
+            report.converted.append(name)
+            continue
+        reason = refuse(module)
+        if not reason and filter_fn is not None and not filter_fn(module, name):
+            reason = "filter_fn said no"
+        if reason:
+            if any(True for _ in module.parameters(recurse=False)) or is_parametrized(module):
+                report.left[name] = reason
+            continue
+        made[module] = make(module)
+        setattr(parent, attribute, made[module])
+        report.converted.append(name)
+    return report
+
+
+def _children(
+    model: nn.Module, prefix: str = ""
+) -> Iterator[tuple[nn.Module, str, nn.Module, str]]:
+    for attribute, module in model._modules.items():
+        if module is not None:
+            name = f"{prefix}{attribute}"
+            yield model, attribute, module, name
+            yield from _children(module, f"{name}.")
+
+
+def _why_not_masked(module: nn.Module) -> str:
+    kind = type(module).__name__
+    if is_parametrized(module):
+        return f"parametrized ({kind}): its weight is computed, remove the parametrization first"
+    if isinstance(module, Masked):
+        return "masked already"
+    if type(module) not in (nn.Conv2d, nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            return f"a subclass of a layer ({kind}): its own behaviour would be lost"
+        return f"not a convolution or linear layer ({kind})"
+    return _why_not_replaced(module)
+
+
+def _why_not_plain(module: nn.Module) -> str:
+    if not isinstance(module, Masked):
+        return "not masked"
+    return _why_not_replaced(module)
+
+
+def _why_not_replaced(module: nn.Module) -> str:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(module, hook) for hook in hooks):
+        return "it has hooks, which a replacement would lose"
+    return ""

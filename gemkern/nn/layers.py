@@ -1,0 +1,224 @@
+"""Masked convolution and linear layer: PyTorch's own, with `active` and, for a search, `scores`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gemkern import ops
+
+
+class Masked(nn.Module):
+    """What masked layers add to PyTorch's: scores, active, and how they are kept.
+
+    Attributes:
+        weight: as in the PyTorch layer; fixed while there are scores.
+        scores: parameter, float32 whatever the layer's dtype, shaped as the weight; or None: the
+            weight learns under `active`.
+        active: buffer, bool, shaped as the weight; all true at first, false is final.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    scores: nn.Parameter | None
+    active: Tensor
+
+    def _add_mask(self, scores: bool) -> None:
+        self.register_buffer("active", torch.ones_like(self.weight, dtype=torch.bool))
+        self.register_parameter("scores", None)
+        if scores:
+            self.scores = nn.Parameter(torch.empty_like(self.weight, dtype=torch.float32))
+            self.reset_scores()
+            self._let_weights_learn(False)
+
+    def reset_scores(self, generator: torch.Generator | None = None) -> None:
+        """Draw the scores anew, uniform in [0, 1)."""
+        if self.scores is not None:
+            with torch.no_grad():
+                self.scores.uniform_(generator=generator)
+
+    def drop_scores(self) -> None:
+        """Remove the scores: the weight learns, under `active` alone."""
+        self.scores = None
+        self._let_weights_learn(True)
+
+    def mask(self) -> Tensor:
+        """Return the present mask, bool: active, and with a score of at least 0.5 if scored."""
+        scores = None if self.scores is None else [self.scores]
+        return ops.threshold(scores, [self.active])[0]
+
+    def _let_weights_learn(self, learn: bool) -> None:
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                parameter.requires_grad_(learn)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # Scores follow the module to any device but to no other dtype.
+        scores = self.scores
+
+        def keep_scores_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if tensor is scores or tensor is getattr(scores, "grad", None):
+                return moved if moved.dtype == torch.float32 else tensor.to(moved.device)
+            return moved
+
+        return super()._apply(keep_scores_float32, recurse)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        # A dense checkpoint has no mask: the layer's own stays.
+        for name in ("active", "scores"):
+            own = getattr(self, name)
+            if own is not None:
+                state_dict.setdefault(f"{prefix}{name}", own.detach())
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+class MaskedLinear(Masked, nn.Linear):
+    """`nn.Linear` under a mask; its weight is [out_features, in_features].
+
+    Args:
+        scores: whether the layer has scores, drawn uniform in [0, 1), that learn in place of the
+            weight and the bias (Rare Gems, NeurIPS 2022, section 3).
+
+    Others are those of `nn.Linear`.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        scores: bool = False,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self._add_mask(scores)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return ops.masked_linear(input, self.weight, self.scores, self.active, self.bias)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, scores: bool = False) -> MaskedLinear:
+        """Return a masked layer that shares the parameters of `linear`."""
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta")
+        return _adopt(layer, linear, scores)
+
+    def to_linear(self) -> nn.Linear:
+        """Return a plain layer with the zeros in its weight."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
+        return _bake(plain, self)
+
+
+class MaskedConv2d(Masked, nn.Conv2d):
+    """`nn.Conv2d` under a mask; its weight is [out_channels, in_channels / groups, kh, kw].
+
+    Args:
+        scores: whether the layer has scores, drawn uniform in [0, 1), that learn in place of the
+            weight and the bias (Rare Gems, NeurIPS 2022, section 3).
+
+    Others are those of `nn.Conv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        scores: bool = False,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        self._add_mask(scores)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() == 3:
+            return self.forward(input.unsqueeze(0)).squeeze(0)
+        # left, right, top, bottom
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        padding = [top, left]
+        if self.padding_mode != "zeros":
+            mode = self.padding_mode
+            input = F.pad(input, (left, right, top, bottom), mode=mode)
+            padding = [0, 0]
+        elif (left, top) != (right, bottom):
+            input = F.pad(input, (left, right, top, bottom))
+            padding = [0, 0]
+        return ops.masked_conv2d(
+            input,
+            self.weight,
+            self.scores,
+            self.active,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+        )
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, scores: bool = False) -> MaskedConv2d:
+        """Return a masked layer that shares the parameters of `conv`."""
+        return _adopt(cls(*_geometry(conv), device="meta"), conv, scores)
+
+    def to_conv(self) -> nn.Conv2d:
+        """Return a plain layer with the zeros in its weight."""
+        return _bake(nn.Conv2d(*_geometry(self), device="meta"), self)
+
+
+def _geometry(conv: nn.Conv2d) -> tuple[Any, ...]:
+    return (
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+        conv.bias is not None,
+        conv.padding_mode,
+    )
+
+
+def _adopt(layer: Any, plain: Any, scores: bool) -> Any:
+    layer.weight, layer.bias = plain.weight, plain.bias
+    layer._add_mask(scores)
+    return layer.train(plain.training)
+
+
+def _bake(plain: Any, layer: Any) -> Any:
+    """Give `plain` the effective weight of `layer`; what learnt, or was fixed for scores, learns."""
+    scores = None if layer.scores is None else [layer.scores.detach()]
+    (weight,) = ops.effective_weight([layer.weight.detach()], scores, [layer.active])
+    learns = layer.scores is not None or layer.weight.requires_grad
+    plain.weight = nn.Parameter(weight, requires_grad=learns)
+    if layer.bias is not None:
+        plain.bias = nn.Parameter(layer.bias.detach(), requires_grad=learns)
+    return plain.train(layer.training)

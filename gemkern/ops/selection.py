@@ -1,0 +1,78 @@
+"""Which scores are the lowest, and their removal: on the device, with no host read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gemkern.errors import GemkernError
+from gemkern.ops.checks import check_layers
+from gemkern.ops.registration import register
+
+_select_kth = register(
+    "select_kth",
+    "(Tensor[] values, Tensor[] active, Tensor k, str backend) -> (Tensor, Tensor)",
+)
+_remove_lowest = register(
+    "remove_lowest",
+    "(Tensor[] values, Tensor(a!)[] active, Tensor kth, Tensor ties, str backend) -> ()",
+    mutates=("active",),
+)
+
+
+def select_kth(
+    values: Sequence[Tensor], active: Sequence[Tensor], k: Tensor, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the k-th smallest value among active entries, and how many of its ties belong to it.
+
+    Order: by value, NaN last, then by lowest index (row-major in a tensor, tensors in order), so
+    that `remove_lowest` removes exactly k.
+
+    Args:
+        values: one float dtype, per layer.
+        active: bool per layer.
+        k: int64, at most the number of active entries (unchecked: it is not read). Shape [] ranks
+            all layers together, [layers] each by itself.
+
+    Returns:
+        kth, of k's shape (-inf where k is 0), and ties, int64: how many entries equal to kth are
+        among the k lowest.
+
+    Raises:
+        GemkernError: the lists, their tensors or k do not fit, or no backend can serve.
+    """
+    _check("select_kth", values, active, k)
+    return _select_kth(list(values), list(active), k, backend or "")
+
+
+def remove_lowest(
+    values: Sequence[Tensor],
+    active: Sequence[Tensor],
+    kth: Tensor,
+    ties: Tensor,
+    backend: str | None = None,
+) -> None:
+    """Clear `active`, in place, for the entries below kth and the first `ties` equal to it.
+
+    Args:
+        values, active: as given to `select_kth`.
+        kth, ties: as returned by it.
+
+    Raises:
+        GemkernError: the lists or their tensors do not fit, or no backend can serve.
+    """
+    _check("remove_lowest", values, active, ties)
+    _remove_lowest(list(values), list(active), kth, ties, backend or "")
+
+
+def _check(where: str, values: Sequence[Tensor], active: Sequence[Tensor], rank: Tensor) -> None:
+    check_layers(where, values=values, active=active)
+    if not values:
+        raise GemkernError(f"{where}: values is empty; give at least one layer")
+    if rank.dtype != torch.int64 or rank.shape not in ((), (len(values),)):
+        raise GemkernError(
+            f"{where}: the rank is {rank.dtype} {tuple(rank.shape)}; give int64, of shape () for "
+            f"all layers together or ({len(values)},) for each"
+        )

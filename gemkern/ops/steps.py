@@ -1,0 +1,172 @@
+"""One step of the scores of a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gemkern.errors import GemkernError
+from gemkern.ops.checks import check_layers
+from gemkern.ops.registration import register
+
+_REST = "Tensor[]? weights, Tensor(z!)[]? effective, Tensor lr, Tensor l2"
+
+_sgd = register(
+    "score_step_sgd",
+    f"(Tensor(a!)[] scores, Tensor[] active, Tensor[] grads, Tensor(b!)[] buffers, {_REST}, "
+    "float momentum, bool nesterov, str backend) -> ()",
+    mutates=("scores", "buffers", "effective"),
+)
+_adam = register(
+    "score_step_adam",
+    "(Tensor(a!)[] scores, Tensor[] active, Tensor[] grads, Tensor(b!)[] exp_avgs, "
+    f"Tensor(c!)[] exp_avg_sqs, {_REST}, Tensor step, float beta1, float beta2, float eps, "
+    "str backend) -> ()",
+    mutates=("scores", "exp_avgs", "exp_avg_sqs", "effective"),
+)
+
+
+@torch.no_grad()
+def score_step_sgd(
+    scores: Sequence[Tensor],
+    active: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    buffers: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    effective: Sequence[Tensor] | None = None,
+    *,
+    lr: float | Tensor,
+    l2: float | Tensor = 0.0,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    backend: str | None = None,
+) -> None:
+    """Move scores by SGD with momentum, clamp them to [0, 1], hold frozen ones at 0; in place.
+
+    Rare Gems (NeurIPS 2022), Algorithm 1; the arithmetic is that of
+    `gemkern.kernels.reference.score_step_sgd`, bit for bit on every backend.
+
+    Args:
+        scores: float32 per layer (float64 accepted).
+        active: bool per layer.
+        grads: dL/dscore per layer, or dL/dw_eff where `weights` is given: the straight-through
+            product with the weight is then taken here.
+        buffers: momentum per layer, zero before the first step.
+        weights: per layer, or None.
+        effective: None, or tensors that receive the next effective weights; needs `weights`.
+        lr, l2: numbers, or 0-d tensors that are read on the device.
+
+    Raises:
+        GemkernError: lists or tensors do not fit, or no backend can serve.
+    """
+    _check("score_step_sgd", scores, active, grads, weights, effective, buffers=buffers)
+    _sgd(
+        list(scores),
+        list(active),
+        list(grads),
+        list(buffers),
+        _listed(weights),
+        _listed(effective),
+        _on_device(lr, scores),
+        _on_device(l2, scores),
+        momentum,
+        nesterov,
+        backend or "",
+    )
+
+
+@torch.no_grad()
+def score_step_adam(
+    scores: Sequence[Tensor],
+    active: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    weights: Sequence[Tensor] | None = None,
+    effective: Sequence[Tensor] | None = None,
+    *,
+    lr: float | Tensor,
+    l2: float | Tensor = 0.0,
+    step: float | Tensor,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    backend: str | None = None,
+) -> None:
+    """Move scores by Adam, clamp them to [0, 1], hold frozen ones at 0; in place.
+
+    As `score_step_sgd`, with first and second moments, zero before the first step, and the number
+    of this step, counted from 1 (Kingma and Ba, 2015, Algorithm 1).
+
+    Raises:
+        GemkernError: lists or tensors do not fit, or no backend can serve.
+    """
+    _check(
+        "score_step_adam",
+        scores,
+        active,
+        grads,
+        weights,
+        effective,
+        exp_avgs=exp_avgs,
+        exp_avg_sqs=exp_avg_sqs,
+    )
+    _adam(
+        list(scores),
+        list(active),
+        list(grads),
+        list(exp_avgs),
+        list(exp_avg_sqs),
+        _listed(weights),
+        _listed(effective),
+        _on_device(lr, scores),
+        _on_device(l2, scores),
+        _on_device(step, scores),
+        beta1,
+        beta2,
+        eps,
+        backend or "",
+    )
+
+
+def _check(
+    where: str,
+    scores: Sequence[Tensor],
+    active: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    weights: Sequence[Tensor] | None,
+    effective: Sequence[Tensor] | None,
+    **memory: Sequence[Tensor],
+) -> None:
+    if not scores:
+        raise GemkernError(f"{where}: scores is empty; give at least one layer")
+    if effective is not None and weights is None:
+        raise GemkernError(f"{where}: effective weights are wanted without weights; give both")
+    check_layers(
+        where,
+        scores=scores,
+        active=active,
+        grads=grads,
+        weights=weights,
+        effective=effective,
+        **memory,
+    )
+    for tensor in (*scores, *(state for states in memory.values() for state in states)):
+        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != scores[0].dtype:
+            raise GemkernError(
+                f"{where}: scores and what is remembered of them are {tensor.dtype} and "
+                f"{scores[0].dtype}; keep all in float32"
+            )
+
+
+def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
+    return None if tensors is None else list(tensors)
+
+
+def _on_device(value: float | Tensor, scores: Sequence[Tensor]) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    # A fill, not a copy: the host does not wait for the device.
+    return torch.full((), value, dtype=scores[0].dtype, device=scores[0].device)

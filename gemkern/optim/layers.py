@@ -1,0 +1,70 @@
+"""Which modules of a model are masked layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from gemkern.errors import GemkernError
+
+
+@runtime_checkable
+class MaskedLayer(Protocol):
+    """A module with a weight and its mask: `active` (bool) and `scores` (float32) or None."""
+
+    weight: Tensor
+    scores: Tensor | None
+    active: Tensor
+
+
+# A model, its masked layers, or groups of them with options of their own.
+Layers = nn.Module | Iterable[MaskedLayer] | Iterable[Mapping[str, Any]]
+
+
+def masked_layers(model: nn.Module) -> dict[str, Any]:
+    """Return the masked layers of `model` by qualified name, in the order of `named_modules()`.
+
+    Raises:
+        GemkernError: the model has none.
+    """
+    layers = {name: module for name, module in model.named_modules() if is_masked(module)}
+    if not layers:
+        raise GemkernError(
+            f"the model {type(model).__name__} has nothing to mask: "
+            "call gemkern.convert(model) first, on a model with convolutions or linear layers"
+        )
+    return layers
+
+
+def is_masked(module: object) -> bool:
+    """Return whether `module` is a masked layer: a weight, and `active` of its shape."""
+    active = getattr(module, "active", None)
+    weight = getattr(module, "weight", None)
+    return (
+        isinstance(active, Tensor) and isinstance(weight, Tensor) and active.shape == weight.shape
+    )
+
+
+def grouped(layers: Layers) -> Iterator[tuple[list[MaskedLayer], dict[str, Any]]]:
+    """Yield the masked layers of each group with the group's own options."""
+    if isinstance(layers, nn.Module):
+        yield list(masked_layers(layers).values()), {}
+        return
+    members = list(layers)
+    if not all(isinstance(member, Mapping) for member in members):
+        members = [{"layers": members}]
+    for member in members:
+        if "layers" not in member:
+            raise GemkernError(
+                f"a group has the keys {sorted(member)} and no layers: "
+                'give {"layers": model or layers, ...}'
+            )
+        options = {key: value for key, value in member.items() if key != "layers"}
+        inner = member["layers"]
+        if is_masked(inner):
+            inner = [inner]
+        elif isinstance(inner, nn.Module):
+            inner = masked_layers(inner).values()
+        yield list(inner), options

@@ -1,0 +1,223 @@
+"""The numbers of a race, and the tables that show them in a terminal or on a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, zip_longest
+from statistics import fmean, stdev
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gemkern.errors import GemkernError
+from gemkern.experiments.records import Run
+
+NONE = "-"
+SETTINGS_COLUMNS = 3
+HEADERS = (
+    "method",
+    "density\n%",
+    "accuracy %\nbefore",
+    "accuracy %\nafter",
+    "epochs\nfind+tune",
+    "time s\nfind",
+    "time s\nin all",
+    "ms a\nstep",
+    "faster\nfind",
+    "faster\nin all",
+)
+
+
+def summarise(runs: Sequence[Run], reference: str = "imp") -> list[dict[str, Any]]:
+    """One dictionary a method, in the order in which the methods first appear.
+
+    Means over seeds. Accuracies and density are fractions; a `_std` is the sample standard
+    deviation (n - 1), None for a single seed. A speedup is the mean seconds of `reference` over
+    those of the method, for the search alone (`find_speedup`) and with finetuning
+    (`total_speedup`); None where either of them took no time or `reference` was not raced.
+    """
+    by_method = _by_method(runs)
+    rows = [_summary(method, of_method) for method, of_method in by_method.items()]
+    rival = next((row for row in rows if row["method"] == reference), None)
+    for row in rows:
+        for part in ("find", "total"):
+            base = rival[f"{part}_seconds"] if rival else 0.0
+            row[f"{part}_speedup"] = _ratio(base, row[f"{part}_seconds"])
+    return rows
+
+
+def race_table(runs: Sequence[Run], reference: str = "imp") -> Table:
+    """`summarise` for a terminal of 100 columns."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=_caption(runs, reference),
+        caption_justify="left",
+    )
+    for index, header in enumerate(HEADERS):
+        table.add_column(header, justify="right" if index else "left", no_wrap=True)
+    for row in summarise(runs, reference):
+        table.add_row(*map(Text, _cells(row)))
+    return table
+
+
+def markdown_table(runs: Sequence[Run], reference: str = "imp") -> str:
+    """`summarise` as a GitHub Markdown table, ending in a newline."""
+    lines = [
+        [header.replace("\n", "<br>") for header in HEADERS],
+        ["---"] + ["---:"] * (len(HEADERS) - 1),
+        *(_cells(row) for row in summarise(runs, reference)),
+    ]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def paired_gain(runs: Sequence[Run], method: str, rival: str) -> tuple[float, float | None]:
+    """How far `method` finishes above `rival`: mean and standard error over the seeds both ran.
+
+    Fractions of the test set, after finetuning. The standard error is the sample standard
+    deviation of the differences, seed by seed, over sqrt(n); None for a single seed.
+
+    Raises:
+        GemkernError: no seed was run with both.
+    """
+    gains = _gains(runs, method, rival)
+    if not gains:
+        raise GemkernError(
+            f"{method} and {rival} share no seed to compare; race both with the same seeds"
+        )
+    return fmean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
+
+
+def gain_table(
+    runs: Sequence[Run], method: str = "gem-miner", rivals: Iterable[str] | None = None
+) -> Table:
+    """One sentence a rival: `paired_gain` in words.
+
+    Without `rivals`: every other method that shares a seed with `method`; perhaps none.
+
+    Raises:
+        GemkernError: no seed was run with both.
+    """
+    if rivals is None:
+        rivals = [
+            name for name in _by_method(runs) if name != method and _gains(runs, method, name)
+        ]
+    table = Table.grid()
+    for rival in rivals:
+        table.add_row(Text(_gain_sentence(runs, method, rival)))
+    return table
+
+
+def settings_table(settings: Mapping[str, Any]) -> Table:
+    """Names and values, read column by column."""
+    entries = [(Text(name, style="bold"), Text(_setting(settings[name]))) for name in settings]
+    height = math.ceil(len(entries) / SETTINGS_COLUMNS)
+    columns = [entries[start : start + height] for start in range(0, len(entries), height or 1)]
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for row in zip_longest(*columns, fillvalue=(Text(), Text())):
+        table.add_row(*chain.from_iterable(row))
+    return table
+
+
+def _summary(method: str, runs: Sequence[Run]) -> dict[str, Any]:
+    def mean(value: Callable[[Run], float]) -> float:
+        return fmean(value(run) for run in runs)
+
+    def std(value: Callable[[Run], float]) -> float | None:
+        return stdev(value(run) for run in runs) if len(runs) > 1 else None
+
+    return {
+        "method": method,
+        "seeds": [run.seed for run in runs],
+        "density": mean(lambda run: run.density),
+        "weights_left": mean(lambda run: run.weights_left),
+        "accuracy_before": mean(lambda run: run.accuracy_before),
+        "accuracy_before_std": std(lambda run: run.accuracy_before),
+        "accuracy_after": mean(lambda run: run.accuracy_after),
+        "accuracy_after_std": std(lambda run: run.accuracy_after),
+        "find_epochs": mean(lambda run: run.find_epochs),
+        "finetune_epochs": mean(lambda run: run.finetune_epochs),
+        "find_seconds": mean(lambda run: run.find_seconds),
+        "total_seconds": mean(lambda run: run.find_seconds + run.finetune_seconds),
+        "step_ms": mean(lambda run: run.step_ms),
+    }
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    """One row of HEADERS."""
+    return [
+        row["method"],
+        f"{100 * row['density']:.2f}",
+        _accuracy(row["accuracy_before"], row["accuracy_before_std"]),
+        _accuracy(row["accuracy_after"], row["accuracy_after_std"]),
+        f"{row['find_epochs']:g}+{row['finetune_epochs']:g}",
+        _seconds(row["find_seconds"]),
+        _seconds(row["total_seconds"]),
+        f"{row['step_ms']:.2f}",
+        _speedup(row["find_speedup"]),
+        _speedup(row["total_speedup"]),
+    ]
+
+
+def _caption(runs: Sequence[Run], reference: str) -> str:
+    counts = sorted({len(of_method) for of_method in _by_method(runs).values()})
+    return (
+        f"Seeds: {' or '.join(map(str, counts))}; ± is one sample standard deviation.\n"
+        f"Faster: seconds of {reference} / seconds of the method."
+    )
+
+
+def _gain_sentence(runs: Sequence[Run], method: str, rival: str) -> str:
+    gain, error = paired_gain(runs, method, rival)
+    seeds = len(_gains(runs, method, rival))
+    sentence = (
+        f"{method} {'beats' if gain >= 0 else 'trails'} {rival} by {100 * abs(gain):.2f} points"
+    )
+    if error is not None:
+        sentence += f" ± {100 * error:.2f}"
+    if error:
+        sentence += f" ({abs(gain) / error:.1f} standard errors)"
+    return f"{sentence} over {seeds} {'seed' if seeds == 1 else 'seeds'}"
+
+
+def _gains(runs: Sequence[Run], method: str, rival: str) -> list[float]:
+    """The differences in final accuracy, seed by seed."""
+    mine, theirs = (
+        {run.seed: run.accuracy_after for run in runs if run.method == name}
+        for name in (method, rival)
+    )
+    return [accuracy - theirs[seed] for seed, accuracy in mine.items() if seed in theirs]
+
+
+def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    by_method: dict[str, list[Run]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    return by_method
+
+
+def _ratio(base: float, seconds: float) -> float | None:
+    return base / seconds if base > 0 and seconds > 0 else None
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return NONE
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _accuracy(mean: float, std: float | None) -> str:
+    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+
+
+def _speedup(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}x"

@@ -1,0 +1,167 @@
+"""Gem-Miner: a ticket at initialisation, found in one run.
+
+"Rare Gems: Finding Lottery Tickets at Initialization", NeurIPS 2022, section 3 and Algorithm 1.
+Each weight w, fixed at its initial value, has a score p in [0, 1]; the network computes with w
+where p >= 0.5 and the weight is active. Scores learn by straight-through gradients and are clamped
+to [0, 1]; at planned epochs the lowest of them, over the whole network, freeze at zero for good.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gemkern.errors import GemkernError
+from gemkern.optim import ScoreAdam, ScoreSGD
+from gemkern.tickets.randomness import generator
+from gemkern.tickets.schedules import freeze_epochs, freeze_rate, share, weights_left
+from gemkern.tickets.search import Search
+from gemkern.tickets.ticket import Ticket
+from gemkern.training.rates import rate
+
+DEFAULT_LR = {"sgd": 0.1, "adam": 0.01}
+
+
+class GemMiner(Search):
+    """Mine a ticket in `model`, whose scores learn (`gemkern.convert(model, scores=True)`).
+
+    The weights are never touched, so the ticket holds the initial ones; batch-norm statistics are
+    those of the mined network.
+
+    To resume, make the same model and miner first and then load both states, since `seed` draws
+    the scores.
+
+    Args:
+        model: a converted model; its other parameters stay as they are.
+        density: fraction of the maskable weights that remains in the end, in (0, 1).
+        epochs: length of the search.
+        freeze_every: epochs between freezes (T of Algorithm 1).
+        optimizer: "sgd" or "adam", of the scores.
+        lr: learning rate of the first epoch; None for 0.1 (SGD) or 0.01 (Adam).
+        momentum: of SGD.
+        l2: lambda of the regulariser lambda * ||p||^2.
+        schedule: of the learning rate, a name in `gemkern.training.rates`.
+        rule: when and how much to freeze, "authors" or "paper" (`gemkern.tickets.schedules`).
+        ties: "exact" freezes exactly the planned number, equal scores by lowest index; "authors"
+            freezes every score up to the last of them.
+        keep: "active" keeps every weight that was never frozen, which meets the density; "rounded"
+            keeps those of them with p >= 0.5 (Algorithm 1).
+        seed: draws new scores, uniform in [0, 1), and is written into the ticket as that of the
+            model; None leaves the scores as they are.
+        name: of the network, for the ticket.
+
+    Raises:
+        GemkernError: the model has no scores, an unknown choice, or a plan that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        density: float,
+        epochs: int,
+        freeze_every: int,
+        *,
+        optimizer: str = "sgd",
+        lr: float | None = None,
+        momentum: float = 0.9,
+        l2: float = 0.0,
+        schedule: str = "cosine",
+        rule: str = "authors",
+        ties: str = "exact",
+        keep: str = "active",
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(model, epochs)
+        for layer_name, layer in self.layers.items():
+            if layer.scores is None:
+                raise GemkernError(
+                    f"layer {layer_name!r} has no scores to learn: convert the model with "
+                    "gemkern.convert(model, scores=True)"
+                )
+        _check_choice("optimizer", optimizer, tuple(DEFAULT_LR))
+        _check_choice("ties", ties, ("exact", "authors"))
+        _check_choice("keep", keep, ("active", "rounded"))
+        weights_left(self.total, density, epochs, freeze_every, rule)
+        self._freeze_epochs = frozenset(freeze_epochs(epochs, freeze_every, rule))
+        self._freeze_rate = freeze_rate(density, epochs, freeze_every, rule)
+        self._ties = ties
+        self._keep = keep
+        self._seed = seed
+        self._name = name
+        self._lr = DEFAULT_LR[optimizer] if lr is None else lr
+        self._factor = rate(schedule)
+        self._optimizer: torch.optim.Optimizer = (
+            ScoreSGD(model, lr=self._lr, momentum=momentum, l2=l2)
+            if optimizer == "sgd"
+            else ScoreAdam(model, lr=self._lr, l2=l2)
+        )
+        if seed is not None:
+            self._draw_scores(seed)
+        self._enter(0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimiser's state and the epoch; scores and active are the model's state."""
+        return {"epoch": self.epoch, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; load the model's state too, after the miner was made."""
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._enter(state["epoch"])
+
+    def _learn(self) -> None:
+        self._optimizer.step()
+        self.model.zero_grad(set_to_none=True)
+
+    def _close_epoch(self) -> None:
+        self._check_numbers("score", self._scores())
+        if self.epoch in self._freeze_epochs:
+            self._freeze()
+        self._enter(self.epoch + 1)
+
+    def _freeze(self) -> None:
+        k = share(self._freeze_rate, self.weights_left)
+        if self._ties == "exact":
+            self._remove_lowest(self._scores(), k)
+        else:
+            self._remove_up_to_kth(k)
+
+    def _remove_up_to_kth(self, k: int) -> None:
+        scores = self._scores()
+        kth, _ = self._select_lowest(scores, k)
+        for layer, score in zip(self.layers.values(), scores, strict=True):
+            layer.active.logical_and_(score > kth)
+        if self.weights_left == 0:
+            raise GemkernError(
+                f"all scores that were left tie at {kth.item():g}, and the freeze of epoch "
+                f'{self.epoch + 1} took them all: mine with ties="exact"'
+            )
+
+    def _found(self) -> Ticket:
+        masks = {
+            name: layer.active if self._keep == "active" else layer.mask()
+            for name, layer in self.layers.items()
+        }
+        return Ticket.from_model(
+            self.model, method="gem-miner", masks=masks, name=self._name, seed=self._seed
+        )
+
+    def _scores(self) -> list[Tensor]:
+        return [layer.scores.detach() for layer in self.layers.values()]
+
+    def _draw_scores(self, seed: int) -> None:
+        stream = generator("scores", seed)
+        for score in self._scores():
+            score.copy_(torch.rand(score.shape, generator=stream))
+
+    def _enter(self, epoch: int) -> None:
+        self.epoch = epoch
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr * self._factor(epoch, self.epochs)
+
+
+def _check_choice(what: str, chosen: str, choices: tuple[str, ...]) -> None:
+    if chosen not in choices:
+        raise GemkernError(f"{what} cannot be {chosen!r}: choose one of {', '.join(choices)}")

@@ -1,0 +1,185 @@
+"""Iterative magnitude pruning: train, prune the smallest weights, rewind, and again.
+
+Frankle and Carbin, ICLR 2019; rewinding to an early step, Frankle et al., ICML 2020; learning-rate
+rewinding, Renda et al., ICLR 2020.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from gemkern.errors import GemkernError
+from gemkern.tickets.schedules import imp_weights_left
+from gemkern.tickets.search import Search
+from gemkern.tickets.state import load_weights_state, weights_state, zero_masked_weights
+from gemkern.tickets.ticket import Ticket
+from gemkern.training.weights import WeightTraining
+
+
+class IMP(Search):
+    """Find a ticket in `model`, whose weights learn (`gemkern.convert(model)`), round by round.
+
+    A round trains for `epochs` whole epochs, removes the smallest magnitudes over all layers, ties
+    by lowest index, and rewinds. The ticket is what stands after the last round's rewind. Rewinding
+    to step k puts weights, all other parameters, batch-norm statistics, momentum and the place in
+    the learning-rate schedule back to what they were after k steps of the first round; from there
+    the schedule goes on, and keeps its last value where it ends before the round does.
+
+    Args:
+        model: a converted model without scores.
+        density: fraction of the maskable weights that remains in the end, in (0, 1).
+        epochs: length of one round; `.epochs` is that of all rounds.
+        prune: fraction of the remaining weights that a round removes; the last removes just enough.
+        rewind: "init" (step 0), a step of the first round, or "learning-rate": keep the trained
+            weights and begin the schedule and the momentum anew.
+        lr, momentum, weight_decay, schedule: of `gemkern.training.WeightTraining`.
+        seed: of the model's initial weights, for the ticket.
+        name: of the network, for the ticket.
+
+    Raises:
+        GemkernError: the model has scores, an unknown rewinding, or a plan that cannot be.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        density: float,
+        epochs: int,
+        *,
+        prune: float = 0.2,
+        rewind: str | int = "init",
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        schedule: str = "cosine",
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(model, epochs)
+        for layer_name, layer in self.layers.items():
+            if layer.scores is not None:
+                raise GemkernError(
+                    f"layer {layer_name!r} learns scores where IMP learns weights: convert the "
+                    "model with gemkern.convert(model)"
+                )
+        counts = [self.total, *imp_weights_left(self.total, density, prune)]
+        self._removals = [before - after for before, after in itertools.pairwise(counts)]
+        self._training = WeightTraining(
+            model,
+            epochs,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+        )
+        self._round_epochs = epochs
+        self.epochs = epochs * self.rounds
+        self._rewind_step = _rewind_step(rewind)
+        self._steps = 0
+        self._point: _RewindPoint | None = None
+        self._seed = seed
+        self._name = name
+        self._mark_rewind_point()
+
+    @property
+    def rounds(self) -> int:
+        """How often the search prunes."""
+        return len(self._removals)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything beside the model's state: place, training and rewind point."""
+        return {
+            "epoch": self.epoch,
+            "steps": self._steps,
+            "training": self._training.state_dict(),
+            "rewind_point": None if self._point is None else self._point.as_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`; load the model's state too."""
+        self.epoch = state["epoch"]
+        self._steps = state["steps"]
+        self._training.load_state_dict(state["training"])
+        point = state["rewind_point"]
+        self._point = None if point is None else _RewindPoint(**point)
+
+    def _learn(self) -> None:
+        self._training.step()
+        self._steps += 1
+        self._mark_rewind_point()
+
+    def _close_epoch(self) -> None:
+        self._check_numbers("weight", self._magnitudes())
+        self._training.end_epoch()
+        self.epoch += 1
+        # A step on the border of two epochs belongs to the later one's learning rate.
+        self._mark_rewind_point()
+        if self.epoch % self._round_epochs == 0:
+            self._close_round(self.epoch // self._round_epochs - 1)
+
+    def _close_round(self, index: int) -> None:
+        if index == 0 and self._rewind_step is not None and self._steps <= self._rewind_step:
+            raise GemkernError(
+                f"there is no rewinding to step {self._rewind_step}: the first round had "
+                f"{self._steps} steps; rewind to an earlier one or train longer rounds"
+            )
+        self._remove_lowest(self._magnitudes(), self._removals[index])
+        if self._point is None:
+            self._training.restart()
+        else:
+            self._point.restore(self.model, self._training)
+        zero_masked_weights(self.model)
+
+    def _mark_rewind_point(self) -> None:
+        if self._steps == self._rewind_step:
+            self._point = _RewindPoint.of(self.model, self._training)
+
+    def _found(self) -> Ticket:
+        return Ticket.from_model(
+            self.model,
+            method="imp",
+            weights=None if self._point is None else self._point.weights,
+            name=self._name,
+            seed=self._seed,
+        )
+
+    def _magnitudes(self) -> list[Tensor]:
+        return [layer.weight.detach().abs() for layer in self.layers.values()]
+
+
+@dataclass(frozen=True)
+class _RewindPoint:
+    """A moment of the first round: the model's weights and the state of their training."""
+
+    weights: dict[str, Tensor]
+    training: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, training: WeightTraining) -> _RewindPoint:
+        weights = {entry: tensor.clone() for entry, tensor in weights_state(model).items()}
+        return cls(weights, copy.deepcopy(training.state_dict()))
+
+    def restore(self, model: nn.Module, training: WeightTraining) -> None:
+        load_weights_state(model, self.weights)
+        # An optimiser may adopt the tensors it loads: it gets copies.
+        training.load_state_dict(copy.deepcopy(self.training))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights, "training": self.training}
+
+
+def _rewind_step(rewind: str | int) -> int | None:
+    if rewind == "learning-rate":
+        return None
+    if rewind == "init":
+        return 0
+    if isinstance(rewind, int) and rewind >= 0:
+        return rewind
+    raise GemkernError(
+        f'IMP cannot rewind to {rewind!r}: choose "init", "learning-rate" or a step, 0 or later'
+    )

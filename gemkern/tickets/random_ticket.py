@@ -1,0 +1,108 @@
+"""Random tickets: how good is a ticket of which only the layer densities were chosen?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gemkern.errors import GemkernError
+from gemkern.optim import masked_layers
+from gemkern.tickets.randomness import generator
+from gemkern.tickets.schedules import check_density
+from gemkern.tickets.ticket import Ticket
+
+LAST_LAYER_DENSITY = 0.3
+
+
+def random_ticket(ticket: Ticket, *, seed: int) -> Ticket:
+    """Return a ticket with as many weights in each layer as `ticket`, at random positions.
+
+    Weights, model and model seed are those of `ticket`; `seed` draws the positions.
+    """
+    stream = generator("random ticket", seed)
+    masks = {
+        name: random_mask(mask.shape, int(mask.sum()), stream)
+        for name, mask in ticket.masks.items()
+    }
+    return dataclasses.replace(ticket, masks=masks, method="random")
+
+
+def smart_ratio_ticket(
+    model: nn.Module,
+    density: float,
+    *,
+    seed: int,
+    name: str | None = None,
+    model_seed: int | None = None,
+) -> Ticket:
+    """Return a random ticket for `model` with the layer densities of `smart_ratio_counts`.
+
+    Args:
+        model: a converted model with its initial weights; it is not changed.
+        density: fraction of all maskable weights that remains.
+        seed: draws the positions.
+        name, model_seed: of the network and of its initial weights, for the ticket.
+
+    Raises:
+        GemkernError: the model has no masked layers, or as `smart_ratio_counts`.
+    """
+    layers = masked_layers(model)
+    counts = smart_ratio_counts([layer.active.numel() for layer in layers.values()], density)
+    stream = generator("random ticket", seed)
+    masks = {
+        layer_name: random_mask(layer.active.shape, count, stream)
+        for (layer_name, layer), count in zip(layers.items(), counts, strict=True)
+    }
+    return Ticket.from_model(model, method="smart-ratio", masks=masks, name=name, seed=model_seed)
+
+
+def smart_ratio_counts(layer_sizes: Sequence[int], density: float) -> list[int]:
+    """Return how many weights each of L layers keeps by the smart ratio; they add up exactly.
+
+    The last layer keeps 30 %. The density of layer l (from 1) before it is proportional to
+    (L - l + 1)^2 + (L - l + 1); what a full layer cannot take goes to the next ones. Su et al.,
+    "Sanity-Checking Pruning Methods", NeurIPS 2020.
+
+    Raises:
+        GemkernError: fewer than two layers, `density` outside (0, 1), or no more weights than the
+            last layer keeps.
+    """
+    check_density(density)
+    if len(layer_sizes) < 2:
+        raise GemkernError(
+            f"the smart ratio spreads weights over layers and the model has {len(layer_sizes)}: "
+            "give one of two or more"
+        )
+    *sizes, last = layer_sizes
+    last_count = round(LAST_LAYER_DENSITY * last)
+    budget = round(density * sum(layer_sizes)) - last_count
+    if budget < 1:
+        raise GemkernError(
+            f"at density {density:g} the last layer's 30 %, {last_count} weights, leave nothing "
+            "for the others: raise the density"
+        )
+    steps = range(len(layer_sizes), 1, -1)
+    shares = [(step * step + step) * size for step, size in zip(steps, sizes, strict=True)]
+    counts = [budget * share // sum(shares) for share in shares] + [last_count]
+    return _fill(counts, layer_sizes, spare=budget + last_count - sum(counts))
+
+
+def _fill(counts: Sequence[int], sizes: Sequence[int], spare: int) -> list[int]:
+    """Hand `spare` weights, and those of overfull layers, to the first layers with room."""
+    filled = []
+    for count, size in zip(counts, sizes, strict=True):
+        moved = min(spare, size - count)
+        filled.append(count + moved)
+        spare -= moved
+    return filled
+
+
+def random_mask(shape: torch.Size, count: int, stream: torch.Generator) -> Tensor:
+    """Return a bool mask of `shape` with exactly `count` true entries, drawn uniformly."""
+    order = torch.randperm(shape.numel(), generator=stream)
+    mask = torch.zeros(shape.numel(), dtype=torch.bool)
+    mask[order[:count]] = True
+    return mask.reshape(shape)

@@ -1,0 +1,44 @@
+"""Sanity checks of a ticket: does it know more than its layer densities, and its own weights?
+
+Frankle et al., "Pruning Neural Networks at Initialization", ICLR 2021; used in "Rare Gems", section
+4 and Figure 3. A ticket that loses nothing by them is no better than a random one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from gemkern.tickets.randomness import generator
+from gemkern.tickets.ticket import Ticket
+
+
+def shuffled(ticket: Ticket, *, seed: int) -> Ticket:
+    """Return `ticket` with the mask of each layer permuted within the layer, by `seed`."""
+    stream = generator("shuffle", seed)
+    masks = {
+        name: mask.flatten()[torch.randperm(mask.numel(), generator=stream)].reshape(mask.shape)
+        for name, mask in ticket.masks.items()
+    }
+    return dataclasses.replace(ticket, masks=masks, method="shuffled")
+
+
+def reinitialised(ticket: Ticket, fresh: nn.Module, *, seed: int | None = None) -> Ticket:
+    """Return the masks of `ticket` over the weights of `fresh`, which `seed` initialised.
+
+    Args:
+        fresh: a model of the same architecture, converted or not; it is not changed.
+
+    Raises:
+        GemkernError: `fresh` has not the layers of `ticket`.
+    """
+    ticket.check_layers(fresh)
+    return Ticket.from_model(
+        fresh,
+        method="reinitialised",
+        masks=ticket.masks,
+        name=ticket.model,
+        seed=seed,
+    )

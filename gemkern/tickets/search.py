@@ -1,0 +1,127 @@
+"""What every search for a ticket has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gemkern import ops
+from gemkern.errors import GemkernError
+from gemkern.optim import masked_layers
+from gemkern.tickets.ticket import Ticket
+
+
+class Search(ABC):
+    """A method that finds a ticket while a network trains.
+
+    The caller runs the loop: `step()` after each `loss.backward()`, `end_epoch()` after each epoch,
+    and after `epochs` of them `ticket()`. One method is one subclass in one file; it fills in
+    `_learn`, `_close_epoch` and `_found`.
+
+    Attributes:
+        model: the converted model, searched in place.
+        layers: its masked layers by qualified name.
+        epochs: how long the search lasts.
+        epoch: how many epochs are finished.
+    """
+
+    def __init__(self, model: nn.Module, epochs: int) -> None:
+        self.model = model
+        self.layers: dict[str, Any] = dict(masked_layers(model))
+        self.epochs = epochs
+        self.epoch = 0
+
+    def step(self) -> None:
+        """Learn from the gradients that are there, once, and clear all of the model's gradients.
+
+        Raises:
+            GemkernError: the search is over.
+        """
+        self._check_running()
+        self._learn()
+
+    def end_epoch(self) -> None:
+        """Finish an epoch.
+
+        Raises:
+            GemkernError: the search is over, or a layer's numbers are NaN.
+        """
+        self._check_running()
+        self._close_epoch()
+
+    def ticket(self) -> Ticket:
+        """Return the ticket that was found.
+
+        Raises:
+            GemkernError: the search is not over, or no weight remains.
+        """
+        if self.epoch < self.epochs:
+            raise GemkernError(
+                f"the search has finished {self.epoch} of {self.epochs} epochs: there is no ticket "
+                "before end_epoch() was called for each"
+            )
+        return self._found()
+
+    @property
+    def total(self) -> int:
+        """How many weights can be masked."""
+        return sum(layer.active.numel() for layer in self.layers.values())
+
+    @property
+    def weights_left(self) -> int:
+        """How many weights are active now; reads the device."""
+        counts = torch.stack([layer.active.sum() for layer in self.layers.values()])
+        return int(counts.sum())
+
+    @property
+    def density(self) -> float:
+        """The fraction of the weights that is active now; reads the device."""
+        return self.weights_left / self.total
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the search needs, beside the model's state, to continue to the same bits."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`, on a model whose own state is loaded too."""
+
+    @abstractmethod
+    def _learn(self) -> None: ...
+
+    @abstractmethod
+    def _close_epoch(self) -> None: ...
+
+    @abstractmethod
+    def _found(self) -> Ticket: ...
+
+    def _check_running(self) -> None:
+        if self.epoch >= self.epochs:
+            raise GemkernError(
+                f"the search is over after its {self.epochs} epochs: take ticket(), or begin anew "
+                "with more epochs"
+            )
+
+    def _check_numbers(self, what: str, values: list[Tensor]) -> None:
+        """Refuse NaN in `values`, one tensor for each layer; reads the device once."""
+        spoilt = torch.stack([value.isnan().any() for value in values]).tolist()
+        for name, is_spoilt in zip(self.layers, spoilt, strict=True):
+            if is_spoilt:
+                raise GemkernError(
+                    f"layer {name!r} has a {what} that is NaN at the end of epoch "
+                    f"{self.epoch + 1}: lower the learning rate, or check the loss and the data"
+                )
+
+    def _select_lowest(self, values: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
+        """Return `ops.select_kth` of the k lowest of `values` among the active, over all layers."""
+        active = [layer.active for layer in self.layers.values()]
+        return ops.select_kth(values, active, torch.tensor(k, device=active[0].device))
+
+    def _remove_lowest(self, values: list[Tensor], k: int) -> None:
+        """Take exactly the k lowest of `values` out of the active, ties by lowest index."""
+        kth, ties = self._select_lowest(values, k)
+        active = [layer.active for layer in self.layers.values()]
+        ops.remove_lowest(values, active, kth, ties)

@@ -1,0 +1,272 @@
+"""A ticket: finished masks, and what is needed to make the same initial weights again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gemkern import ops
+from gemkern.errors import GemkernError
+from gemkern.nn import convert
+from gemkern.optim import is_masked, masked_layers
+from gemkern.tickets import ticket_file
+from gemkern.tickets.state import (
+    checksum,
+    load_weights_state,
+    weights_state,
+    zero_masked_weights,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """The masks of a network and the weights from which to finetune it.
+
+    Attributes:
+        masks: for each masked layer, by qualified name in the model's order, a bool tensor of the
+            weight's shape, on the CPU; true where the weight remains.
+        model: name of the network.
+        method: name of what found the ticket.
+        seed: what the network's initial weights were drawn from, or None.
+        checksum: SHA-256, in hex, of the weights in the masked layers, masked ones included: layer
+            by layer, name, dtype, shape and row-major bytes.
+        weights: everything that the network's state_dict holds beside scores and masks, on the CPU,
+            or None where only the checksum is known.
+
+    Raises:
+        GemkernError: no weight remains.
+    """
+
+    masks: Mapping[str, Tensor]
+    model: str
+    method: str
+    seed: int | None
+    checksum: str
+    weights: Mapping[str, Tensor] | None
+
+    def __post_init__(self) -> None:
+        if self.weights_left == 0:
+            raise GemkernError(
+                f"the ticket of {self.method} keeps no weight of {self.model}: raise the density "
+                "or lower the regularisation of the scores"
+            )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: nn.Module,
+        *,
+        method: str,
+        masks: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        name: str | None = None,
+        seed: int | None = None,
+    ) -> Ticket:
+        """Take the ticket out of a converted model, as copies on the CPU.
+
+        Args:
+            masks: in place of each layer's `active`.
+            weights: in place of the model's own state.
+            name: of the network; its class's name if None.
+
+        Raises:
+            GemkernError: the model has no masked layers, or no weight remains.
+        """
+        if masks is None:
+            masks = {layer: module.active for layer, module in masked_layers(model).items()}
+        if weights is None:
+            weights = weights_state(model)
+        return cls(
+            masks={layer: _copy(mask) for layer, mask in masks.items()},
+            model=type(model).__name__ if name is None else name,
+            method=method,
+            seed=seed,
+            checksum=checksum(weights, masks),
+            weights={entry: _copy(weight) for entry, weight in weights.items()},
+        )
+
+    @property
+    def weights_left(self) -> int:
+        """How many weights remain."""
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    @property
+    def density(self) -> float:
+        """The fraction of the maskable weights that remains."""
+        return self.weights_left / sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def layer_density(self) -> dict[str, float]:
+        """The fraction that remains, for each layer."""
+        return {name: int(mask.sum()) / mask.numel() for name, mask in self.masks.items()}
+
+    def apply(self, model: nn.Module) -> None:
+        """Make `model` this ticket, ready to finetune: masks on, weights loaded, weights learn.
+
+        Layers that are not masked yet are converted; scores are dropped. Where the ticket knows
+        only the checksum, the model has to come with the initial weights. A model whose layers or
+        weights do not match is left as it was.
+
+        Raises:
+            GemkernError: a layer, another entry of the state or the checksum does not match.
+        """
+        self.check_layers(model)
+        self._check_weights(model)
+        self._mask_layers(model)
+        if self.weights is not None:
+            load_weights_state(model, self.weights)
+        for name, mask in self.masks.items():
+            layer: Any = model.get_submodule(name)
+            layer.drop_scores()
+            layer.active.copy_(mask)
+        zero_masked_weights(model)
+
+    def check_layers(self, model: nn.Module) -> None:
+        """Check that `model`, converted or not, has the layers of the ticket.
+
+        Raises:
+            GemkernError: naming the first layer that is missing, of another shape or not covered.
+        """
+        modules = dict(model.named_modules())
+        for name, mask in self.masks.items():
+            weight = getattr(modules.get(name), "weight", None)
+            if not isinstance(weight, Tensor):
+                raise self._misfit(f"it has no layer {name!r} with a weight")
+            if weight.shape != mask.shape:
+                raise self._misfit(
+                    f"layer {name!r} has a weight of shape {tuple(weight.shape)} where the "
+                    f"ticket's mask has {tuple(mask.shape)}"
+                )
+        for name, module in modules.items():
+            if is_masked(module) and name not in self.masks:
+                raise self._misfit(f"the ticket has no mask for its layer {name!r}")
+
+    def save(self, path: ticket_file.StrPath, weights: bool = True) -> None:
+        """Write the ticket to a safetensors file, one bit for each maskable weight.
+
+        Args:
+            weights: embed the initial weights; else the file holds their checksum alone.
+
+        Raises:
+            GemkernError: the weights are not known, or the file cannot be written.
+        """
+        if weights and self.weights is None:
+            raise GemkernError(
+                "the ticket knows only the checksum of its weights: save it with weights=False"
+            )
+        tensors = {f"mask/{name}": ops.pack_mask(mask) for name, mask in self.masks.items()}
+        if weights and self.weights is not None:
+            tensors |= {f"weight/{entry}": weight for entry, weight in self.weights.items()}
+        header = _Header(
+            layers={name: list(mask.shape) for name, mask in self.masks.items()},
+            model=self.model,
+            method=self.method,
+            seed=self.seed,
+            density=self.density,
+            checksum=self.checksum,
+        )
+        ticket_file.write(path, asdict(header), tensors)
+
+    @classmethod
+    def load(cls, path: ticket_file.StrPath) -> Ticket:
+        """Read a ticket that `save` wrote, and check it against itself.
+
+        Raises:
+            GemkernError: the file is missing, foreign, of another version or damaged.
+        """
+        facts, tensors = ticket_file.read(path)
+        try:
+            header = _Header(**facts)
+        except TypeError as error:
+            raise ticket_file.damaged(path, f"its header is not complete ({error})") from error
+        weights = {
+            name.removeprefix("weight/"): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("weight/")
+        }
+        ticket = cls(
+            masks={
+                name: _unpack(path, name, tensors.get(f"mask/{name}"), shape)
+                for name, shape in header.layers.items()
+            },
+            model=header.model,
+            method=header.method,
+            seed=header.seed,
+            checksum=header.checksum,
+            weights=weights or None,
+        )
+        if ticket.density != header.density:
+            raise ticket_file.damaged(
+                path, f"its masks have density {ticket.density}, its header says {header.density}"
+            )
+        if weights and checksum(weights, ticket.masks) != ticket.checksum:
+            raise ticket_file.damaged(path, "its weights do not match their checksum")
+        return ticket
+
+    def _check_weights(self, model: nn.Module) -> None:
+        own = weights_state(model)
+        if self.weights is None:
+            if checksum(own, self.masks) != self.checksum:
+                raise self._misfit(
+                    "its weights are not the initial weights that the ticket was found for "
+                    f"(seed {self.seed}), and the ticket does not hold them"
+                )
+            return
+        for entry in {**self.weights, **own}:
+            ours, theirs = self.weights.get(entry), own.get(entry)
+            if ours is None or theirs is None or ours.shape != theirs.shape:
+                raise self._misfit(
+                    f"{entry!r} is {_describe(ours)} in the ticket and {_describe(theirs)} there"
+                )
+
+    def _mask_layers(self, model: nn.Module) -> None:
+        if all(is_masked(model.get_submodule(name)) for name in self.masks):
+            return
+        report = convert(model, filter_fn=lambda module, name: name in self.masks)
+        for name in self.masks:
+            if not is_masked(model.get_submodule(name)):
+                reason = report.left.get(name, "it is no convolution or linear layer")
+                raise self._misfit(f"layer {name!r} cannot be masked ({reason})")
+
+    def _misfit(self, what: str) -> GemkernError:
+        return GemkernError(
+            f"the ticket of {self.model!r} does not fit the model: {what}; apply it to a fresh "
+            "model of the same architecture"
+        )
+
+
+@dataclass(frozen=True)
+class _Header:
+    layers: dict[str, list[int]]
+    model: str
+    method: str
+    seed: int | None
+    density: float
+    checksum: str
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
+
+def _describe(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
+
+
+def _unpack(
+    path: ticket_file.StrPath, layer: str, packed: Tensor | None, shape: Sequence[int]
+) -> Tensor:
+    needed = math.ceil(math.prod(shape) / 8)
+    if packed is None or packed.dtype != torch.uint8 or packed.shape != (needed,):
+        found = "missing" if packed is None else f"{tuple(packed.shape)} of {packed.dtype}"
+        raise ticket_file.damaged(
+            path,
+            f"the mask of layer {layer!r} is {found} where its shape {tuple(shape)} needs "
+            f"{needed} bytes",
+        )
+    return ops.unpack_mask(packed, shape)

@@ -1,0 +1,38 @@
+"""Readable PyTorch for every operator: any float dtype, any device. What other backends must match."""
+
+from gemkern.kernels.reference.bits import pack_mask, unpack_mask
+from gemkern.kernels.reference.masked_conv2d import (
+    masked_conv2d,
+    masked_conv2d_input_grad,
+    masked_conv2d_score_grad,
+    masked_conv2d_weight_grad,
+)
+from gemkern.kernels.reference.masked_linear import (
+    masked_linear,
+    masked_linear_input_grad,
+    masked_linear_score_grad,
+    masked_linear_weight_grad,
+)
+from gemkern.kernels.reference.score_step import score_step_adam, score_step_sgd
+from gemkern.kernels.reference.select_kth import remove_lowest, select_kth
+from gemkern.kernels.reference.threshold import effective_weight, threshold, threshold_packed
+
+__all__ = [
+    "effective_weight",
+    "masked_conv2d",
+    "masked_conv2d_input_grad",
+    "masked_conv2d_score_grad",
+    "masked_conv2d_weight_grad",
+    "masked_linear",
+    "masked_linear_input_grad",
+    "masked_linear_score_grad",
+    "masked_linear_weight_grad",
+    "pack_mask",
+    "remove_lowest",
+    "score_step_adam",
+    "score_step_sgd",
+    "select_kth",
+    "threshold",
+    "threshold_packed",
+    "unpack_mask",
+]

@@ -1,0 +1,102 @@
+"""Presets are the paper's, settings resolve in a known order, bad ones are named."""
+
+from __future__ import annotations
+
+import pytest
+
+from gemkern.errors import GemkernError
+from gemkern.experiments.presets import PAPER, PRESETS, nearest_preset, resolve
+from gemkern.experiments.settings import pick_device, rewind_point
+from gemkern.models import NAMES
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_complete(name: str) -> None:
+    settings = resolve(name, {"data_dir": "somewhere"})
+    assert settings.model in NAMES
+    assert settings.freeze_every < settings.mine_epochs
+    rewind_point(settings.imp_rewind)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_papers_preset_is_named_by_its_density(name: str) -> None:
+    model, _, percent = name.rpartition("-")
+    assert PAPER[name]["model"] == model
+    assert PAPER[name]["density"] == pytest.approx(float(percent) / 100)
+
+
+def test_the_default_run_of_the_paper() -> None:
+    settings = resolve("resnet20-1.44", {})
+    assert (settings.mine_epochs, settings.freeze_every, settings.batch_size) == (150, 5, 128)
+    assert (settings.score_optimizer, settings.score_lr, settings.l2) == ("sgd", 0.1, 5e-5)
+    assert (settings.finetune_lr, settings.finetune_schedule) == (0.01, "multistep")
+    assert (settings.imp_epochs, settings.imp_rewind, settings.imp_prune) == (150, "1000", 0.2)
+
+
+def test_what_is_chosen_goes_over_the_preset_and_assignments_over_both() -> None:
+    settings = resolve(
+        "resnet20-1.44", {"density": 0.03, "model": None}, ["density=0.05", "affine=yes"]
+    )
+    assert settings.density == 0.05
+    assert settings.model == "resnet20"
+    assert settings.affine is True
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "density", "expected"),
+    [
+        ("cifar10", "resnet20", 0.0144, "resnet20-1.44"),
+        ("cifar10", "resnet20", 0.005, "resnet20-0.59"),
+        ("cifar10", "resnet20", None, "resnet20-1.44"),
+        ("fashion-mnist", "vgg16", 0.04, "vgg16-5"),
+        ("digits", None, None, "digits"),
+        ("fashion-mnist", None, 0.02, "fashion-mnist"),
+        ("mnist", "resnet8", 0.02, "fashion-mnist"),
+    ],
+)
+def test_the_nearest_preset(
+    data: str, model: str | None, density: float | None, expected: str
+) -> None:
+    assert nearest_preset(data, model, density) == expected
+
+
+def test_the_data_stay_what_was_asked_for_when_the_preset_is_of_other_data() -> None:
+    settings = resolve(None, {"data": "mnist", "model": "resnet20"})
+    assert (settings.data, settings.mine_epochs) == ("mnist", 150)
+
+
+def test_a_budget_scales_every_length() -> None:
+    settings = resolve("resnet20-1.44", {}).scaled(0.1)
+    lengths = (settings.mine_epochs, settings.finetune_epochs, settings.imp_epochs)
+    assert lengths == (15, 15, 15)
+    assert settings.freeze_every == 1
+    with pytest.raises(GemkernError, match="budget is 0"):
+        settings.scaled(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: resolve("resnet21-1", {}), r"'resnet21-1': choose one of resnet20-0\.59"),
+        (lambda: resolve("digits", {"density": 1.5}), r"density is 1\.5.*between 0 and 1"),
+        (lambda: resolve("digits", {"density": 0.0}), r"density is 0\.0"),
+        (lambda: resolve("digits", {}, ["density=nan"]), r"density is nan"),
+        (lambda: resolve("digits", {}, ["speed=9"]), r"no setting is called 'speed'"),
+        (lambda: resolve("digits", {}, ["l2=much"]), r"'much' is not a value for l2; give a float"),
+        (lambda: resolve("digits", {}, ["affine=perhaps"]), r"not a value for affine"),
+        (lambda: pick_device("cuda:99"), r"'cuda:99' cannot be used here"),
+        (lambda: pick_device("toaster"), r"'toaster' cannot be used here"),
+        (lambda: rewind_point("later"), r"rewind to 'later': give init"),
+    ],
+)
+def test_bad_settings_are_named(call, message: str) -> None:
+    with pytest.raises(GemkernError, match=message):
+        call()
+
+
+def test_rewind_points() -> None:
+    assert [rewind_point(text) for text in ("init", "learning-rate", "1000")] == [
+        "init",
+        "learning-rate",
+        1000,
+    ]

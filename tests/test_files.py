@@ -1,0 +1,50 @@
+"""A file is whole or absent."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from gemkern.errors import GemkernError
+from gemkern.files import write_atomically
+
+
+def fail_with(error: BaseException, path: Path) -> None:
+    path.write_text("half")
+    raise error
+
+
+def test_the_file_appears_whole_and_alone(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "deep" / "a.txt", lambda path: path.write_text("whole"))
+    assert (tmp_path / "deep" / "a.txt").read_text() == "whole"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_one_sentence(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(GemkernError, match=r"a\.txt: No space left on device; free some space"):
+        write_atomically(target, lambda path: fail_with(full, path))
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "a.txt", lambda path: fail_with(KeyboardInterrupt(), path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("not a folder")
+    with pytest.raises(GemkernError, match="could not write"):
+        write_atomically(tmp_path / "out" / "a.txt", lambda path: path.write_text("x"))
+
+
+def test_the_file_gets_the_ordinary_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("x")
+    write_atomically(tmp_path / "a.txt", lambda path: path.write_text("x"))
+    assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -1,1 +1,1 @@
-"""Measurements: `pytest benchmarks --benchmark-only` times operators; `results/` holds what races left."""
+"""Measurements: `pytest benchmarks --benchmark-only`, and what races left in `results/`."""

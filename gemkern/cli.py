@@ -221,10 +221,10 @@ def _progress(epochs: int, folder: RunFolder) -> Iterator[Any]:
 
         def on_epoch(record: EpochRecord) -> None:
             folder.append(record)
+            where = f"seed {record.seed} {record.method} {record.phase}"
+            density, validation = 100 * record.density, 100 * record.validation_accuracy
             bar.set_postfix_str(
-                refresh=False,
-                s=f"seed {record.seed} {record.method} {record.phase}: density "
-                f"{100 * record.density:.2f} %, validation {100 * record.validation_accuracy:.1f} %",
+                f"{where}: density {density:.2f} %, validation {validation:.1f} %", refresh=False
             )
             bar.update()
 

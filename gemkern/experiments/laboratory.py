@@ -1,4 +1,4 @@
-"""Where experiments happen: the data on its device, fresh models, and the steps all methods share."""
+"""Where experiments happen: data on its device, fresh models, and what all methods share."""
 
 from __future__ import annotations
 

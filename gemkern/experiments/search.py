@@ -42,7 +42,7 @@ def maskable_weights(laboratory: Laboratory) -> int:
 
 
 def matched_weights(settings: Settings, total: int) -> int:
-    """Return how many of `total` weights Gem-Miner's schedule leaves: every rival leaves as many."""
+    """Return how many of `total` weights Gem-Miner's schedule, and so every rival, leaves."""
     return weights_left(total, settings.density, settings.mine_epochs, settings.freeze_every)[-1]
 
 

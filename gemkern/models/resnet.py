@@ -55,12 +55,14 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A stem, stages of basic blocks, global average pooling and a classifier without bias."""
 
-    def __init__(self, stem: nn.Conv2d, stages: nn.Sequential, norm: Norm, classes: int) -> None:
+    def __init__(
+        self, stem: nn.Conv2d, stages: nn.Sequential, width: int, norm: Norm, classes: int
+    ) -> None:
         super().__init__()
         self.conv = stem
         self.norm = norm(stem.out_channels)
         self.stages = stages
-        self.classifier = nn.Linear(stages[-1][-1].conv2.out_channels, classes, bias=False)
+        self.classifier = nn.Linear(width, classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(F.relu(self.norm(self.conv(x))))
@@ -77,7 +79,7 @@ def cifar_resnet(blocks: int, channels: int, classes: int, norm: Norm) -> ResNet
             stage.append(BasicBlock(inputs, outputs, stride, norm, shortcut))
             inputs = outputs
         stages.append(nn.Sequential(*stage))
-    return ResNet(conv3x3(channels, 16), nn.Sequential(*stages), norm, classes)
+    return ResNet(conv3x3(channels, 16), nn.Sequential(*stages), inputs, norm, classes)
 
 
 def resnet18(channels: int, classes: int, norm: Norm) -> ResNet:
@@ -93,4 +95,4 @@ def resnet18(channels: int, classes: int, norm: Norm) -> ResNet:
             stage.append(BasicBlock(inputs, outputs, stride, norm, shortcut))
             inputs = outputs
         stages.append(nn.Sequential(*stage))
-    return ResNet(conv3x3(channels, 64), nn.Sequential(*stages), norm, classes)
+    return ResNet(conv3x3(channels, 64), nn.Sequential(*stages), inputs, norm, classes)

@@ -1,4 +1,4 @@
-"""Whole models: dense to masked and back, in place, with a report of what was left alone and why."""
+"""Whole models from dense to masked and back, in place, with a report of what was left and why."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ def unconvert(model: nn.Module) -> Report:
     """
 
     def bake(module: nn.Module) -> nn.Module:
-        return module.to_conv() if isinstance(module, MaskedConv2d) else module.to_linear()  # type: ignore[operator,union-attr]
+        if isinstance(module, MaskedConv2d):
+            return module.to_conv()
+        assert isinstance(module, MaskedLinear)
+        return module.to_linear()
 
     if isinstance(model, Masked):
         raise GemkernError(

@@ -23,7 +23,7 @@ class Masked(nn.Module):
     """
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Any
     scores: nn.Parameter | None
     active: Tensor
 
@@ -137,7 +137,7 @@ class MaskedConv2d(Masked, nn.Conv2d):
         dilation: Any = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Any = "zeros",
         device: Any = None,
         dtype: Any = None,
         *,
@@ -186,25 +186,26 @@ class MaskedConv2d(Masked, nn.Conv2d):
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, scores: bool = False) -> MaskedConv2d:
         """Return a masked layer that shares the parameters of `conv`."""
-        return _adopt(cls(*_geometry(conv), device="meta"), conv, scores)
+        return _adopt(cls(**_geometry(conv), device="meta"), conv, scores)
 
     def to_conv(self) -> nn.Conv2d:
         """Return a plain layer with the zeros in its weight."""
-        return _bake(nn.Conv2d(*_geometry(self), device="meta"), self)
+        return _bake(nn.Conv2d(**_geometry(self), device="meta"), self)
 
 
-def _geometry(conv: nn.Conv2d) -> tuple[Any, ...]:
-    return (
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        conv.padding,
-        conv.dilation,
-        conv.groups,
-        conv.bias is not None,
-        conv.padding_mode,
-    )
+def _geometry(conv: nn.Conv2d) -> dict[str, Any]:
+    """Return the constructor's arguments that describe `conv`."""
+    return {
+        "in_channels": conv.in_channels,
+        "out_channels": conv.out_channels,
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "bias": conv.bias is not None,
+        "padding_mode": conv.padding_mode,
+    }
 
 
 def _adopt(layer: Any, plain: Any, scores: bool) -> Any:
@@ -214,7 +215,7 @@ def _adopt(layer: Any, plain: Any, scores: bool) -> Any:
 
 
 def _bake(plain: Any, layer: Any) -> Any:
-    """Give `plain` the effective weight of `layer`; what learnt, or was fixed for scores, learns."""
+    """Give `plain` the effective weight of `layer`; what was fixed for scores learns again."""
     scores = None if layer.scores is None else [layer.scores.detach()]
     (weight,) = ops.effective_weight([layer.weight.detach()], scores, [layer.active])
     learns = layer.scores is not None or layer.weight.requires_grad

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._library.custom_ops import CustomOpDef
 
 from gemkern.errors import GemkernError
 from gemkern.kernels import reference
 from gemkern.ops.dispatch import kernel
 
 
-def register(operator: str, schema: str, mutates: tuple[str, ...] = ()) -> Callable[..., Any]:
+def register(operator: str, schema: str, mutates: tuple[str, ...] = ()) -> CustomOpDef:
     """Register gemkern::`operator`, whose last argument names the backend ("" to choose).
 
     Its fake implementation is the reference itself: plain PyTorch that reads no number on the host
@@ -33,7 +33,7 @@ def register(operator: str, schema: str, mutates: tuple[str, ...] = ()) -> Calla
     return registered
 
 
-def refuse_second_derivative(registered: Callable[..., Any]) -> None:
+def refuse_second_derivative(registered: CustomOpDef) -> None:
     """Let the gradient operator `registered` refuse to be differentiated."""
 
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -42,4 +42,4 @@ def refuse_second_derivative(registered: Callable[..., Any]) -> None:
             "derivative, so leave out create_graph=True"
         )
 
-    registered.register_autograd(backward)  # type: ignore[attr-defined]
+    registered.register_autograd(backward)

@@ -48,23 +48,30 @@ def is_masked(module: object) -> bool:
 
 
 def grouped(layers: Layers) -> Iterator[tuple[list[MaskedLayer], dict[str, Any]]]:
-    """Yield the masked layers of each group with the group's own options."""
+    """Yield the masked layers of each group with the group's own options.
+
+    Raises:
+        GemkernError: a group names no layers, or a model has none that is masked.
+    """
     if isinstance(layers, nn.Module):
-        yield list(masked_layers(layers).values()), {}
+        yield _members(layers), {}
         return
-    members = list(layers)
-    if not all(isinstance(member, Mapping) for member in members):
-        members = [{"layers": members}]
-    for member in members:
-        if "layers" not in member:
+    given: list[Any] = list(layers)
+    if not all(isinstance(group, Mapping) for group in given):
+        given = [{"layers": given}]
+    for group in given:
+        if "layers" not in group:
             raise GemkernError(
-                f"a group has the keys {sorted(member)} and no layers: "
+                f"a group has the keys {sorted(group)} and no layers: "
                 'give {"layers": model or layers, ...}'
             )
-        options = {key: value for key, value in member.items() if key != "layers"}
-        inner = member["layers"]
-        if is_masked(inner):
-            inner = [inner]
-        elif isinstance(inner, nn.Module):
-            inner = masked_layers(inner).values()
-        yield list(inner), options
+        yield (
+            _members(group["layers"]),
+            {key: value for key, value in group.items() if key != "layers"},
+        )
+
+
+def _members(layers: Any) -> list[MaskedLayer]:
+    if is_masked(layers):
+        return [layers]
+    return list(masked_layers(layers).values() if isinstance(layers, nn.Module) else layers)

@@ -49,7 +49,7 @@ class MaskedSGD(torch.optim.SGD):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take SGD's step, then clear what is masked; return what `closure` returned, if given."""
         loss = super().step(closure)
         for layer in self._layers:

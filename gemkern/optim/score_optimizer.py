@@ -30,7 +30,7 @@ class ScoreOptimizer(torch.optim.Optimizer):
             self._check(group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move the scores by their gradients; return what `closure` returned, if one was given."""
         loss = None
         if closure is not None:

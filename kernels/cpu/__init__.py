@@ -1,1 +1,1 @@
-"""Numba kernels, by the names and signatures of `gemkern.kernels.reference`; none in this version."""
+"""Numba kernels, named and called as in `gemkern.kernels.reference`; none in this version."""

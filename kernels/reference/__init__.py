@@ -1,4 +1,4 @@
-"""Readable PyTorch for every operator: any float dtype, any device. What other backends must match."""
+"""Every operator in readable PyTorch, for any float dtype and device: what others must match."""
 
 from gemkern.kernels.reference.bits import pack_mask, unpack_mask
 from gemkern.kernels.reference.masked_conv2d import (

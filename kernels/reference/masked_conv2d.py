@@ -90,6 +90,6 @@ def masked_conv2d_score_grad(
 
 
 def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wanted: int) -> Tensor:
-    """Return the gradient of x (wanted=0) or of the weight (1); only shape and dtype of that one count."""
+    """Return the gradient of x (wanted=0) or of the weight (1), whose values do not count."""
     outputs = [wanted == 0, wanted == 1, False]
     return torch.ops.aten.convolution_backward(grad_y, x, weight, None, *geometry, outputs)[wanted]

@@ -52,13 +52,13 @@ def effective_weight(
     The mask selects and never multiplies: -w * 0 would be -0.0 and inf * 0 NaN. The result is in
     `dtype` (default: the weight's); `memory_format` is for 4-d weights, others keep theirs.
     """
-    layers = zip(weights, scores or [None] * len(weights), active, strict=True)
+    given: Sequence[Tensor | None] = [None] * len(weights) if scores is None else scores
     return [
         select(weight, mask_of(score, on, tau)).to(
             dtype or weight.dtype,
             memory_format=memory_format if weight.dim() == 4 else torch.preserve_format,
         )
-        for weight, score, on in layers
+        for weight, score, on in zip(weights, given, active, strict=True)
     ]
 
 

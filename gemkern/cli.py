@@ -18,7 +18,13 @@ from gemkern.experiments.laboratory import Laboratory, Notebook
 from gemkern.experiments.presets import resolve
 from gemkern.experiments.race import finetune_ticket, race, total_epochs
 from gemkern.experiments.records import EpochRecord
-from gemkern.experiments.search import Found, check_methods, mine, prune_iteratively
+from gemkern.experiments.search import (
+    Found,
+    check_methods,
+    mine,
+    prune_iteratively,
+    rehearse,
+)
 from gemkern.experiments.settings import Settings
 from gemkern.report import RunFolder, gain_table, info, race_figure, race_table, settings_table
 from gemkern.tickets import Ticket
@@ -29,7 +35,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
+# A log has no width of its own: give it room for the widest table.
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 Preset = Annotated[str | None, typer.Option(help="Named settings, such as resnet20-1.44.")]
 Data = Annotated[
@@ -75,6 +82,7 @@ def race_command(
     check_methods(names)
     settings = _settings(locals(), assign, preset, epochs, budget)
     laboratory = Laboratory(settings)
+    rehearse(laboratory)
     folder = _open(out, settings, methods=list(names), seeds=seeds)
 
     def save(method: str, seed: int, ticket: Ticket) -> None:
@@ -187,6 +195,7 @@ def _settings(
 
 def _search(method: str, settings: Settings, seed: int, out: Path) -> None:
     laboratory = Laboratory(settings)
+    rehearse(laboratory)
     folder = _open(out, settings, methods=[method], seed=seed)
     searches = {"gem-miner": mine, "imp": prune_iteratively}
     epochs = total_epochs(laboratory, [method], [seed]) - settings.finetune_epochs

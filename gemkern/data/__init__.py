@@ -54,7 +54,8 @@ def load(
         data_dir: the folder that holds the files as they are published, or (CIFAR) the parent of
             that folder; needed by every name but "digits".
         train_limit: keep this many training images, the same number of every class as far as the
-            classes allow; None keeps all. A smaller limit is a subset of a larger one.
+            classes allow, and the same share of the validation images; None keeps all. A smaller
+            limit is a subset of a larger one.
         validation: the fraction of every class's training images held out, in (0, 1).
         seed: chooses the validation images and the limited training images.
 
@@ -75,6 +76,9 @@ def load(
         ) from error
     train, held_out = hold_out(source.train, source.classes, validation, numbers)
     if train_limit is not None:
+        share = train_limit / len(train)
         train = balanced_subset(train, source.classes, train_limit, numbers)
+        kept = max(source.classes, round(share * len(held_out)))
+        held_out = balanced_subset(held_out, source.classes, kept, numbers)
     mean, std = channel_statistics(train.images)
     return Dataset(name, source.classes, train, held_out, source.test, mean, std, augment)

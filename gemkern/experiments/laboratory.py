@@ -13,7 +13,7 @@ from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Phase
 from gemkern.experiments.settings import Settings
 from gemkern.models import build
-from gemkern.tickets import Ticket
+from gemkern.tickets import Search, Ticket
 from gemkern.training import EpochStats, Method, WeightTraining, evaluate, train
 
 
@@ -92,11 +92,9 @@ class Laboratory:
             seed=seed,
         ).to(self.settings.device)
 
-    def find(
-        self, model: nn.Module, method: Method, density: Callable[[], float], notebook: Notebook
-    ) -> None:
-        """Run a search; `density` tells that of the active weights after each epoch."""
-        self._train(model, method, "find", density, notebook)
+    def find(self, search: Search, notebook: Notebook) -> None:
+        """Run a search to its end."""
+        self._train(search.model, search, "find", lambda: search.density, notebook)
 
     def finetune(self, model: nn.Module, density: float, notebook: Notebook) -> None:
         """Train the weights of `model` under its masks, by the settings' finetuning recipe."""

@@ -97,6 +97,7 @@ PAPER: dict[str, dict[str, Any]] = {
 _SHORT: dict[str, Any] = {
     **_COMMON,
     "model": "resnet8",
+    "batch_size": 64,
     "density": 0.02,
     "mine_epochs": 30,
     "freeze_every": 1,
@@ -112,8 +113,15 @@ _SHORT: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     **PAPER,
-    "digits": {**_SHORT, "data": "digits", "batch_size": 64},
-    "fashion-mnist": {**_SHORT, "data": "fashion-mnist", "train_limit": 10_000},
+    "digits": {**_SHORT, "data": "digits"},
+    "fashion-mnist": {
+        **_SHORT,
+        "data": "fashion-mnist",
+        "train_limit": 8_000,
+        "mine_epochs": 15,
+        "finetune_epochs": 5,
+        "imp_epochs": 5,
+    },
 }
 
 

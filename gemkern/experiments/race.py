@@ -75,7 +75,7 @@ def finetune_ticket(laboratory: Laboratory, notebook: Notebook, found: Found) ->
 def total_epochs(laboratory: Laboratory, methods: Sequence[str], seeds: Sequence[int]) -> int:
     """Return how many epochs a race trains in all, for a progress bar."""
     settings = laboratory.settings
-    rounds = imp_rounds(settings, maskable_weights(laboratory)) if "imp" in methods else 0
+    rounds = imp_rounds(settings, maskable_weights(laboratory))
     search = {"gem-miner": settings.mine_epochs, "imp": rounds * settings.imp_epochs}
     each = sum(search.get(method, 0) + settings.finetune_epochs for method in methods)
     return each * len(seeds)

@@ -54,10 +54,33 @@ def imp_rounds(settings: Settings, total: int) -> int:
 
 def mine(laboratory: Laboratory, notebook: Notebook) -> Found:
     """Search with Gem-Miner; the accuracy is that of the mined network, before finetuning."""
+    miner = _gem_miner(laboratory, notebook.seed)
+    laboratory.find(miner, notebook)
+    return Found(miner.ticket(), laboratory.test(miner.model))
+
+
+def prune_iteratively(laboratory: Laboratory, notebook: Notebook) -> Found:
+    """Search with IMP, down to the number of weights that Gem-Miner's schedule leaves."""
+    imp = _imp(laboratory, notebook.seed)
+    laboratory.find(imp, notebook)
+    return Found(imp.ticket())
+
+
+def rehearse(laboratory: Laboratory) -> None:
+    """Set up both searches and train neither, so that bad settings are refused at once.
+
+    Raises:
+        GemkernError: the settings do not fit together.
+    """
+    _gem_miner(laboratory, seed=0)
+    _imp(laboratory, seed=0)
+
+
+def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:
     settings = laboratory.settings
-    model = laboratory.fresh_model(notebook.seed)
+    model = laboratory.fresh_model(seed)
     convert(model, scores=True)
-    miner = GemMiner(
+    return GemMiner(
         model,
         settings.density,
         settings.mine_epochs,
@@ -65,20 +88,17 @@ def mine(laboratory: Laboratory, notebook: Notebook) -> Found:
         optimizer=settings.score_optimizer,
         lr=settings.score_lr,
         l2=settings.l2,
-        seed=notebook.seed,
+        seed=seed,
         name=settings.model,
     )
-    laboratory.find(model, miner, lambda: miner.density, notebook)
-    return Found(miner.ticket(), laboratory.test(model))
 
 
-def prune_iteratively(laboratory: Laboratory, notebook: Notebook) -> Found:
-    """Search with IMP, down to the number of weights that Gem-Miner's schedule leaves."""
+def _imp(laboratory: Laboratory, seed: int) -> IMP:
     settings = laboratory.settings
-    model = laboratory.fresh_model(notebook.seed)
+    model = laboratory.fresh_model(seed)
     convert(model)
     total = maskable_weights(laboratory)
-    imp = IMP(
+    return IMP(
         model,
         matched_weights(settings, total) / total,
         settings.imp_epochs,
@@ -87,11 +107,9 @@ def prune_iteratively(laboratory: Laboratory, notebook: Notebook) -> Found:
         lr=settings.imp_lr,
         weight_decay=settings.weight_decay,
         schedule=settings.finetune_schedule,
-        seed=notebook.seed,
+        seed=seed,
         name=settings.model,
     )
-    laboratory.find(model, imp, lambda: imp.density, notebook)
-    return Found(imp.ticket())
 
 
 def draw_random(laboratory: Laboratory, notebook: Notebook, mined: Ticket) -> Found:

@@ -1,0 +1,32 @@
+"""README says what the result files say, and its code runs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from benchmarks.readme import BLOCK, README, filled
+
+TEXT = README.read_text(encoding="utf-8")
+
+
+def test_the_tables_are_those_of_the_result_files() -> None:
+    assert len(BLOCK.findall(TEXT)) >= 2
+    assert filled(TEXT) == TEXT, "run python -m benchmarks.readme"
+
+
+def test_a_figure_changed_by_hand_is_noticed() -> None:
+    changed = re.sub(r"\| gem-miner \| (\d)", r"| gem-miner | 9\1", TEXT)
+    assert changed != TEXT
+    assert filled(changed) == TEXT
+
+
+@pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", TEXT))))
+def test_the_code_runs_as_printed(
+    number: int, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(str(tmp_path))
+    torch.manual_seed(0)
+    exec(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[number], {})

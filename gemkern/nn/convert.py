@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from gemkern.errors import GemkernError
@@ -57,7 +58,7 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
             f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
             "place: use MaskedConv2d.from_conv or MaskedLinear.from_linear"
         )
-    report = _replace(model, _why_not_masked, mask, filter_fn)
+    report = _replace(model, _why_not_masked, mask, filter_fn, _tied(model) | _bypassed(model))
     if not report.converted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.left.items())
         raise GemkernError(
@@ -71,7 +72,7 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
 def unconvert(model: nn.Module) -> Report:
     """Replace the masked layers of `model` by plain ones with the zeros in their weights, in place.
 
-    What is left is an ordinary PyTorch model whose weights all learn.
+    What is left is an ordinary PyTorch model; what was fixed for the scores' sake learns again.
 
     Returns:
         The names of the layers that became plain.
@@ -91,7 +92,7 @@ def unconvert(model: nn.Module) -> Report:
             f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
             "place: use its to_conv or to_linear"
         )
-    return _replace(model, _why_not_plain, bake, None)
+    return _replace(model, _why_not_plain, bake, None, {})
 
 
 def _replace(
@@ -99,6 +100,7 @@ def _replace(
     refuse: Callable[[nn.Module], str],
     make: Callable[[nn.Module], nn.Module],
     filter_fn: Filter | None,
+    barred: Mapping[nn.Module, str],
 ) -> Report:
     report = Report()
     made: dict[nn.Module, nn.Module] = {}
@@ -107,7 +109,7 @@ def _replace(
             setattr(parent, attribute, made[module])
             report.converted.append(name)
             continue
-        reason = refuse(module)
+        reason = refuse(module) or barred.get(module, "")
         if not reason and filter_fn is not None and not filter_fn(module, name):
             reason = "filter_fn said no"
         if reason:
@@ -130,12 +132,44 @@ def _children(
             yield from _children(module, f"{name}.")
 
 
+def _tied(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the modules that hold a parameter of another module, and what to say of each."""
+    holders: dict[Tensor, dict[nn.Module, str]] = {}
+    for name, module in model.named_modules():
+        name = name or "the model itself"
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(parameter, {})[module] = name
+    reasons = {}
+    for sharing in holders.values():
+        for module in sharing:
+            others = [name for other, name in sharing.items() if other is not module]
+            if others:
+                reasons[module] = (
+                    f"tied to {', '.join(others)} by a parameter, which one mask cannot serve: "
+                    "give each its own"
+                )
+    return reasons
+
+
+def _bypassed(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the layers whose weight a module above reads itself, and what to say of each."""
+    reason = "its weight is read by TransformerEncoderLayer, past the layer's forward and its mask"
+    return {
+        layer: reason
+        for encoder in model.modules()
+        if isinstance(encoder, nn.TransformerEncoderLayer)
+        for layer in (encoder.linear1, encoder.linear2)
+    }
+
+
 def _why_not_masked(module: nn.Module) -> str:
     kind = type(module).__name__
     if is_parametrized(module):
         return f"parametrized ({kind}): its weight is computed, remove the parametrization first"
     if isinstance(module, Masked):
         return "masked already"
+    if isinstance(module, LazyModuleMixin):
+        return f"lazy ({kind}): its weight has no shape yet, call the model on data first"
     if type(module) not in (nn.Conv2d, nn.Linear):
         if isinstance(module, nn.Conv2d | nn.Linear):
             return f"a subclass of a layer ({kind}): its own behaviour would be lost"

@@ -57,16 +57,16 @@ class Masked(nn.Module):
                 parameter.requires_grad_(learn)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # Scores follow the module to any device but to no other dtype.
-        scores = self.scores
+        # Scores and active follow the module to any device but to no other dtype.
+        kept = (self.scores, getattr(self.scores, "grad", None), self.active)
 
-        def keep_scores_float32(tensor: Tensor) -> Tensor:
+        def keep_dtype(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            if tensor is scores or tensor is getattr(scores, "grad", None):
-                return moved if moved.dtype == torch.float32 else tensor.to(moved.device)
+            if moved.dtype != tensor.dtype and any(tensor is one for one in kept):
+                return tensor.to(moved.device)
             return moved
 
-        return super()._apply(keep_scores_float32, recurse)
+        return super()._apply(keep_dtype, recurse)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
@@ -75,7 +75,7 @@ class Masked(nn.Module):
         for name in ("active", "scores"):
             own = getattr(self, name)
             if own is not None:
-                state_dict.setdefault(f"{prefix}{name}", own.detach())
+                state_dict.setdefault(f"{prefix}{name}", own)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

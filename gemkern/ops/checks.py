@@ -9,49 +9,77 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 
+# What autocast casts: every float dtype but float64.
+CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def compute_dtype(where: str, x: Tensor, weight: Tensor) -> torch.dtype:
+    """Return the dtype to compute in: autocast's where it is on, else that of x and the weight."""
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and x.dtype in CASTABLE and weight.dtype in CASTABLE:
+        return torch.get_autocast_dtype(device)
+    if x.dtype != weight.dtype:
+        raise GemkernError(
+            f"{where}: x is {x.dtype} and the weight {weight.dtype}; convert one, or use autocast"
+        )
+    return x.dtype
+
+
+def check_layer(
+    where: str,
+    x: Tensor,
+    weight: Tensor,
+    scores: Tensor | None,
+    active: Tensor,
+    bias: Tensor | None,
+) -> None:
+    """Check that the mask and the bias fit the weight, and that x is on its device."""
+    check_mask(where, weight, scores, active)
+    check_device(where, "x", x, weight)
+    if bias is not None:
+        check_device(where, "bias", bias, weight)
+        if bias.shape != weight.shape[:1]:
+            raise GemkernError(
+                f"{where}: bias has shape {tuple(bias.shape)}; give ({weight.shape[0]},), "
+                "one number for each output"
+            )
+
 
 def check_mask(where: str, weight: Tensor, scores: Tensor | None, active: Tensor) -> None:
     """Check that scores and active fit the weight of the layer that `where` names."""
     if active.dtype != torch.bool:
         raise GemkernError(f"{where}: active is {active.dtype}; give a bool tensor")
     _check_like(where, "active", active, weight)
-    if scores is None:
-        return
-    _check_like(where, "scores", scores, weight)
-    wide_enough = scores.dtype == torch.float32 or scores.dtype == weight.dtype == torch.float64
-    if not wide_enough:
+    if scores is not None:
+        _check_like(where, "scores", scores, weight)
+        check_scores(where, scores, weight.dtype)
+
+
+def check_scores(where: str, scores: Tensor, weight_dtype: torch.dtype = torch.float64) -> None:
+    """Check that scores are float32, or float64 under a float64 weight."""
+    wide = scores.dtype == weight_dtype == torch.float64
+    if scores.dtype != torch.float32 and not wide:
         raise GemkernError(
             f"{where}: scores are {scores.dtype}; keep them in float32, whatever the weight's dtype"
         )
 
 
 def _check_like(where: str, name: str, tensor: Tensor, weight: Tensor) -> None:
+    check_device(where, name, tensor, weight)
     if tensor.shape != weight.shape:
         raise GemkernError(
             f"{where}: {name} has shape {tuple(tensor.shape)} and the weight {tuple(weight.shape)};"
             " give one entry for each weight"
         )
+
+
+def check_device(where: str, name: str, tensor: Tensor, weight: Tensor) -> None:
+    """Check that the tensor called `name` is where the weight is."""
     if tensor.device != weight.device:
         raise GemkernError(
             f"{where}: {name} is on {tensor.device} and the weight on {weight.device}; "
-            "move the whole layer to one device"
-        )
-
-
-def check_input(where: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """Check dtypes and devices of x and bias against the weight, and the length of the bias."""
-    if x.device != weight.device:
-        raise GemkernError(
-            f"{where}: x is on {x.device} and the weight on {weight.device}; move one to the other"
-        )
-    if x.dtype != weight.dtype:
-        raise GemkernError(
-            f"{where}: x is {x.dtype} and the weight {weight.dtype}; convert one, or use autocast"
-        )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise GemkernError(
-            f"{where}: bias has shape {tuple(bias.shape)}; give ({weight.shape[0]},), "
-            "one number for each output"
+            "move one to the other"
         )
 
 
@@ -92,14 +120,12 @@ def check_conv2d(
             f"masked_conv2d: x has shape {tuple(x.shape)} and the weight {tuple(weight.shape)} in "
             f"{groups} groups; give x as (batch, {weight.shape[1] * groups}, height, width)"
         )
-    for name, pair, least in (("stride", stride, 1), ("padding", padding, 0),
-                              ("dilation", dilation, 1)):  # fmt: skip
-        if min(pair) < least:
-            raise GemkernError(f"masked_conv2d: {name} is {tuple(pair)}; give at least {least}")
-    for size, pad, kernel, dilate in zip(
-        x.shape[2:], padding, weight.shape[2:], dilation, strict=True
-    ):
-        if size + 2 * pad < dilate * (kernel - 1) + 1:
+    _check_pair("stride", stride, 1)
+    _check_pair("padding", padding, 0)
+    _check_pair("dilation", dilation, 1)
+    for axis in (0, 1):
+        reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+        if x.shape[2 + axis] + 2 * padding[axis] < reach:
             raise GemkernError(
                 f"masked_conv2d: a kernel of {tuple(weight.shape[2:])} with dilation "
                 f"{tuple(dilation)} is larger than the image {tuple(x.shape[2:])} with padding "
@@ -107,22 +133,37 @@ def check_conv2d(
             )
 
 
+def _check_pair(name: str, pair: Sequence[int], least: int) -> None:
+    if len(pair) != 2 or min(pair) < least:
+        raise GemkernError(
+            f"masked_conv2d: {name} is {tuple(pair)}; give an int or a pair, at least {least}"
+        )
+
+
 def check_layers(where: str, **lists: Sequence[Tensor] | None) -> None:
-    """Check that lists over layers have one length and, layer by layer, one shape and device."""
-    given = {name: list(tensors) for name, tensors in lists.items() if tensors is not None}
-    (first, reference), *others = given.items()
-    for name, tensors in others:
-        if len(tensors) != len(reference):
+    """Check that lists over layers have one length and one device, and layer by layer one shape.
+
+    A list of None is not looked at; the list called `active` must be bool.
+    """
+    given = {name: tensors for name, tensors in lists.items() if tensors is not None}
+    (first, reference), *_ = given.items()
+    for name, tensors in given.items():
+        if isinstance(tensors, Tensor):
+            raise GemkernError(f"{where}: {name} is a tensor; give a list with one for each layer")
+        if not tensors or len(tensors) != len(reference):
             raise GemkernError(
                 f"{where}: {first} has {len(reference)} layers and {name} {len(tensors)}; "
-                "give one tensor for each layer"
+                "give one tensor for each layer, and one layer at least"
             )
         for i, (tensor, like) in enumerate(zip(tensors, reference, strict=True)):
-            if tensor.shape != like.shape or tensor.device != like.device:
+            if tensor.shape != like.shape or tensor.device != reference[0].device:
                 raise GemkernError(
                     f"{where}: in layer {i}, {name} is {tuple(tensor.shape)} on {tensor.device} "
-                    f"and {first} {tuple(like.shape)} on {like.device}; make them alike"
+                    f"and {first} {tuple(like.shape)} on {like.device}; make them alike, all "
+                    "layers on one device"
                 )
-    for tensor in given.get("active", ()):
+    for i, tensor in enumerate(given["active"]):
         if tensor.dtype != torch.bool:
-            raise GemkernError(f"{where}: active is {tensor.dtype}; give bool tensors")
+            raise GemkernError(
+                f"{where}: in layer {i}, active is {tensor.dtype}; give bool tensors"
+            )

@@ -13,49 +13,59 @@ from gemkern.kernels.table import BACKENDS, OPERATORS, load
 
 VARIABLE = "GEMKERN_BACKEND"
 CHOICES = ("auto", *BACKENDS)
-# What each backend is written in, and the command that installs it.
+# The devices of a backend (any, for the reference), and what it is written in, with the command
+# that installs it.
+DEVICES = {"gpu": "cuda", "cpu": "cpu"}
 PACKAGES = {"gpu": ("triton", "pip install 'gemkern[gpu]'"), "cpu": ("numba", "pip install numba")}
 
 
-def kernel(operator: str, backend: str | None) -> Callable[..., Any]:
-    """Return the function that serves `operator`.
+def choose(operator: str, device: str, backend: str | None = None) -> str:
+    """Return the name of the backend that serves `operator` for tensors on a `device` type.
 
     An explicit `backend` goes first, then the environment variable GEMKERN_BACKEND, then "auto":
-    the first backend, in the order gpu, cpu, reference, that has the operator.
+    the first of gpu, cpu, reference that can serve.
 
     Raises:
         GemkernError: there is no such backend, or none that was asked for can serve.
     """
-    return _kernel(operator, backend or os.environ.get(VARIABLE) or "auto")
+    return _choose(operator, device, backend or os.environ.get(VARIABLE) or "auto")
 
 
-@cache
-def _kernel(operator: str, wanted: str) -> Callable[..., Any]:
-    if wanted not in CHOICES:
-        raise GemkernError(
-            f"no backend is called {wanted!r} (argument backend, or {VARIABLE}): "
-            f"choose one of {', '.join(CHOICES)}"
-        )
-    refusals = {backend: _refusal(operator, backend) for backend in BACKENDS}
-    for backend in BACKENDS if wanted == "auto" else (wanted,):
-        if not refusals[backend]:
-            return load(operator, backend)
-    reasons = "; ".join(f"{backend}: {reason or 'serves'}" for backend, reason in refusals.items())
-    raise GemkernError(
-        f"{operator} cannot run on the backend {wanted!r} ({reasons}): "
-        f"choose one that serves, or leave {VARIABLE} at auto"
-    )
+def kernel(operator: str, device: str, backend: str | None = None) -> Callable[..., Any]:
+    """Return the function of the backend that `choose` names."""
+    return _load(operator, choose(operator, device, backend))
 
 
 def availability() -> dict[str, dict[str, str]]:
     """Return for each operator and backend why it cannot serve; "" where it can."""
     return {
-        operator: {backend: _refusal(operator, backend) for backend in BACKENDS}
+        operator: {backend: _missing(operator, backend) for backend in BACKENDS}
         for operator in OPERATORS
     }
 
 
-def _refusal(operator: str, backend: str) -> str:
+_load = cache(load)
+
+
+@cache
+def _choose(operator: str, device: str, wanted: str) -> str:
+    if wanted not in CHOICES:
+        raise GemkernError(
+            f"no backend is called {wanted!r} (argument backend, or {VARIABLE}): "
+            f"choose one of {', '.join(CHOICES)}"
+        )
+    refusals = {name: _missing(operator, name) or _misplaced(name, device) for name in BACKENDS}
+    for name in BACKENDS if wanted == "auto" else (wanted,):
+        if not refusals[name]:
+            return name
+    reasons = "; ".join(f"{name}: {reason or 'can serve'}" for name, reason in refusals.items())
+    raise GemkernError(
+        f"{operator} cannot run on the backend {wanted!r} ({reasons}): "
+        "choose one that can serve, or auto"
+    )
+
+
+def _missing(operator: str, backend: str) -> str:
     entry = OPERATORS[operator][backend]
     if entry.module is None:
         return entry.reason
@@ -63,3 +73,8 @@ def _refusal(operator: str, backend: str) -> str:
     if package is not None and find_spec(package) is None:
         return f"{package} is not installed: {command}"
     return ""
+
+
+def _misplaced(backend: str, device: str) -> str:
+    home = DEVICES.get(backend, device)
+    return "" if device == home else f"its tensors live on {home}, and these on {device}"

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gemkern.ops.checks import check_conv2d, check_input, check_linear, check_mask
-from gemkern.ops.registration import refuse_second_derivative, register
+from gemkern.ops.checks import check_conv2d, check_layer, check_linear, compute_dtype
+from gemkern.ops.registration import differentiate, register
 
 _MASKED = "Tensor weight, Tensor? scores, Tensor active"
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str backend"
@@ -71,10 +70,11 @@ def masked_linear(
         GemkernError: shapes, dtypes or devices do not fit, or no backend can serve; in a second
             derivative.
     """
-    check_mask("masked_linear", weight, scores, active)
+    check_layer("masked_linear", x, weight, scores, active, bias)
     check_linear(x, weight)
-    x, bias = _for_compute("masked_linear", x, weight, bias)
-    return _linear(x, weight, scores, active, bias, backend or "")
+    dtype = compute_dtype("masked_linear", x, weight)
+    bias = None if bias is None else bias.to(dtype)
+    return _linear(x.to(dtype), weight, scores, active, bias, backend or "")
 
 
 def masked_conv2d(
@@ -111,30 +111,19 @@ def masked_conv2d(
             in a second derivative.
     """
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
-    check_mask("masked_conv2d", weight, scores, active)
+    check_layer("masked_conv2d", x, weight, scores, active, bias)
     check_conv2d(x, weight, stride, padding, dilation, groups)
-    x, bias = _for_compute("masked_conv2d", x, weight, bias)
+    dtype = compute_dtype("masked_conv2d", x, weight)
+    bias = None if bias is None else bias.to(dtype)
     geometry = (stride, padding, dilation, groups, backend or "")
-    return _conv2d(x, weight, scores, active, bias, *geometry)
+    return _conv2d(x.to(dtype), weight, scores, active, bias, *geometry)
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _for_compute(
-    where: str, x: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.is_floating_point():
-        dtype = torch.get_autocast_dtype(device)
-        check_input(where, x.to(weight.dtype), weight, bias)
-        return x.to(dtype), None if bias is None else bias.to(dtype)
-    check_input(where, x, weight, bias)
-    return x, bias
-
-
-def _linear_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+def _linear_setup(ctx: Any, inputs: Any) -> None:
     x, weight, scores, active, _, ctx.backend = inputs
     ctx.save_for_backward(x, weight, scores, active)
 
@@ -155,7 +144,7 @@ def _linear_backward(ctx: Any, grad_y: Tensor) -> Any:
     return grad_x, grad_weight, grad_scores, None, grad_bias, None
 
 
-def _conv2d_setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+def _conv2d_setup(ctx: Any, inputs: Any) -> None:
     x, weight, scores, active, _, *ctx.geometry = inputs
     ctx.save_for_backward(x, weight, scores, active)
 
@@ -177,14 +166,5 @@ def _conv2d_backward(ctx: Any, grad_y: Tensor) -> Any:
     return grad_x, grad_weight, grad_scores, None, grad_bias, *[None for _ in rest]
 
 
-_linear.register_autograd(_linear_backward, setup_context=_linear_setup)
-_conv2d.register_autograd(_conv2d_backward, setup_context=_conv2d_setup)
-for _gradient in (
-    _linear_input_grad,
-    _linear_weight_grad,
-    _linear_score_grad,
-    _conv2d_input_grad,
-    _conv2d_weight_grad,
-    _conv2d_score_grad,
-):
-    refuse_second_derivative(_gradient)
+differentiate("masked_linear", _linear_setup, _linear_backward)
+differentiate("masked_conv2d", _conv2d_setup, _conv2d_backward)

@@ -10,26 +10,32 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.ops.checks import check_layers, check_mask
-from gemkern.ops.registration import register
+from gemkern.kernels.reference.masked_linear import straight_through
+from gemkern.kernels.reference.threshold import select
+from gemkern.ops.checks import check_layers, check_mask, check_scores
+from gemkern.ops.registration import LIBRARY, once, register
+from gemkern.ops.scalars import Scalar, on_device
 
-_MASKS = "Tensor[]? scores, Tensor[] active, float tau, str backend"
+_MASKS = "Tensor[]? scores, Tensor[] active, Tensor tau, str backend"
 
 _threshold = register("threshold", f"({_MASKS}) -> Tensor[]")
 _threshold_packed = register("threshold_packed", f"({_MASKS}) -> Tensor[]")
 _effective_weight = register(
     "effective_weight",
-    "(Tensor[] weights, Tensor[]? scores, Tensor[] active, float tau, ScalarType? dtype, "
+    "(Tensor[] weights, Tensor[]? scores, Tensor[] active, Tensor tau, ScalarType? dtype, "
     "MemoryFormat memory_format, str backend) -> Tensor[]",
 )
 _pack_mask = register("pack_mask", "(Tensor mask, str backend) -> Tensor")
 _unpack_mask = register("unpack_mask", "(Tensor packed, SymInt[] shape, str backend) -> Tensor")
 
 
+MEMORY_FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
+
+
 def threshold(
     scores: Sequence[Tensor] | None,
     active: Sequence[Tensor],
-    tau: float = 0.5,
+    tau: Scalar = 0.5,
     backend: str | None = None,
 ) -> list[Tensor]:
     """Return the mask of each layer: (scores >= tau) & active, bool; a NaN score is off.
@@ -37,30 +43,29 @@ def threshold(
     Args:
         scores: float32 per layer, or None: the masks are `active` alone.
         active: bool per layer.
+        tau: a number, or a 0-d tensor that is read on the device.
 
     Raises:
         GemkernError: the lists or their tensors do not fit, or no backend can serve.
     """
-    check_layers("threshold", active=active, scores=scores)
-    return _threshold(_listed(scores), list(active), tau, backend or "")
+    return _threshold(*_masks("threshold", scores, active, tau), backend or "")
 
 
 def threshold_packed(
     scores: Sequence[Tensor] | None,
     active: Sequence[Tensor],
-    tau: float = 0.5,
+    tau: Scalar = 0.5,
     backend: str | None = None,
 ) -> list[Tensor]:
     """Return the masks of `threshold` as bits, uint8 [ceil(n / 8)] per layer (`pack_mask`)."""
-    check_layers("threshold_packed", active=active, scores=scores)
-    return _threshold_packed(_listed(scores), list(active), tau, backend or "")
+    return _threshold_packed(*_masks("threshold_packed", scores, active, tau), backend or "")
 
 
 def effective_weight(
     weights: Sequence[Tensor],
     scores: Sequence[Tensor] | None,
     active: Sequence[Tensor],
-    tau: float = 0.5,
+    tau: Scalar = 0.5,
     dtype: torch.dtype | None = None,
     memory_format: torch.memory_format = torch.preserve_format,
     backend: str | None = None,
@@ -73,8 +78,10 @@ def effective_weight(
         weights: any float dtype, per layer.
         scores: float32 per layer, or None: the masks are `active` alone.
         active: bool per layer.
-        dtype: of the result; None for the weight's.
-        memory_format: of 4-d results; others keep the weight's.
+        tau: a number, or a 0-d tensor that is read on the device.
+        dtype: a float dtype for the result; None for the weight's.
+        memory_format: torch.preserve_format, contiguous_format or channels_last, for 4-d results;
+            others keep the weight's.
 
     Raises:
         GemkernError: the lists or their tensors do not fit, or no backend can serve.
@@ -82,9 +89,19 @@ def effective_weight(
     check_layers("effective_weight", weights=weights, active=active, scores=scores)
     for i, (weight, on) in enumerate(zip(weights, active, strict=True)):
         check_mask(f"effective_weight, layer {i}", weight, scores[i] if scores else None, on)
-    return _effective_weight(
-        list(weights), _listed(scores), list(active), tau, dtype, memory_format, backend or ""
+    if dtype is not None and not dtype.is_floating_point:
+        raise GemkernError(f"effective_weight: dtype is {dtype}; give a float dtype")
+    if memory_format not in MEMORY_FORMATS:
+        raise GemkernError(
+            f"effective_weight: memory_format is {memory_format}; "
+            f"give one of {', '.join(map(str, MEMORY_FORMATS))}"
+        )
+    masks = (
+        _listed(scores),
+        list(active),
+        on_device("effective_weight", "tau", tau, (scores or weights)[0]),
     )
+    return _effective_weight(list(weights), *masks, dtype, memory_format, backend or "")
 
 
 def pack_mask(mask: Tensor, backend: str | None = None) -> Tensor:
@@ -115,30 +132,45 @@ def unpack_mask(packed: Tensor, shape: Sequence[int], backend: str | None = None
     return _unpack_mask(packed, list(shape), backend or "")
 
 
+def _masks(
+    where: str, scores: Sequence[Tensor] | None, active: Sequence[Tensor], tau: Scalar
+) -> tuple[list[Tensor] | None, list[Tensor], Tensor]:
+    check_layers(where, active=active, scores=scores)
+    for i, layer in enumerate(scores or ()):
+        check_scores(f"{where}, layer {i}", layer)
+    like = scores[0] if scores else active[0].new_empty((), dtype=torch.float32)
+    return _listed(scores), list(active), on_device(where, "tau", tau, like)
+
+
 def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
     return None if tensors is None else list(tensors)
 
 
 def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:
-    weights, scores, active, ctx.tau, _, _, ctx.backend = inputs
+    weights, scores, active, tau, _, _, ctx.backend = inputs
     ctx.layers = len(weights)
-    ctx.save_for_backward(*weights, *active, *(scores or ()))
+    ctx.save_for_backward(tau, *weights, *active, *(scores or ()))
 
 
-def _backward(ctx: Any, grads: Sequence[Tensor | None]) -> Any:
-    weights, active, scores = (ctx.saved_tensors[i * ctx.layers :][: ctx.layers] for i in range(3))
-    given = list(scores) or None
-    masks = _threshold(given, list(active), ctx.tau, ctx.backend)
-    layers = list(zip(grads, weights, active, masks, strict=True))
+@once
+def _backward(ctx: Any, grads: Sequence[Tensor]) -> Any:
+    tau, *saved = ctx.saved_tensors
+    weights, active, scores = (saved[i * ctx.layers :][: ctx.layers] for i in range(3))
+    wants_weights, wants_scores, *_ = ctx.needs_input_grad
+    masks = _threshold(scores or None, active, tau, ctx.backend) if any(wants_weights) else active
     to_weights = [
-        None if grad is None else torch.where(mask, grad, 0).to(weight.dtype)
-        for grad, weight, _, mask in layers
+        select(grad, mask).to(weight.dtype) if wanted else None
+        for wanted, grad, weight, mask in zip(wants_weights, grads, weights, masks, strict=True)
     ]
-    to_scores = [
-        None if grad is None else torch.where(on, grad.to(score.dtype) * weight, 0).to(score.dtype)
-        for (grad, weight, on, _), score in zip(layers, scores, strict=False)
+    to_scores = scores and [
+        straight_through(grad, weight, on).to(score.dtype) if wanted else None
+        for wanted, grad, weight, on, score in zip(
+            wants_scores, grads, weights, active, scores, strict=True
+        )
     ]
-    return to_weights, to_scores if scores else None, [None] * ctx.layers, None, None, None, None
+    return to_weights, to_scores or None, [None] * ctx.layers, None, None, None, None
 
 
-_effective_weight.register_autograd(_backward, setup_context=_setup)
+torch.library.register_autograd(
+    "gemkern::effective_weight", _backward, setup_context=_setup, lib=LIBRARY
+)

@@ -1,45 +1,143 @@
-"""How a kernel becomes a PyTorch operator."""
+"""How kernels become PyTorch operators, called gemkern::NAME.
+
+An operator that works layer by layer runs hundreds of times in a training step, so it stands on
+`torch.library.Library` and a bare `autograd.Function`: half the cost a call of `custom_op` and
+`register_autograd`. Every schema ends in `str backend`, "" where the caller leaves the choice open:
+it is made when the operator runs, so that compiled code holds none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch._library.custom_ops import CustomOpDef
+from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels import reference
 from gemkern.ops.dispatch import kernel
 
+Operator = Callable[..., Any]
 
-def register(operator: str, schema: str, mutates: tuple[str, ...] = ()) -> CustomOpDef:
-    """Register gemkern::`operator`, whose last argument names the backend ("" to choose).
+LIBRARY = torch.library.Library("gemkern", "FRAGMENT")
+
+# The operands have their dtypes by now; inside a kernel autocast would change those of products.
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+for _device in ("CUDA", "XPU", "MPS"):
+    _AUTOCAST |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{_device}"))
+
+
+def register(operator: str, schema: str) -> Operator:
+    """Register gemkern::`operator`, which makes new tensors.
 
     Its fake implementation is the reference itself: plain PyTorch that reads no number on the host
-    infers shapes, dtypes and strides by running on fake tensors.
+    finds shapes, dtypes and strides by running on fake tensors.
     """
 
-    def run(*arguments: Any) -> Any:
-        *inputs, backend = arguments
-        return kernel(operator, backend)(*inputs)
-
     def fake(*arguments: Any) -> Any:
-        return getattr(reference, operator)(*arguments[:-1])
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return getattr(reference, operator)(*arguments[:-1])
 
+    LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(operator, _implementation(operator), "CompositeExplicitAutograd")
+    torch.library.register_fake(f"gemkern::{operator}", fake, lib=LIBRARY)
+    return getattr(torch.ops.gemkern, operator).default
+
+
+def register_in_place(operator: str, schema: str, mutates: tuple[str, ...]) -> Operator:
+    """Register gemkern::`operator`, which changes the arguments `mutates` and returns nothing.
+
+    `custom_op` counts the changes, so that a backward pass which saved such a tensor notices.
+    """
     registered = torch.library.custom_op(
-        f"gemkern::{operator}", run, mutates_args=mutates, schema=schema
+        f"gemkern::{operator}", _implementation(operator), mutates_args=mutates, schema=schema
     )
-    registered.register_fake(fake)
+    registered.register_fake(lambda *_: None)
     return registered
 
 
-def refuse_second_derivative(registered: CustomOpDef) -> None:
-    """Let the gradient operator `registered` refuse to be differentiated."""
+def differentiate(
+    operator: str,
+    setup: Callable[[Any, tuple[Any, ...]], None],
+    gradients: Callable[..., tuple[Tensor | None, ...]],
+) -> None:
+    """Give gemkern::`operator`, of tensors to one tensor, its gradients.
 
+    Args:
+        setup: setup(ctx, inputs) keeps what `gradients` needs.
+        gradients: gradients(ctx, grad) returns a gradient, or None, for every input.
+    """
+    apply = getattr(torch.ops.gemkern, operator).default
+
+    def below_autograd(*inputs: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return apply(*inputs)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            setup(ctx, inputs)
+            return below_autograd(*inputs)
+
+        backward = staticmethod(once(gradients))
+
+    def autograd(*inputs: Any) -> Tensor:
+        return Function.apply(*inputs) if torch.is_grad_enabled() else below_autograd(*inputs)
+
+    LIBRARY.impl(operator, autograd, "Autograd")
+
+
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what `backward` returns refuse to be differentiated again."""
+
+    def backward_once(ctx: Any, *grads: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        sources = [*_tensors(grads), *_tensors(ctx.saved_tensors)]
+        with torch.no_grad():
+            return _guard(backward(ctx, *grads), sources)
+
+    return backward_once
+
+
+def _implementation(operator: str) -> Operator:
+    def run(*arguments: Any) -> Any:
+        *inputs, backend = arguments
+        device = next(_tensors(inputs)).device.type
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return kernel(operator, device, backend)(*inputs)
+
+    return run
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _guard(gradients: Any, sources: list[Tensor]) -> Any:
+    if isinstance(gradients, Tensor):
+        with torch.enable_grad():
+            return _FirstDerivative.apply(gradients, *sources)
+    if isinstance(gradients, (list, tuple)):
+        return type(gradients)(_guard(gradient, sources) for gradient in gradients)
+    return gradients
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """The identity on a gradient that depends on `sources`, with no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         raise GemkernError(
-            "masked layers are differentiable once: the straight-through estimator has no second "
-            "derivative, so leave out create_graph=True"
+            "a masked layer is differentiable once: double backward through the straight-through "
+            "estimator is not defined; leave out create_graph=True, or what differentiates again"
         )
-
-    registered.register_autograd(backward)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.ops.checks import check_layers
-from gemkern.ops.registration import register
+from gemkern.ops.registration import register, register_in_place
 
 _select_kth = register(
     "select_kth",
     "(Tensor[] values, Tensor[] active, Tensor k, str backend) -> (Tensor, Tensor)",
 )
-_remove_lowest = register(
+_remove_lowest = register_in_place(
     "remove_lowest",
     "(Tensor[] values, Tensor(a!)[] active, Tensor kth, Tensor ties, str backend) -> ()",
     mutates=("active",),
@@ -43,7 +43,8 @@ def select_kth(
     Raises:
         GemkernError: the lists, their tensors or k do not fit, or no backend can serve.
     """
-    _check("select_kth", values, active, k)
+    _check("select_kth", values, active)
+    _check_rank("select_kth", "k", k, torch.int64, values)
     return _select_kth(list(values), list(active), k, backend or "")
 
 
@@ -63,16 +64,34 @@ def remove_lowest(
     Raises:
         GemkernError: the lists or their tensors do not fit, or no backend can serve.
     """
-    _check("remove_lowest", values, active, ties)
+    _check("remove_lowest", values, active)
+    _check_rank("remove_lowest", "kth", kth, values[0].dtype, values)
+    _check_rank("remove_lowest", "ties", ties, torch.int64, values)
+    if kth.shape != ties.shape:
+        raise GemkernError(
+            f"remove_lowest: kth has shape {tuple(kth.shape)} and ties {tuple(ties.shape)}; "
+            "give both as select_kth returned them"
+        )
     _remove_lowest(list(values), list(active), kth, ties, backend or "")
 
 
-def _check(where: str, values: Sequence[Tensor], active: Sequence[Tensor], rank: Tensor) -> None:
+def _check(where: str, values: Sequence[Tensor], active: Sequence[Tensor]) -> None:
     check_layers(where, values=values, active=active)
-    if not values:
-        raise GemkernError(f"{where}: values is empty; give at least one layer")
-    if rank.dtype != torch.int64 or rank.shape not in ((), (len(values),)):
+    for i, value in enumerate(values):
+        if not value.is_floating_point() or value.dtype != values[0].dtype:
+            raise GemkernError(
+                f"{where}: in layer {i}, values are {value.dtype}, and {values[0].dtype} in the "
+                "first; give one float dtype"
+            )
+
+
+def _check_rank(
+    where: str, name: str, rank: Tensor, dtype: torch.dtype, values: Sequence[Tensor]
+) -> None:
+    of_all, of_each = (), (len(values),)
+    fits = rank.dtype == dtype and tuple(rank.shape) in (of_all, of_each)
+    if not fits or rank.device != values[0].device:
         raise GemkernError(
-            f"{where}: the rank is {rank.dtype} {tuple(rank.shape)}; give int64, of shape () for "
-            f"all layers together or ({len(values)},) for each"
+            f"{where}: {name} is {rank.dtype} {tuple(rank.shape)} on {rank.device}; give {dtype} "
+            f"on {values[0].device}, of shape {of_all} for all layers or {of_each} for each"
         )

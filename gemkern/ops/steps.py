@@ -9,17 +9,18 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.ops.checks import check_layers
-from gemkern.ops.registration import register
+from gemkern.ops.registration import register_in_place
+from gemkern.ops.scalars import Scalar, on_device
 
 _REST = "Tensor[]? weights, Tensor(z!)[]? effective, Tensor lr, Tensor l2"
 
-_sgd = register(
+_sgd = register_in_place(
     "score_step_sgd",
     f"(Tensor(a!)[] scores, Tensor[] active, Tensor[] grads, Tensor(b!)[] buffers, {_REST}, "
     "float momentum, bool nesterov, str backend) -> ()",
     mutates=("scores", "buffers", "effective"),
 )
-_adam = register(
+_adam = register_in_place(
     "score_step_adam",
     "(Tensor(a!)[] scores, Tensor[] active, Tensor[] grads, Tensor(b!)[] exp_avgs, "
     f"Tensor(c!)[] exp_avg_sqs, {_REST}, Tensor step, float beta1, float beta2, float eps, "
@@ -37,8 +38,8 @@ def score_step_sgd(
     weights: Sequence[Tensor] | None = None,
     effective: Sequence[Tensor] | None = None,
     *,
-    lr: float | Tensor,
-    l2: float | Tensor = 0.0,
+    lr: Scalar,
+    l2: Scalar = 0.0,
     momentum: float = 0.9,
     nesterov: bool = False,
     backend: str | None = None,
@@ -69,8 +70,8 @@ def score_step_sgd(
         list(buffers),
         _listed(weights),
         _listed(effective),
-        _on_device(lr, scores),
-        _on_device(l2, scores),
+        on_device("score_step_sgd", "lr", lr, scores[0]),
+        on_device("score_step_sgd", "l2", l2, scores[0]),
         momentum,
         nesterov,
         backend or "",
@@ -87,9 +88,9 @@ def score_step_adam(
     weights: Sequence[Tensor] | None = None,
     effective: Sequence[Tensor] | None = None,
     *,
-    lr: float | Tensor,
-    l2: float | Tensor = 0.0,
-    step: float | Tensor,
+    lr: Scalar,
+    l2: Scalar = 0.0,
+    step: Scalar,
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
@@ -121,9 +122,9 @@ def score_step_adam(
         list(exp_avg_sqs),
         _listed(weights),
         _listed(effective),
-        _on_device(lr, scores),
-        _on_device(l2, scores),
-        _on_device(step, scores),
+        on_device("score_step_adam", "lr", lr, scores[0]),
+        on_device("score_step_adam", "l2", l2, scores[0]),
+        on_device("score_step_adam", "step", step, scores[0]),
         beta1,
         beta2,
         eps,
@@ -140,8 +141,6 @@ def _check(
     effective: Sequence[Tensor] | None,
     **memory: Sequence[Tensor],
 ) -> None:
-    if not scores:
-        raise GemkernError(f"{where}: scores is empty; give at least one layer")
     if effective is not None and weights is None:
         raise GemkernError(f"{where}: effective weights are wanted without weights; give both")
     check_layers(
@@ -163,10 +162,3 @@ def _check(
 
 def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
     return None if tensors is None else list(tensors)
-
-
-def _on_device(value: float | Tensor, scores: Sequence[Tensor]) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    # A fill, not a copy: the host does not wait for the device.
-    return torch.full((), value, dtype=scores[0].dtype, device=scores[0].device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
@@ -39,11 +40,14 @@ def masked_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def is_masked(module: object) -> bool:
-    """Return whether `module` is a masked layer: a weight, and `active` of its shape."""
+    """Return whether `module` is a masked layer: a weight, and bool `active` of its shape."""
     active = getattr(module, "active", None)
     weight = getattr(module, "weight", None)
     return (
-        isinstance(active, Tensor) and isinstance(weight, Tensor) and active.shape == weight.shape
+        isinstance(active, Tensor)
+        and isinstance(weight, Tensor)
+        and active.dtype == torch.bool
+        and active.shape == weight.shape
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gemkern.optim.layers import Layers, MaskedLayer, grouped, is_masked
-from gemkern.optim.score_optimizer import check_range
+from gemkern.optim.score_optimizer import check_momentum, check_range
 
 
 class MaskedSGD(torch.optim.SGD):
@@ -34,19 +34,20 @@ class MaskedSGD(torch.optim.SGD):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        check_range("lr", lr, 0.0)
-        check_range("momentum", momentum, 0.0, 1.0)
-        check_range("weight_decay", weight_decay, 0.0)
+        options: dict[str, Any] = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+        }
         self._layers: list[MaskedLayer] = []
         if isinstance(layers, nn.Module):
-            groups = [{"params": self._adopt(layers.modules())}]
+            groups: list[dict[str, Any]] = [{"params": self._adopt(layers.modules())}]
         else:
-            groups = [
-                {"params": self._adopt(members), **options} for members, options in grouped(layers)
-            ]
-        super().__init__(
-            groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov
-        )
+            groups = [{"params": self._adopt(members), **own} for members, own in grouped(layers)]
+        for group in groups:
+            _check({**options, **group})
+        super().__init__(groups, **options)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -55,7 +56,7 @@ class MaskedSGD(torch.optim.SGD):
         for layer in self._layers:
             masked = ~layer.active
             layer.weight.masked_fill_(masked, 0)
-            buffer = self.state[layer.weight].get("momentum_buffer")
+            buffer = self.state.get(layer.weight, {}).get("momentum_buffer")
             if buffer is not None:
                 buffer.masked_fill_(masked, 0)
         return loss
@@ -64,12 +65,18 @@ class MaskedSGD(torch.optim.SGD):
         return {**super().__getstate__(), "_layers": self._layers}
 
     def _adopt(self, modules: Iterable[Any]) -> list[Tensor]:
-        """Remember the masked layers among `modules`; return the trainable parameters of all."""
+        """Remember the masked layers that learn; return the trainable parameters of all."""
         parameters: dict[Tensor, None] = {}
         for module in modules:
-            if is_masked(module):
+            if is_masked(module) and module.weight.requires_grad:
                 self._layers.append(module)
             for parameter in module.parameters(recurse=False):
                 if parameter.requires_grad:
                     parameters[parameter] = None
         return list(parameters)
+
+
+def _check(options: dict[str, Any]) -> None:
+    check_range("lr", options["lr"], 0.0)
+    check_momentum(options["momentum"], options["nesterov"])
+    check_range("weight_decay", options["weight_decay"], 0.0)

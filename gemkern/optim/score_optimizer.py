@@ -84,3 +84,14 @@ def check_range(name: str, value: Any, low: float, high: float = float("inf")) -
     if not isinstance(value, Tensor) and not low <= value < high:
         bounds = f"at least {low}" if high == float("inf") else f"in [{low}, {high})"
         raise GemkernError(f"the optimiser's {name} is {value}: give a number {bounds}")
+
+
+def check_momentum(momentum: float, nesterov: bool) -> None:
+    """Check that the momentum lies in [0, 1), and that nesterov has one to look ahead by.
+
+    Raises:
+        GemkernError: it does not.
+    """
+    check_range("momentum", momentum, 0.0, 1.0)
+    if nesterov and momentum == 0:
+        raise GemkernError("the optimiser's nesterov needs a momentum: give one above 0")

@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from gemkern import ops
-from gemkern.errors import GemkernError
 from gemkern.optim.layers import Layers
-from gemkern.optim.score_optimizer import ScoreOptimizer, check_range
+from gemkern.optim.score_optimizer import ScoreOptimizer, check_momentum, check_range
 
 
 class ScoreSGD(ScoreOptimizer):
@@ -60,7 +59,5 @@ class ScoreSGD(ScoreOptimizer):
 
     def _check(self, group: dict[str, Any]) -> None:
         check_range("lr", group["lr"], 0.0)
-        check_range("momentum", group["momentum"], 0.0, 1.0)
+        check_momentum(group["momentum"], group["nesterov"])
         check_range("l2", group["l2"], 0.0)
-        if group["nesterov"] and group["momentum"] == 0:
-            raise GemkernError("the optimiser's nesterov needs a momentum: give one above 0")

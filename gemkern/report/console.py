@@ -16,18 +16,20 @@ from gemkern.errors import GemkernError
 from gemkern.experiments.records import Run
 
 NONE = "-"
-SETTINGS_COLUMNS = 3
+SETTINGS_COLUMNS = 2
+# Standard errors below this are left-overs of float arithmetic between equal gains.
+ROUNDING = 1e-9
 HEADERS = (
     "method",
     "density\n%",
-    "accuracy %\nbefore",
-    "accuracy %\nafter",
+    "accuracy\nbefore %",
+    "accuracy\nafter %",
     "epochs\nfind+tune",
-    "time s\nfind",
-    "time s\nin all",
-    "ms a\nstep",
-    "faster\nfind",
-    "faster\nin all",
+    "find\ns",
+    "total\ns",
+    "step\nms",
+    "speed\nfind",
+    "speed\ntotal",
 )
 
 
@@ -50,17 +52,18 @@ def summarise(runs: Sequence[Run], reference: str = "imp") -> list[dict[str, Any
 
 
 def race_table(runs: Sequence[Run], reference: str = "imp") -> Table:
-    """`summarise` for a terminal of 100 columns."""
+    """`summarise` for a terminal; in 80 columns names of methods may fold, numbers are whole."""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=0,
         caption=_caption(runs, reference),
         caption_justify="left",
     )
-    for index, header in enumerate(HEADERS):
-        table.add_column(header, justify="right" if index else "left", no_wrap=True)
+    method, *numbers = HEADERS
+    table.add_column(method, overflow="fold")
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
     for row in summarise(runs, reference):
         table.add_row(*map(Text, _cells(row)))
     return table
@@ -114,11 +117,14 @@ def gain_table(
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
-    """Names and values, read column by column."""
+    """Names and values, read column by column; a long value is folded, never cut."""
     entries = [(Text(name, style="bold"), Text(_setting(settings[name]))) for name in settings]
     height = math.ceil(len(entries) / SETTINGS_COLUMNS)
     columns = [entries[start : start + height] for start in range(0, len(entries), height or 1)]
     table = Table.grid(padding=(0, 3, 0, 0))
+    for _ in columns:
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
     for row in zip_longest(*columns, fillvalue=(Text(), Text())):
         table.add_row(*chain.from_iterable(row))
     return table
@@ -156,9 +162,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
         _accuracy(row["accuracy_before"], row["accuracy_before_std"]),
         _accuracy(row["accuracy_after"], row["accuracy_after_std"]),
         f"{row['find_epochs']:g}+{row['finetune_epochs']:g}",
-        _seconds(row["find_seconds"]),
-        _seconds(row["total_seconds"]),
-        f"{row['step_ms']:.2f}",
+        _short(row["find_seconds"]),
+        _short(row["total_seconds"]),
+        _short(row["step_ms"]),
         _speedup(row["find_speedup"]),
         _speedup(row["total_speedup"]),
     ]
@@ -168,7 +174,7 @@ def _caption(runs: Sequence[Run], reference: str) -> str:
     counts = sorted({len(of_method) for of_method in _by_method(runs).values()})
     return (
         f"Seeds: {' or '.join(map(str, counts))}; ± is one sample standard deviation.\n"
-        f"Faster: seconds of {reference} / seconds of the method."
+        f"Speed: seconds of {reference} / seconds of the method."
     )
 
 
@@ -180,7 +186,7 @@ def _gain_sentence(runs: Sequence[Run], method: str, rival: str) -> str:
     )
     if error is not None:
         sentence += f" ± {100 * error:.2f}"
-    if error:
+    if error is not None and error > ROUNDING:
         sentence += f" ({abs(gain) / error:.1f} standard errors)"
     return f"{sentence} over {seeds} {'seed' if seeds == 1 else 'seeds'}"
 
@@ -212,11 +218,13 @@ def _setting(value: Any) -> str:
 
 
 def _accuracy(mean: float, std: float | None) -> str:
-    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f} ± {100 * std:.2f}"
+    return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f}±{100 * std:.2f}"
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.1f}" if value < 1000 else f"{value:.0f}"
+def _short(value: float) -> str:
+    """Seconds or milliseconds in five characters, up to 99999."""
+    digits = 2 if value < 10 else 1 if value < 1000 else 0
+    return f"{value:.{digits}f}"
 
 
 def _speedup(value: float | None) -> str:

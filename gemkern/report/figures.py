@@ -41,8 +41,8 @@ DOTS_PER_INCH = 160
 TEXT_POINTS = 10
 LEGEND_COLUMNS = 6
 LAYER_LABELS = 40
+# Time is drawn on a log axis where the slowest method takes this many times the fastest's.
 LOG_FROM_RATIO = 10.0
-"""Seconds are drawn on a log axis where the slowest method takes this many times the fastest's."""
 
 
 def race_figure(

@@ -46,9 +46,9 @@ def masked_conv2d_input_grad(
     dilation: Pair,
     groups: int,
 ) -> Tensor:
-    """Return dL/dx, of shape `input_size` and the dtype of grad_y."""
+    """Return dL/dx, of shape `input_size`, in the dtype and memory format of grad_y."""
     effective = select(weight, mask_of(scores, active)).to(grad_y.dtype)
-    x = grad_y.new_empty(1).expand(tuple(input_size))
+    x = _unwritten(input_size, grad_y)
     geometry = (stride, padding, dilation, False, (0, 0), groups)
     return _backward(grad_y, x, effective, geometry, wanted=0)
 
@@ -87,6 +87,13 @@ def masked_conv2d_score_grad(
     geometry = (stride, padding, dilation, False, (0, 0), groups)
     effective_grad = _backward(grad_y, x, weight.to(x.dtype), geometry, wanted=1)
     return straight_through(effective_grad, weight, active)
+
+
+def _unwritten(size: Sequence[int], like: Tensor) -> Tensor:
+    """Return a tensor of `size` with no values, in the memory format of `like`."""
+    only_last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    layout = torch.channels_last if only_last else torch.contiguous_format
+    return torch.empty(tuple(size), dtype=like.dtype, device=like.device, memory_format=layout)
 
 
 def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wanted: int) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from gemkern.kernels.reference.threshold import mask_of, select
 from torch import Tensor
 
@@ -66,24 +65,38 @@ def score_step_adam(
     beta2: float,
     eps: float,
 ) -> None:
-    """Adam: m = b1 * m + (1 - b1) * g; s = b2 * s + (1 - b2) * g * g; p = clamp(p - lr * m' / d).
+    """Adam: m = b1 * m + (1 - b1) * g; s = b2 * s + g * g * (1 - b2); p = clamp(p - lr * m' / d).
 
     m' = m / (1 - b1^step), d = sqrt(s / (1 - b2^step)) + eps; `step` counts from 1. The rest is as
     for `score_step_sgd`; both moments are zero before the first step. Kingma and Ba (2015), Alg. 1.
+    The corrections 1 - b^step, of the rounded b, and the root are float64, rounded once at the end.
     """
     for i, (p, on, m, s) in enumerate(zip(scores, active, exp_avgs, exp_avg_sqs, strict=True)):
-        b1, b2, count = _scalar(beta1, p), _scalar(beta2, p), _scalar(step, p)
+        b1, b2 = _scalar(beta1, p), _scalar(beta2, p)
         g = _gradient(i, p, grads, weights, l2)
         m.mul_(b1).add_(g * (1 - b1))
         s.mul_(b2).add_(g * g * (1 - b2))
-        corrected = m / (1 - b1**count)
-        denominator = (s / (1 - b2**count)).sqrt_().add_(_scalar(eps, p))
+        corrected = m / _correction(b1, step)
+        denominator = _root(s / _correction(b2, step)) + _scalar(eps, p)
         _move(p, on, corrected * _scalar(lr, p) / denominator, [m, s])
         _write_effective(i, p, on, weights, effective)
 
 
 def _scalar(value: Scalar, like: Tensor) -> Tensor:
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    """Return `value` as a 0-d tensor of the dtype and device of `like`."""
+    # A fill, not a copy: the host does not wait for the device.
+    return value.to(like) if isinstance(value, Tensor) else like.new_full((), value)
+
+
+def _correction(beta: Tensor, step: Scalar) -> Tensor:
+    # Libraries differ in the last bit of a power: in float64 that bit is rounded away.
+    wide = beta.double()
+    return (1 - wide ** _scalar(step, wide)).to(beta.dtype)
+
+
+def _root(values: Tensor) -> Tensor:
+    # PyTorch's float32 root on a CPU misses the last bit (MKL); rounded from float64 it is right.
+    return values.double().sqrt().to(values.dtype)
 
 
 def _gradient(
@@ -92,13 +105,14 @@ def _gradient(
     grad = grads[i].to(p.dtype)
     if weights is not None:
         grad = grad * weights[i].to(p.dtype)
-    return p * (2 * _scalar(l2, p)) + grad
+    return grad + 2 * _scalar(l2, p) * p
 
 
 def _move(p: Tensor, on: Tensor, by: Tensor, memory: Sequence[Tensor]) -> None:
     p.sub_(by).clamp_(0, 1)
+    frozen = ~on
     for state in (p, *memory):
-        state.masked_fill_(~on, 0)
+        state.masked_fill_(frozen, 0)
 
 
 def _write_effective(

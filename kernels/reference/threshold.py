@@ -63,5 +63,6 @@ def effective_weight(
 
 
 def select(values: Tensor, mask: Tensor) -> Tensor:
-    """Return `values` where `mask` is on and +0.0 elsewhere."""
-    return torch.where(mask, values, 0)
+    """Return `values` where `mask` is on and +0.0 elsewhere, in the layout of `values`."""
+    # torch.where would take the layout of the mask.
+    return values.clone().masked_fill_(~mask, 0)

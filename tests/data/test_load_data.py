@@ -104,10 +104,25 @@ def test_splits_are_disjoint_and_complete() -> None:
     assert len(images) == 1797, "every digit of scikit-learn is different, so none is in two splits"
 
 
-def test_a_limit_keeps_the_validation_split() -> None:
-    whole, limited = load("digits", seed=1), load("digits", seed=1, train_limit=50)
-    assert torch.equal(whole.validation.images, limited.validation.images)
+def images_of(split: Split) -> set[bytes]:
+    return {image.tobytes() for image in split.images.numpy()}
+
+
+def test_a_limit_takes_the_same_share_of_training_and_validation() -> None:
+    whole = load("digits", seed=1)
+    share = 200 / len(whole.train)
+    limited = load("digits", seed=1, train_limit=200)
+    assert len(limited.train) == 200
+    assert len(limited.validation) == round(share * len(whole.validation))
+    assert images_of(limited.train) < images_of(whole.train)
+    assert images_of(limited.validation) < images_of(whole.validation)
+    assert torch.equal(limited.test.images, whole.test.images)
+
+
+def test_a_small_limit_leaves_every_class_in_both_splits() -> None:
+    limited = load("digits", seed=1, train_limit=50)
     assert np.bincount(limited.train.labels).tolist() == [5] * 10
+    assert np.bincount(limited.validation.labels).tolist() == [1] * 10
 
 
 def test_mean_and_std_are_those_of_the_training_split() -> None:

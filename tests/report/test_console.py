@@ -104,16 +104,20 @@ def test_no_speedup_without_a_reference_that_searched() -> None:
 EXPECTED_CELLS = [
     row.split("|")
     for row in (
-        "gem-miner|1.44|42.00 ± 2.00|92.00 ± 2.00|8+4|20.0|30.0|3.00|5.0x|4.0x",
-        "imp|1.44|39.67 ± 1.53|89.67 ± 1.53|8+4|100.0|120.0|3.00|1.0x|1.0x",
-        "random|1.44|11.00|61.00|0+4|0.0|40.0|2.00|-|3.0x",
+        "gem-miner|1.44|42.00±2.00|92.00±2.00|8+4|20.0|30.0|3.00|5.0x|4.0x",
+        "imp|1.44|39.67±1.53|89.67±1.53|8+4|100.0|120.0|3.00|1.0x|1.0x",
+        "random|1.44|11.00|61.00|0+4|0.00|40.0|2.00|-|3.0x",
     )
 ]
 
 
 def test_markdown_holds_the_same_numbers() -> None:
     header, ruler, *rows = markdown_table(RUNS).splitlines()
-    assert header.startswith("| method | density<br>% | accuracy %<br>before |")
+    assert header == (
+        "| method | density<br>% | accuracy<br>before % | accuracy<br>after % "
+        "| epochs<br>find+tune | find<br>s | total<br>s | step<br>ms "
+        "| speed<br>find | speed<br>total |"
+    )
     assert ruler == "| --- |" + " ---: |" * 9
     assert [row.strip("| ").split(" | ") for row in rows] == EXPECTED_CELLS
 
@@ -122,24 +126,38 @@ def test_the_table_shows_every_number_aligned_right() -> None:
     table = race_table(RUNS)
     assert [column.justify for column in table.columns] == ["left"] + ["right"] * 9
     lines = shown(table).splitlines()
+    above, below = (" ".join(line.split()) for line in lines[:2])
+    assert above == "density accuracy accuracy epochs find total step speed speed"
+    assert below == "method % before % after % find+tune s s ms find total"
     rows = [next(line for line in lines if line.startswith(row[0])) for row in EXPECTED_CELLS]
     for row, cells in zip(rows, EXPECTED_CELLS, strict=True):
         positions = [row.find(cell) for cell in cells]
         assert -1 not in positions
         assert positions == sorted(positions)
     assert lines[-2].startswith("Seeds: 1 or 3;")
-    assert lines[-1].rstrip() == "Faster: seconds of imp / seconds of the method."
+    assert lines[-1].rstrip() == "Speed: seconds of imp / seconds of the method."
 
 
-def test_a_long_race_fits_100_columns() -> None:
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_long_race_is_shown_whole(width: int) -> None:
     long = [
-        replace(run, method="reinitialised", find_seconds=98765.4, find_epochs=360)
+        replace(run, find_seconds=98765.4, find_epochs=360, step_ms=123.45, density=1.0)
         for run in RUNS[:3]
     ]
-    lines = shown(race_table(RUNS + long)).splitlines()
-    assert max(map(len, lines)) <= 100
-    assert "…" not in "".join(lines)
-    assert any("reinitialised" in line and " 98765 " in line for line in lines)
+    lines = shown(race_table(RUNS[3:] + long), width).splitlines()
+    assert max(map(len, lines)) <= width
+    (row,) = (line.split() for line in lines if line.startswith("gem-miner"))
+    assert row == [
+        "gem-miner", "100.00", "42.00±2.00", "92.00±2.00", "360+4", "98765", "98775", "123.5",
+        "0.0x", "0.0x",
+    ]  # fmt: skip
+
+
+def test_a_long_name_folds_and_the_numbers_stay_whole() -> None:
+    runs = [replace(run, method="reinitialised") for run in RUNS[:3]]
+    text = shown(race_table(runs), width=80)
+    assert "…" not in text
+    assert all(cell in text for cell in ("42.00±2.00", "92.00±2.00", "8+4", "20.0", "30.0", "3.00"))
 
 
 def test_paired_gain_over_matched_seeds() -> None:
@@ -170,10 +188,12 @@ def test_gains_in_words() -> None:
     assert backwards.startswith("imp trails gem-miner by 2.33 points ± 0.88 (2.6 standard errors)")
 
 
-def test_equal_gains_on_every_seed_are_not_divided_by_zero() -> None:
-    runs = [run(m, s, a, 1.0, 1.0) for m, a in (("gem-miner", 0.75), ("imp", 0.5)) for s in (0, 1)]
+@pytest.mark.parametrize("accuracies", [(0.75, 0.65, 0.75, 0.65), (0.9, 0.8, 0.4, 0.3)])
+def test_equal_gains_on_every_seed_are_no_division_by_zero(accuracies: tuple[float, ...]) -> None:
+    pairs = zip(("gem-miner", "imp") * 2, (0, 0, 1, 1), accuracies, strict=True)
+    runs = [run(method, seed, accuracy, 1.0, 1.0) for method, seed, accuracy in pairs]
     (sentence,) = shown(gain_table(runs)).splitlines()
-    assert sentence.rstrip() == "gem-miner beats imp by 25.00 points ± 0.00 over 2 seeds"
+    assert sentence.rstrip() == "gem-miner beats imp by 10.00 points ± 0.00 over 2 seeds"
 
 
 def test_a_race_without_gem_miner_has_no_gains() -> None:
@@ -189,3 +209,11 @@ def test_settings_show_each_name_and_value() -> None:
     for part in ("digits", "-", "imp, dense", "[gpu]"):
         assert part in text
     assert shown(settings_table({})).strip() == ""
+
+
+def test_settings_are_whole_in_a_narrow_terminal() -> None:
+    settings = {f"a_rather_long_name_{number}": "x" * 30 + str(number) for number in range(5)}
+    text = shown(settings_table(settings), width=80)
+    assert "…" not in text
+    assert all(name in text for name in settings)
+    assert text.count("x") == 5 * 30

@@ -20,6 +20,7 @@ from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Run
 from gemkern.report.figures import COLOURS, draw_race, race_figure
 
+SETTINGS_BEFORE = dict(matplotlib.rcParams)
 Race = tuple[list[Run], list[EpochRecord]]
 CURVES = {
     "gem-miner find", "gem-miner finetune", "imp find", "imp finetune",
@@ -209,9 +210,8 @@ def test_time_is_logarithmic_only_for_a_lopsided_race(race: Race) -> None:
 
 
 def test_matplotlib_is_left_as_it_was(race: Race) -> None:
-    before = dict(matplotlib.rcParams)
     draw_race(*race)
-    assert dict(matplotlib.rcParams) == before
+    assert dict(matplotlib.rcParams) == SETTINGS_BEFORE
     asked = "import sys, gemkern.report.figures; print('matplotlib.pyplot' in sys.modules)"
     answer = subprocess.run(
         [sys.executable, "-c", asked], capture_output=True, text=True, check=True

@@ -1,0 +1,60 @@
+"""No operator of the reference reads a number on the host: the meta device has none to read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gemkern.kernels.table import OPERATORS, load
+
+META = torch.device("meta")
+SHAPE = (6, 2, 3, 3)
+
+
+def new(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)
+
+
+def off_host(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty((), dtype=dtype, device=META)
+
+
+WEIGHT, ACTIVE = new(*SHAPE), new(*SHAPE, dtype=torch.bool)
+GEOMETRY = ((2, 2), (1, 1), (1, 1), 2)
+X, Y = new(5, 4, 8, 8), new(5, 6, 4, 4)
+COUNT = off_host(torch.int64)
+ROWS, ROWS_OUT, MATRIX, MATRIX_ACTIVE = new(5, 4), new(5, 3), new(3, 4), new(3, 4).bool()
+
+ARGUMENTS = {
+    "threshold": ([WEIGHT], [ACTIVE], off_host()),
+    "threshold_packed": ([WEIGHT], [ACTIVE], off_host()),
+    "effective_weight": ([WEIGHT], [WEIGHT], [ACTIVE], off_host(), torch.float16),
+    "pack_mask": (ACTIVE,),
+    "unpack_mask": (new(14, dtype=torch.uint8), SHAPE),
+    "select_kth": ([WEIGHT, MATRIX], [ACTIVE, MATRIX_ACTIVE], COUNT),
+    "remove_lowest": ([WEIGHT, MATRIX], [ACTIVE, MATRIX_ACTIVE], off_host(), COUNT),
+    "masked_linear": (ROWS, MATRIX, MATRIX, MATRIX_ACTIVE, new(3)),
+    "masked_linear_input_grad": (ROWS_OUT, MATRIX, MATRIX, MATRIX_ACTIVE),
+    "masked_linear_weight_grad": (ROWS_OUT, ROWS, MATRIX, MATRIX, MATRIX_ACTIVE),
+    "masked_linear_score_grad": (ROWS_OUT, ROWS, MATRIX, MATRIX_ACTIVE),
+    "masked_conv2d": (X, WEIGHT, WEIGHT, ACTIVE, new(6), *GEOMETRY),
+    "masked_conv2d_input_grad": (Y, X.shape, WEIGHT, WEIGHT, ACTIVE, *GEOMETRY),
+    "masked_conv2d_weight_grad": (Y, X, WEIGHT, WEIGHT, ACTIVE, *GEOMETRY),
+    "masked_conv2d_score_grad": (Y, X, WEIGHT, ACTIVE, *GEOMETRY),
+    "score_step_sgd": ([WEIGHT], [ACTIVE], *[[WEIGHT]] * 4, off_host(), off_host(), 0.9, True),
+    "score_step_adam": (
+        [WEIGHT], [ACTIVE], *[[WEIGHT]] * 5, off_host(), off_host(), off_host(), 0.9, 0.999, 1e-8,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_no_number_is_read(operator: str) -> None:
+    result = load(operator, "reference")(*ARGUMENTS[operator])
+    made = [] if result is None else [result] if isinstance(result, torch.Tensor) else result
+    assert all(tensor.device == META for tensor in made)
+
+
+@pytest.mark.parametrize("operator", ["select_kth", "remove_lowest"])
+def test_no_number_is_read_layer_by_layer(operator: str) -> None:
+    values, active, *ranks = ARGUMENTS[operator]
+    load(operator, "reference")(values, active, *[rank.expand(2) for rank in ranks])

@@ -1,0 +1,147 @@
+"""The networks: their sizes are the paper's, their weights a function of the seed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gemkern.errors import GemkernError
+from gemkern.models import NAMES, build
+
+# Name, classes, layers that can be masked, weights in them.
+SIZES = (
+    ("resnet8", 10, 8, 74_800),
+    ("resnet20", 10, 20, 268_336),
+    ("resnet32", 100, 32, 467_632),
+    ("resnet18", 10, 21, 11_164_352),
+    ("vgg16", 10, 14, 14_715_584),
+    ("wide_resnet28_2", 10, 29, 1_463_984),
+    ("mobilenet_v2", 10, 58, 2_261_824),
+    ("conv4", 10, 7, 2_425_024),
+)
+SMALL = ("resnet8", "mobilenet_v2", "conv4", "wide_resnet28_2")
+
+
+def layers_of(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    return [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def weights_of(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+@pytest.mark.parametrize(("name", "classes", "layers", "weights"), SIZES)
+def test_sizes_are_the_papers(name: str, classes: int, layers: int, weights: int) -> None:
+    with torch.device("meta"):
+        model = build(name, classes=classes)
+    found = layers_of(model)
+    assert len(found) == layers
+    assert sum(layer.weight.numel() for layer in found) == weights
+    assert sum(parameter.numel() for parameter in model.parameters()) == weights
+    assert all(layer.bias is None for layer in found)
+    assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, classes)
+
+
+def test_every_name_has_its_size_here() -> None:
+    assert sorted(NAMES) == sorted(name for name, *_ in SIZES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_small_grey_images(name: str) -> None:
+    sizes = (28, 8) if name in ("resnet8", "resnet20") else (28,)
+    for size in sizes:
+        with torch.device("meta"):
+            model = build(name, channels=1, classes=7, image_size=size)
+            assert model(torch.empty(2, 1, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wide_resnet28_2", "mobilenet_v2"])
+def test_strides_halve_the_image_as_told(name: str) -> None:
+    model = build(name, seed=0)
+    seen: list[torch.Size] = []
+    last = layers_of(model)[-2]
+    last.register_forward_hook(lambda module, args, y: seen.append(y.shape[2:]))
+    model(torch.randn(2, 3, 32, 32))
+    expected = {"resnet8": (8, 8), "wide_resnet28_2": (8, 8), "mobilenet_v2": (4, 4)}
+    assert seen == [expected[name]]
+
+
+@pytest.mark.parametrize("init", ["signed_constant", "kaiming_normal"])
+def test_a_seed_decides_the_weights_and_nothing_else(init: str) -> None:
+    state = torch.get_rng_state()
+    first = weights_of(build("resnet8", init=init, seed=3))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert torch.equal(weights_of(build("resnet8", init=init, seed=3)), first)
+    assert not torch.equal(weights_of(build("resnet8", init=init, seed=4)), first)
+
+
+def test_without_a_seed_the_global_state_decides() -> None:
+    torch.manual_seed(5)
+    first, second = weights_of(build("resnet8")), weights_of(build("resnet8"))
+    torch.manual_seed(5)
+    assert torch.equal(weights_of(build("resnet8")), first)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_signed_constants(name: str) -> None:
+    for layer in layers_of(build(name, seed=0)):
+        weight = layer.weight.detach()
+        fan_in = weight.numel() // weight.shape[0]
+        size = torch.tensor(math.sqrt(2.0 / fan_in))
+        assert torch.equal(weight.abs(), size.expand_as(weight))
+        positive = (weight > 0).double().mean().item()
+        assert abs(positive - 0.5) < 4 * 0.5 / math.sqrt(weight.numel())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_kaiming_normal(name: str) -> None:
+    for layer in layers_of(build(name, init="kaiming_normal", seed=0)):
+        weight = layer.weight.detach().double()
+        expected = math.sqrt(2.0 * weight.shape[0] / weight.numel())
+        error = 5 / math.sqrt(2 * weight.numel())
+        assert weight.std(correction=0) / expected == pytest.approx(1, abs=error)
+        assert abs(weight.mean()) / expected < 5 / math.sqrt(weight.numel())
+        assert weight.abs().max() > 1.5 * expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_weight_gets_a_gradient(name: str) -> None:
+    model = build(name, image_size=16, affine=True, init="kaiming_normal", seed=0)
+    torch.manual_seed(0)
+    model(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        assert parameter.grad.any(), key
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_affine_norms(affine: bool) -> None:
+    for name in NAMES:
+        with torch.device("meta"):
+            norms = [m for m in build(name, affine=affine).modules() if type(m) is nn.BatchNorm2d]
+        assert bool(norms) is (name != "conv4")
+        assert all(norm.affine is affine for norm in norms)
+
+
+def test_errors() -> None:
+    for call, sentence in (
+        (lambda: build("resnet9"), r"no model is called 'resnet9': choose one of resnet8, resnet"),
+        (
+            lambda: build("resnet8", init="zeros"),
+            r"no initialisation is called 'zeros': choose one of signed_constant, kaiming_normal",
+        ),
+        (
+            lambda: build("vgg16", image_size=8),
+            r"vgg16 halves its images too often for 8 pixels: give images of at least 16 pixels",
+        ),
+        (lambda: build("conv4", classes=0), r"3 input channels and 0 classes: give at least 1"),
+        (lambda: build("conv4", channels=0), r"0 input channels and 10 classes: give at least 1"),
+    ):
+        with pytest.raises(GemkernError, match=sentence):
+            call()

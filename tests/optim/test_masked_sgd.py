@@ -1,0 +1,201 @@
+"""MaskedSGD: torch.optim.SGD under fixed masks, whose masked weights are exactly +0.0."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from host_reads import NoHostReads
+from torch import Tensor, nn
+
+from gemkern.errors import GemkernError
+from gemkern.nn import convert
+from gemkern.optim import MaskedSGD
+
+OPTIONS = (
+    {"lr": 0.1},
+    {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1},
+    {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+)
+
+
+def dense() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3, bias=False))
+
+
+def masked(density: float = 0.6) -> nn.Sequential:
+    model = dense()
+    convert(model)
+    for layer in (model[0], model[3]):
+        layer.active.copy_(torch.rand(layer.active.shape) < density)
+    return model
+
+
+def learn(model: nn.Module, optimizer: Any, steps: int, seed: int = 1) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(5, 6, generator=generator)).square().sum().backward()
+        optimizer.step()
+
+
+def is_positive_zero(tensor: Tensor) -> bool:
+    return bool((tensor == 0).all() and not torch.signbit(tensor).any())
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module) -> None:
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("convert_it", [True, False])
+def test_with_nothing_masked_it_is_sgd_to_the_bit(
+    options: dict[str, Any], convert_it: bool
+) -> None:
+    model, twin = dense(), dense()
+    if convert_it:
+        convert(model)
+    learn(model, MaskedSGD(model, **options), 4)
+    learn(twin, torch.optim.SGD(twin.parameters(), **options), 4)
+    assert_same(model, twin)
+    assert not torch.equal(model[0].bias, dense()[0].bias)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_masked_weights_and_momentum_are_zero_after_each_step(options: dict[str, Any]) -> None:
+    model = masked()
+    with torch.no_grad():
+        model[0].weight[~model[0].active] = -0.0
+        model[3].weight[~model[3].active] = float("nan")
+    optimizer = MaskedSGD(model, **options)
+    before = copy.deepcopy(model)
+    for step in range(4):
+        learn(model, optimizer, 1, seed=step)
+        for layer in (model[0], model[3]):
+            assert is_positive_zero(layer.weight[~layer.active])
+            buffer = optimizer.state[layer.weight].get("momentum_buffer")
+            assert (buffer is None) == ("momentum" not in options)
+            if buffer is not None:
+                assert is_positive_zero(buffer[~layer.active])
+                assert buffer[layer.active].any()
+        model[0].active[step] = False
+    changed = zip(model.named_parameters(), before.parameters(), strict=True)
+    assert all(not torch.equal(ours, old) for (_, ours), old in changed)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_is_not_masked_follows_sgd(options: dict[str, Any]) -> None:
+    model = masked()
+    twin = dense()
+    for ours, theirs in ((model[0], twin[0]), (model[3], twin[3])):
+        with torch.no_grad():
+            theirs.weight.mul_(ours.active)
+        theirs.weight.register_hook(ours.active.mul)
+    learn(model, MaskedSGD(model, **options), 4)
+    learn(twin, torch.optim.SGD(twin.parameters(), **options), 4)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_replaced_mask_counts_at_once() -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, 0.1, 0.9)
+    learn(model, optimizer, 1)
+    model[0].active = torch.zeros_like(model[0].active)
+    learn(model, optimizer, 1)
+    assert is_positive_zero(model[0].weight)
+    assert is_positive_zero(optimizer.state[model[0].weight]["momentum_buffer"])
+
+
+def test_parameters_that_do_not_learn_are_left_alone() -> None:
+    model = masked()
+    model[0].requires_grad_(False)
+    model[1].bias.requires_grad_(False)
+    before = copy.deepcopy(model)
+    optimizer = MaskedSGD(model, 0.1, 0.9, weight_decay=0.1)
+    learn(model, optimizer, 2)
+    for part in ("0.weight", "0.bias", "1.bias"):
+        assert torch.equal(model.get_parameter(part), before.get_parameter(part))
+    assert not torch.equal(model[1].weight, before[1].weight)
+    assert len(optimizer.state_dict()["state"]) == 2
+
+
+def test_groups_and_schedulers() -> None:
+    model = masked()
+    optimizer = MaskedSGD([{"layers": model[0], "lr": 0.0}, {"layers": [model[3]]}], lr=0.2)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1], gamma=0.0)
+    before = copy.deepcopy(model)
+    learn(model, optimizer, 1)
+    on = model[0].active
+    assert torch.equal(model[0].weight[on], before[0].weight[on])
+    assert is_positive_zero(model[0].weight[~on])
+    assert torch.equal(model[1].weight, before[1].weight), "in no group"
+    assert not torch.equal(model[3].weight, before[3].weight)
+    scheduler.step()
+    reached = copy.deepcopy(model)
+    learn(model, optimizer, 1)
+    assert_same(model, reached)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(MaskedSGD(model, lr=0.4), 2)
+    cosine.optimizer.step()
+    cosine.step()
+    assert cosine.get_last_lr() == pytest.approx([0.2])
+
+
+@pytest.mark.parametrize("way", ["state_dict", "deepcopy", "pickle"])
+def test_a_copy_goes_on_to_the_bit(way: str) -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, **OPTIONS[1])
+    learn(model, optimizer, 2)
+    if way == "state_dict":
+        twin = masked(density=1.0)
+        twin.load_state_dict(model.state_dict())
+        other = MaskedSGD(twin, **OPTIONS[1])
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    elif way == "deepcopy":
+        twin, other = copy.deepcopy((model, optimizer))
+    else:
+        twin, other = pickle.loads(pickle.dumps((model, optimizer)))
+    reached = copy.deepcopy(model)
+    twin[0].active[2] = model[0].active[2] = False
+    learn(twin, other, 2, seed=2)
+    assert_same(model, reached)
+    learn(model, optimizer, 2, seed=2)
+    assert_same(twin, model)
+    assert is_positive_zero(twin[0].weight[2])
+
+
+def test_a_closure_and_no_host_reads() -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, 0.1, 0.9)
+
+    def closure() -> Tensor:
+        loss = model(torch.ones(1, 6)).square().sum()
+        loss.backward()
+        return loss
+
+    before = model[3].weight.detach().clone()
+    with NoHostReads():
+        loss = optimizer.step(closure)
+    assert loss > 0
+    assert not torch.equal(model[3].weight, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"lr": -0.1}, r"the optimiser's lr is -0\.1: give a number at least 0\.0"),
+        ({"momentum": 1.5}, r"the optimiser's momentum is 1\.5: give a number in \[0\.0, 1\.0\)"),
+        ({"weight_decay": -1.0}, r"the optimiser's weight_decay is -1\.0"),
+        ({"nesterov": True}, r"the optimiser's nesterov needs a momentum: give one above 0"),
+    ],
+)
+def test_errors(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(GemkernError, match=sentence):
+        MaskedSGD(masked(), **{"lr": 0.1, **options})
+    with pytest.raises(GemkernError, match=sentence):
+        MaskedSGD([{"layers": masked(), **options}], lr=0.1)

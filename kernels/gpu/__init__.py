@@ -1,1 +1,1 @@
-"""Triton kernels, named and called as in `gemkern.kernels.reference`; none in this version."""
+"""Triton kernels, named and called as in `gemkern.kernels.reference`."""

@@ -1,0 +1,170 @@
+"""Pointer tables: one launch over all layers of a model, wherever their tensors lie.
+
+The plan of a launch says which program works on which part of which layer; it depends on sizes
+alone. The addresses say where each operand of each layer begins. Both are made once for the same
+sizes and the same tensors, and found again after that: a training step builds nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import TypeVar
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Elements a program works on, and its warps: eight a thread, two float32 loads of 16 bytes.
+BLOCK = 1024
+WARPS = 4
+# What a load of 16 bytes asks of an address.
+ALIGNMENT = 16
+# Tables kept: the operands of a step lie in few places, since an allocator reuses memory.
+CACHED = 64
+
+Item = TypeVar("Item")
+
+
+@triton.jit
+def locate(plan_ptr, LAYERS, BLOCK: tl.constexpr):
+    """Return the layer of this program, its first element there, and the layer's size."""
+    program = tl.program_id(0)
+    layer = tl.load(plan_ptr + 2 * LAYERS + program)
+    part = program - tl.load(plan_ptr + LAYERS + layer)
+    return layer, part * BLOCK, tl.load(plan_ptr + layer)
+
+
+@triton.jit
+def operand(addresses_ptr, row, layer, LAYERS, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
+    """Return the pointer to operand `row` of `layer`."""
+    pointer = tl.load(addresses_ptr + row * LAYERS + layer).to(tl.pointer_type(DTYPE))
+    if ALIGNED:
+        pointer = tl.multiple_of(pointer, 16)
+    return pointer
+
+
+@triton.jit
+def load_part(pointer, offsets, size, WHOLE: tl.constexpr):
+    """Load a part of a layer; 0 beyond its `size`, which a WHOLE part does not reach."""
+    if WHOLE:
+        values = tl.load(pointer + offsets)
+    else:
+        values = tl.load(pointer + offsets, mask=offsets < size, other=0)
+    return values
+
+
+@triton.jit
+def store_part(pointer, offsets, values, size, WHOLE: tl.constexpr):
+    """Store a part of a layer, up to its `size`."""
+    if WHOLE:
+        tl.store(pointer + offsets, values)
+    else:
+        tl.store(pointer + offsets, values, mask=offsets < size)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The operands of all layers, for kernels that `locate` their part.
+
+    Attributes:
+        plan: int64 [2 * layers + programs]: sizes, first program of each layer, layer of each
+            program.
+        addresses: int64 [operands * layers].
+        layers, programs: how many there are.
+        dtypes: of the operands.
+        aligned: whether every operand begins at a multiple of 16 bytes.
+    """
+
+    plan: Tensor
+    addresses: Tensor
+    layers: int
+    programs: int
+    dtypes: tuple[torch.dtype, ...]
+    aligned: bool
+
+
+def table(
+    *operands: Sequence[Tensor],
+    sizes: Sequence[int] | None = None,
+    numbers: Sequence[Sequence[int]] = (),
+) -> Table:
+    """Return the table of `operands`, each one tensor for each layer, all of one dtype.
+
+    Args:
+        sizes: how much of each layer there is to plan for; elements of the first operand if None.
+        numbers: rows that follow the addresses, one number for each layer.
+    """
+    device = operands[0][0].device
+    counts = tuple(sizes) if sizes is not None else tuple(one.numel() for one in operands[0])
+    places = tuple(tensor.data_ptr() for tensors in operands for tensor in tensors)
+    rows = (*places, *chain.from_iterable(numbers))
+    layers = len(counts)
+    plan = _kept((device, "plan", counts), lambda: _plan(counts), device)
+    return Table(
+        plan=plan,
+        addresses=_kept((device, "addresses", rows), lambda: rows, device),
+        layers=layers,
+        programs=plan.numel() - 2 * layers,
+        dtypes=tuple(tensors[0].dtype for tensors in operands),
+        aligned=all(place % ALIGNMENT == 0 for place in places),
+    )
+
+
+def alike(*operands: Sequence[Tensor]) -> list[Callable[[Sequence[Item]], list[Item]]]:
+    """Return, for each combination of dtypes among layers, a function that picks those layers."""
+    groups: dict[tuple[torch.dtype, ...], list[int]] = {}
+    for layer, tensors in enumerate(zip(*operands, strict=True)):
+        groups.setdefault(tuple(tensor.dtype for tensor in tensors), []).append(layer)
+    return [partial(_pick, layers) for layers in groups.values()]
+
+
+def _pick(layers: Sequence[int], items: Sequence[Item]) -> list[Item]:
+    return [items[layer] for layer in layers]
+
+
+def element(dtype: torch.dtype) -> tl.dtype:
+    """Return what Triton calls `dtype`; a bool is a byte."""
+    return _ELEMENTS[dtype]
+
+
+_ELEMENTS = {
+    torch.bool: tl.int8,
+    torch.uint8: tl.uint8,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
+
+_tables: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()
+# A captured graph reads its tables at every replay: they live as long as the process.
+_captured: list[tuple[Tensor, Tensor]] = []
+
+
+def _plan(sizes: Sequence[int]) -> list[int]:
+    programs = [triton.cdiv(size, BLOCK) for size in sizes]
+    first = [sum(programs[:layer]) for layer in range(len(sizes))]
+    layer_of = [layer for layer, count in enumerate(programs) for _ in range(count)]
+    return [*sizes, *first, *layer_of]
+
+
+def _kept(key: tuple, numbers: Callable[[], Sequence[int]], device: torch.device) -> Tensor:
+    """Return `numbers` on the device, copied once for each `key`, without waiting."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    entry = _tables.get(key)
+    if entry is None:
+        on_host = torch.tensor(numbers(), dtype=torch.int64, pin_memory=device.type == "cuda")
+        entry = on_host, on_host.to(device, non_blocking=True)
+        if not capturing:
+            # While a graph is captured nothing runs: such a table is not filled before its replay.
+            _tables[key] = entry
+            if len(_tables) > CACHED:
+                _tables.popitem(last=False)
+    if capturing:
+        _captured.append(entry)
+    return entry[1]

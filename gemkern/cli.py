@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from tqdm import tqdm
@@ -55,7 +56,10 @@ Assign = Annotated[
     list[str] | None, typer.Option("--set", help="Any other setting: --set score_lr=0.05.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for results, tickets and figures.")]
-Seed = Annotated[int, typer.Option(help="Seed of the weights, the scores and the data order.")]
+Seed = Annotated[
+    int,
+    typer.Option(min=0, max=2**31, help="Seed of the weights, the scores and the data order."),
+]
 
 
 @app.command("race")
@@ -173,6 +177,8 @@ def info_command() -> None:
 
 def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit code 2."""
+    # Before any thread is started: threads inherit the state that `reproducible_numerics` sets.
+    torch.set_flush_denormal(True)
     try:
         app()
     except GemkernError as error:

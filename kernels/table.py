@@ -22,32 +22,34 @@ NO_TRITON_KERNEL = Entry(reason="this version has no Triton kernel for it")
 NO_NUMBA_KERNEL = Entry(reason="this version has no Numba kernel for it")
 
 
-def _reference_alone(file: str) -> dict[str, Entry]:
+def _entries(reference: str, gpu: str | None = None) -> dict[str, Entry]:
+    """Return who serves an operator: files of `kernels/reference/` and `kernels/gpu/`."""
     return {
-        "gpu": NO_TRITON_KERNEL,
+        "gpu": Entry(module=f"gemkern.kernels.gpu.{gpu}") if gpu else NO_TRITON_KERNEL,
         "cpu": NO_NUMBA_KERNEL,
-        "reference": Entry(module=f"gemkern.kernels.reference.{file}"),
+        "reference": Entry(module=f"gemkern.kernels.reference.{reference}"),
     }
 
 
 OPERATORS: dict[str, dict[str, Entry]] = {
-    "threshold": _reference_alone("threshold"),
-    "threshold_packed": _reference_alone("threshold"),
-    "effective_weight": _reference_alone("threshold"),
-    "pack_mask": _reference_alone("bits"),
-    "unpack_mask": _reference_alone("bits"),
-    "select_kth": _reference_alone("select_kth"),
-    "remove_lowest": _reference_alone("select_kth"),
-    "masked_linear": _reference_alone("masked_linear"),
-    "masked_linear_input_grad": _reference_alone("masked_linear"),
-    "masked_linear_weight_grad": _reference_alone("masked_linear"),
-    "masked_linear_score_grad": _reference_alone("masked_linear"),
-    "masked_conv2d": _reference_alone("masked_conv2d"),
-    "masked_conv2d_input_grad": _reference_alone("masked_conv2d"),
-    "masked_conv2d_weight_grad": _reference_alone("masked_conv2d"),
-    "masked_conv2d_score_grad": _reference_alone("masked_conv2d"),
-    "score_step_sgd": _reference_alone("score_step"),
-    "score_step_adam": _reference_alone("score_step"),
+    "threshold": _entries("threshold", gpu="threshold"),
+    "threshold_packed": _entries("threshold", gpu="threshold"),
+    "effective_weight": _entries("threshold", gpu="threshold"),
+    "straight_through": _entries("straight_through", gpu="straight_through"),
+    "pack_mask": _entries("bits"),
+    "unpack_mask": _entries("bits"),
+    "select_kth": _entries("select_kth"),
+    "remove_lowest": _entries("select_kth"),
+    "masked_linear": _entries("masked_linear", gpu="ways"),
+    "masked_linear_input_grad": _entries("masked_linear", gpu="ways"),
+    "masked_linear_weight_grad": _entries("masked_linear", gpu="ways"),
+    "masked_linear_score_grad": _entries("masked_linear", gpu="ways"),
+    "masked_conv2d": _entries("masked_conv2d", gpu="ways"),
+    "masked_conv2d_input_grad": _entries("masked_conv2d", gpu="ways"),
+    "masked_conv2d_weight_grad": _entries("masked_conv2d", gpu="ways"),
+    "masked_conv2d_score_grad": _entries("masked_conv2d", gpu="ways"),
+    "score_step_sgd": _entries("score_step", gpu="score_step"),
+    "score_step_adam": _entries("score_step", gpu="score_step"),
 }
 
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from command import call
 
-from gemkern.cli import main
+from gemkern.experiments.presets import resolve
 from gemkern.report import RunFolder
 from gemkern.tickets import Ticket
 
 TINY = ["--data", "digits", "--density", "0.1", "--device", "cpu", "--set", "freeze_every=1"]
-
-
-def call(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
-    """Return the exit code of `gemkern ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["gemkern", *(str(argument) for argument in arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
 
 
 def test_a_race_leaves_everything_it_promises(
@@ -112,6 +105,43 @@ def test_info_names_what_serves(
     assert call(monkeypatch, "info") == 0
     shown = capfd.readouterr().out
     assert all(word in shown for word in ("torch", "triton", "reference", "masked_conv2d", "gpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["info"], 0, ["torch", "reference", "masked_conv2d", "gpu", "cpu"]),
+        (["mine", "--density", "2"], 2, ["gemkern: the density is 2.0"]),
+        (["--help"], 0, ["race", "mine", "imp", "finetune", "info"]),
+    ],
+)
+def test_the_package_is_a_command(arguments: list[str], code: int, words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gemkern", *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == code
+    shown = done.stderr if code else done.stdout
+    assert all(word in shown for word in words)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_preset_is_resolved_and_shown_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = call(
+        monkeypatch, "mine", "--preset", "resnet20-1.44", "--data", "digits", "--device", "cpu",
+        "--train-limit", "128", "--budget", "0.02", "--set", "score_lr=0.25", "--out", tmp_path,
+    )  # fmt: skip
+    assert code == 0
+    chosen = {"data": "digits", "device": "cpu", "train_limit": 128, "score_lr": 0.25}
+    settings = resolve("resnet20-1.44", chosen).scaled(0.02).as_dict()
+    assert (settings["density"], settings["mine_epochs"], settings["l2"]) == (0.0144, 3, 5e-5)
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert settings.items() <= config.items()
+    shown = capfd.readouterr().out
+    for name, value in settings.items():
+        printed = "-" if value is None else re.escape(str(value))
+        assert re.search(rf"(^|\s){name} +{printed}(\s|$)", shown), name
 
 
 @pytest.mark.parametrize(

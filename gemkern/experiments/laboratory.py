@@ -73,10 +73,15 @@ class Laboratory:
         self.dataset: Dataset = load(
             settings.data, settings.data_dir, train_limit=settings.train_limit
         ).to(settings.device)
+        if settings.batch_size < 1:
+            raise GemkernError(
+                f"a batch of {settings.batch_size} images cannot be trained on: "
+                "give --set batch_size=64 or another number of at least 1"
+            )
         if len(self.dataset.train) < settings.batch_size:
             raise GemkernError(
                 f"a batch of {settings.batch_size} images is larger than the "
-                f"{len(self.dataset.train)} training images: lower --batch-size"
+                f"{len(self.dataset.train)} training images: lower it with --set batch_size=N"
             )
 
     def fresh_model(self, seed: int) -> nn.Module:
@@ -98,14 +103,17 @@ class Laboratory:
 
     def finetune(self, model: nn.Module, density: float, notebook: Notebook) -> None:
         """Train the weights of `model` under its masks, by the settings' finetuning recipe."""
-        training = WeightTraining(
+        self._train(model, self.finetuning(model), "finetune", lambda: density, notebook)
+
+    def finetuning(self, model: nn.Module) -> WeightTraining:
+        """Return the settings' finetuning recipe for `model`, before its first step."""
+        return WeightTraining(
             model,
             self.settings.finetune_epochs,
             lr=self.settings.finetune_lr,
             weight_decay=self.settings.weight_decay,
             schedule=self.settings.finetune_schedule,
         )
-        self._train(model, training, "finetune", lambda: density, notebook)
 
     def test(self, model: nn.Module) -> float:
         """Return the accuracy of `model` on the test set, a fraction."""

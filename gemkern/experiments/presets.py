@@ -172,6 +172,9 @@ def resolve(
     if name is None:
         data = given.setdefault("data", "digits")
         name = nearest_preset(data, given.get("model"), given.get("density"))
+        if data == "folder":
+            # A preset's limit is made for a data set of known size.
+            given.setdefault("train_limit", None)
     fields = {"data_dir": None, "train_limit": None, "device": "auto", **preset(name), **given}
     return Settings(**{**fields, "device": pick_device(fields["device"])})
 

@@ -67,13 +67,14 @@ def prune_iteratively(laboratory: Laboratory, notebook: Notebook) -> Found:
 
 
 def rehearse(laboratory: Laboratory) -> None:
-    """Set up both searches and train neither, so that bad settings are refused at once.
+    """Set up both searches and the finetuning, and train none: bad settings are refused at once.
 
     Raises:
         GemkernError: the settings do not fit together.
     """
     _gem_miner(laboratory, seed=0)
     _imp(laboratory, seed=0)
+    laboratory.finetuning(laboratory.fresh_model(seed=0))
 
 
 def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:

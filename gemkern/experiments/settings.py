@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -46,13 +47,14 @@ class Settings:
         """Return the same experiment with every epoch count multiplied by `budget`.
 
         Raises:
-            GemkernError: `budget` is not positive.
+            GemkernError: `budget` is not positive and finite.
         """
-        if not budget > 0:
+        if not 0 < budget < math.inf:
             raise GemkernError(f"the budget is {budget}: give a positive factor, 1 for the whole")
 
         def scale(epochs: int) -> int:
-            return max(1, round(epochs * budget))
+            # What is not positive is not made so: it is refused where it is used.
+            return max(1, round(epochs * budget)) if epochs > 0 else epochs
 
         return replace(
             self,
@@ -76,7 +78,7 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros((), device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise GemkernError(
             f"the device {name!r} cannot be used here: choose auto, cpu or a CUDA device "

@@ -48,6 +48,8 @@ def check_layer(
 
 def check_mask(where: str, weight: Tensor, scores: Tensor | None, active: Tensor) -> None:
     """Check that scores and active fit the weight of the layer that `where` names."""
+    if not weight.is_floating_point():
+        raise GemkernError(f"{where}: the weight is {weight.dtype}; give a float dtype")
     if active.dtype != torch.bool:
         raise GemkernError(f"{where}: active is {active.dtype}; give a bool tensor")
     _check_like(where, "active", active, weight)

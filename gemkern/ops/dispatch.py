@@ -54,7 +54,10 @@ def _choose(operator: str, device: str, wanted: str) -> str:
             f"no backend is called {wanted!r} (argument backend, or {VARIABLE}): "
             f"choose one of {', '.join(CHOICES)}"
         )
-    refusals = {name: _missing(operator, name) or _misplaced(name, device) for name in BACKENDS}
+    refusals = {
+        name: _missing(operator, name) or _misplaced(name, device, named=name == wanted)
+        for name in BACKENDS
+    }
     for name in BACKENDS if wanted == "auto" else (wanted,):
         if not refusals[name]:
             return name
@@ -75,6 +78,9 @@ def _missing(operator: str, backend: str) -> str:
     return ""
 
 
-def _misplaced(backend: str, device: str) -> str:
+def _misplaced(backend: str, device: str, named: bool) -> str:
+    # Triton's interpreter runs kernels on the CPU: to prove them, too slow to be chosen unnamed.
+    if backend == "gpu" and device == "cpu" and named and os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
     home = DEVICES.get(backend, device)
     return "" if device == home else f"its tensors live on {home}, and these on {device}"

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.kernels.reference.masked_linear import straight_through
-from gemkern.kernels.reference.threshold import select
 from gemkern.ops.checks import check_layers, check_mask, check_scores
 from gemkern.ops.registration import LIBRARY, once, register
 from gemkern.ops.scalars import Scalar, on_device
@@ -24,6 +22,10 @@ _effective_weight = register(
     "effective_weight",
     "(Tensor[] weights, Tensor[]? scores, Tensor[] active, Tensor tau, ScalarType? dtype, "
     "MemoryFormat memory_format, str backend) -> Tensor[]",
+)
+_straight_through = register(
+    "straight_through",
+    "(Tensor[] effective_grads, Tensor[] weights, Tensor[] active, str backend) -> Tensor[]",
 )
 _pack_mask = register("pack_mask", "(Tensor mask, str backend) -> Tensor")
 _unpack_mask = register("unpack_mask", "(Tensor packed, SymInt[] shape, str backend) -> Tensor")
@@ -157,18 +159,26 @@ def _backward(ctx: Any, grads: Sequence[Tensor]) -> Any:
     tau, *saved = ctx.saved_tensors
     weights, active, scores = (saved[i * ctx.layers :][: ctx.layers] for i in range(3))
     wants_weights, wants_scores, *_ = ctx.needs_input_grad
-    masks = _threshold(scores or None, active, tau, ctx.backend) if any(wants_weights) else active
-    to_weights = [
-        select(grad, mask).to(weight.dtype) if wanted else None
-        for wanted, grad, weight, mask in zip(wants_weights, grads, weights, masks, strict=True)
-    ]
-    to_scores = scores and [
-        straight_through(grad, weight, on).to(score.dtype) if wanted else None
-        for wanted, grad, weight, on, score in zip(
-            wants_scores, grads, weights, active, scores, strict=True
+    to_weights: list[Tensor | None] = [None] * ctx.layers
+    for i in _wanted(wants_weights):
+        masked = ([scores[i]] if scores else None, [active[i]], tau)
+        (to_weights[i],) = _effective_weight(
+            [grads[i]], *masked, weights[i].dtype, torch.preserve_format, ctx.backend
         )
-    ]
-    return to_weights, to_scores or None, [None] * ctx.layers, None, None, None, None
+    to_scores: list[Tensor | None] | None = None
+    if scores:
+        to_scores = [None] * ctx.layers
+        chosen = _wanted(wants_scores)
+        layers = [[tensors[i] for i in chosen] for tensors in (grads, weights, active)]
+        products = _straight_through(*layers, ctx.backend) if chosen else []
+        for i, product in zip(chosen, products, strict=True):
+            to_scores[i] = product.to(scores[i].dtype)
+    return to_weights, to_scores, [None] * ctx.layers, None, None, None, None
+
+
+def _wanted(wants: Any) -> list[int]:
+    """Return the layers whose gradient is wanted."""
+    return [i for i, wanted in enumerate(wants or ()) if wanted]
 
 
 torch.library.register_autograd(

@@ -158,6 +158,11 @@ def _check(
                 f"{where}: scores and what is remembered of them are {tensor.dtype} and "
                 f"{scores[0].dtype}; keep all in float32"
             )
+    for tensor in (*grads, *(weights or ()), *(effective or ())):
+        if not tensor.is_floating_point():
+            raise GemkernError(
+                f"{where}: a gradient or a weight is {tensor.dtype}; give float dtypes"
+            )
 
 
 def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:

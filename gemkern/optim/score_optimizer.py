@@ -12,6 +12,8 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.optim.layers import Layers, MaskedLayer, grouped
 
+LARGEST = torch.finfo(torch.float32).max
+
 
 class ScoreOptimizer(torch.optim.Optimizer):
     """A PyTorch optimiser whose parameters are the scores of masked layers.
@@ -75,14 +77,14 @@ class ScoreOptimizer(torch.optim.Optimizer):
         return layer.scores
 
 
-def check_range(name: str, value: Any, low: float, high: float = float("inf")) -> None:
+def check_range(name: str, value: Any, low: float, high: float = LARGEST) -> None:
     """Check that an option lies in [low, high); a tensor is taken on trust, unread.
 
     Raises:
         GemkernError: it does not.
     """
     if not isinstance(value, Tensor) and not low <= value < high:
-        bounds = f"at least {low}" if high == float("inf") else f"in [{low}, {high})"
+        bounds = f"at least {low} that float32 holds" if high == LARGEST else f"in [{low}, {high})"
         raise GemkernError(f"the optimiser's {name} is {value}: give a number {bounds}")
 
 

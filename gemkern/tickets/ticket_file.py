@@ -35,7 +35,7 @@ def write(path: StrPath, header: Mapping[str, Any], tensors: Mapping[str, Tensor
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": FORMAT, **header})
     whole = {**on_host, DIGEST: torch.tensor(_digest(text, on_host), dtype=torch.uint8)}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, metadata={HEADER: text}))
+    write_atomically(path, lambda temporary: _save(whole, temporary, text))
 
 
 def read(path: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -71,6 +71,14 @@ def hash_tensor(digest: Any, name: str, tensor: Tensor) -> None:
     """Feed a hashlib object with a tensor's name, dtype, shape and row-major bytes."""
     digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
     digest.update(_bytes(tensor))
+
+
+def _save(tensors: dict[str, Tensor], path: Path, header: str) -> None:
+    try:
+        save_file(tensors, path, metadata={HEADER: header})
+    except SafetensorError as error:
+        # What the operating system refused (a full disk) comes out of safetensors as its own error.
+        raise OSError(str(error)) from error
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:

@@ -13,7 +13,9 @@ def reproducible_numerics() -> Iterator[None]:
     """Run the body with denormal numbers flushed and cuDNN deterministic; put both back after.
 
     Scores, momentum and activations of collapsing layers decay into denormals, which cost a CPU
-    three times the run or more. Flushing is a state of the calling thread.
+    three times the run or more. Flushing is a state of the calling thread, which the threads that
+    it starts inherit: where several CPU threads are to give the same bits in every process, call
+    torch.set_flush_denormal(True) before PyTorch's first parallel work, as `gemkern` does.
     """
     flushed_before = _flushes_denormals()
     torch.set_flush_denormal(True)

@@ -19,9 +19,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements a program works on, and its warps: eight a thread, two float32 loads of 16 bytes.
+# Elements a program works on, and its threads: eight each, a load of 16 bytes in any float dtype.
 BLOCK = 1024
-WARPS = 4
+THREADS = 128
+WARPS = THREADS // (64 if torch.version.hip else 32)
 # What a load of 16 bytes asks of an address.
 ALIGNMENT = 16
 # Tables kept: the operands of a step lie in few places, since an allocator reuses memory.

@@ -15,6 +15,7 @@ import triton.language as tl
 from gemkern.kernels.gpu.layouts import dense, empty_as, ordered_as, same_order
 from gemkern.kernels.gpu.tables import (
     BLOCK,
+    THREADS,
     WARPS,
     Table,
     alike,
@@ -267,9 +268,9 @@ def variants() -> Iterator[Variant]:
         }
         kind: Kind = "elementwise" if aligned else "other"
         for kernel in (threshold_kernel, threshold_packed_kernel):
-            yield Variant(kernel, arguments, masks, kind, WARPS)
+            yield Variant(kernel, arguments, masks, kind, THREADS)
         dtypes = (tl.float32, tl.float16, tl.bfloat16)
         for weight, out, transposed in itertools.product(dtypes, dtypes, (False, True)):
             constants = {**masks, "WEIGHT": weight, "OUT": out, "TRANSPOSED": transposed}
             kind = "elementwise" if aligned and not transposed else "other"
-            yield Variant(effective_weight_kernel, arguments, constants, kind, WARPS)
+            yield Variant(effective_weight_kernel, arguments, constants, kind, THREADS)

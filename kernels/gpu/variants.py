@@ -24,6 +24,7 @@ class Variant:
             constants. Pointers count as multiples of 16 bytes, as they are for PyTorch's tensors.
         constants: the value of each `tl.constexpr`, and None for absent pointers.
         kind: "elementwise" has to load 16 bytes at a time, "matmul" to use matrix instructions.
+        threads: of a program; 0 where `warps` says it, whatever the size of a warp.
         warps, stages: as launched.
         options: other launch options, such as enable_fp_fusion.
     """
@@ -32,6 +33,7 @@ class Variant:
     signature: Mapping[str, str]
     constants: Mapping[str, Any]
     kind: Kind
+    threads: int = 0
     warps: int = 4
     stages: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from gemkern.kernels.reference.masked_linear import (
 )
 from gemkern.kernels.reference.score_step import score_step_adam, score_step_sgd
 from gemkern.kernels.reference.select_kth import remove_lowest, select_kth
+from gemkern.kernels.reference.straight_through import straight_through
 from gemkern.kernels.reference.threshold import effective_weight, threshold, threshold_packed
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "score_step_adam",
     "score_step_sgd",
     "select_kth",
+    "straight_through",
     "threshold",
     "threshold_packed",
     "unpack_mask",

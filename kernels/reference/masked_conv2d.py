@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from gemkern.kernels.reference.masked_linear import straight_through
+from gemkern.kernels.reference.straight_through import product
 from gemkern.kernels.reference.threshold import mask_of, select
 from torch import Tensor
 from torch.nn import functional as F
@@ -86,7 +86,7 @@ def masked_conv2d_score_grad(
     """
     geometry = (stride, padding, dilation, False, (0, 0), groups)
     effective_grad = _backward(grad_y, x, weight.to(x.dtype), geometry, wanted=1)
-    return straight_through(effective_grad, weight, active)
+    return product(effective_grad, weight, active)
 
 
 def _unwritten(size: Sequence[int], like: Tensor) -> Tensor:

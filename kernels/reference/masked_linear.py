@@ -8,6 +8,7 @@ Rare Gems (NeurIPS 2022), section 3.
 from __future__ import annotations
 
 import torch
+from gemkern.kernels.reference.straight_through import product
 from gemkern.kernels.reference.threshold import mask_of, select
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,13 +41,7 @@ def masked_linear_score_grad(grad_y: Tensor, x: Tensor, weight: Tensor, active: 
 
     The product is taken and returned in float32, or in float64 for a float64 weight.
     """
-    return straight_through(_effective_grad(grad_y, x), weight, active)
-
-
-def straight_through(effective_grad: Tensor, weight: Tensor, active: Tensor) -> Tensor:
-    """Return effective_grad * weight where active and 0 elsewhere, in float32 or wider."""
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    return select(effective_grad.to(dtype) * weight.to(dtype), active)
+    return product(_effective_grad(grad_y, x), weight, active)
 
 
 def _effective_grad(grad_y: Tensor, x: Tensor) -> Tensor:

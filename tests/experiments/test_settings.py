@@ -74,6 +74,18 @@ def test_a_budget_scales_every_length() -> None:
         settings.scaled(0)
 
 
+@pytest.mark.parametrize("epochs", [0, -3])
+def test_a_budget_makes_no_epochs_out_of_none(epochs: int) -> None:
+    settings = resolve("digits", {"mine_epochs": epochs, "freeze_every": epochs}).scaled(1.0)
+    assert (settings.mine_epochs, settings.freeze_every) == (epochs, epochs)
+
+
+def test_a_folder_of_any_size_is_used_whole_unless_a_limit_is_given() -> None:
+    assert resolve(None, {"data": "mnist"}).train_limit == 8000
+    assert resolve(None, {"data": "folder"}).train_limit is None
+    assert resolve(None, {"data": "folder", "train_limit": 50}).train_limit == 50
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -28,6 +28,7 @@ ARGUMENTS = {
     "threshold": ([WEIGHT], [ACTIVE], off_host()),
     "threshold_packed": ([WEIGHT], [ACTIVE], off_host()),
     "effective_weight": ([WEIGHT], [WEIGHT], [ACTIVE], off_host(), torch.float16),
+    "straight_through": ([WEIGHT], [WEIGHT], [ACTIVE]),
     "pack_mask": (ACTIVE,),
     "unpack_mask": (new(14, dtype=torch.uint8), SHAPE),
     "select_kth": ([WEIGHT, MATRIX], [ACTIVE, MATRIX_ACTIVE], COUNT),

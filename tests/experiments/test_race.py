@@ -1,0 +1,239 @@
+"""A race is fair: one number of weights, one recipe, and for a seed the same weights for all."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from tiny_race import kept_by_layer, sealed, settings, state
+
+import gemkern as gk
+from gemkern.experiments.laboratory import Laboratory, Notebook
+from gemkern.experiments.race import finetune_ticket, race, total_epochs
+from gemkern.experiments.records import EpochRecord, Run
+from gemkern.experiments.search import RIVAL_SEED, Found, maskable_weights
+from gemkern.tickets import GemMiner, Ticket, smart_ratio_counts, weights_left
+
+METHODS = ("random", "dense", "smart-ratio", "imp", "gem-miner", "reinitialised", "shuffled")
+TICKETED = tuple(method for method in METHODS if method != "dense")
+SEEDS = (1, 0)
+
+
+@dataclass
+class Race:
+    """What a race returned and reported."""
+
+    laboratory: Laboratory
+    runs: list[Run] = field(default_factory=list)
+    tickets: dict[tuple[str, int], Ticket] = field(default_factory=dict)
+    records: list[EpochRecord] = field(default_factory=list)
+
+    def run(self, method: str, seed: int) -> Run:
+        (found,) = (run for run in self.runs if (run.method, run.seed) == (method, seed))
+        return found
+
+    def hold(self, methods: tuple[str, ...] = METHODS, seeds: tuple[int, ...] = SEEDS) -> Race:
+        def keep(method: str, seed: int, ticket: Ticket) -> None:
+            assert (method, seed) not in self.tickets
+            self.tickets[method, seed] = ticket
+
+        self.runs = race(
+            self.laboratory, methods, seeds, on_epoch=self.records.append, on_ticket=keep
+        )
+        return self
+
+
+@pytest.fixture(scope="module")
+def held() -> Race:
+    return Race(Laboratory(settings())).hold()
+
+
+def without_clock(measured: Run | EpochRecord) -> dict[str, object]:
+    timed = ("seconds", "find_seconds", "finetune_seconds", "step_ms")
+    fields = dataclasses.asdict(measured)
+    return {name: value for name, value in fields.items() if name not in timed}
+
+
+def assert_same_bits(one: Ticket, other: Ticket) -> None:
+    ours, theirs = state(one), state(other)
+    assert ours.keys() == theirs.keys()
+    differing = [entry for entry in ours if not torch.equal(ours[entry], theirs[entry])]
+    assert not differing
+
+
+def test_runs_come_in_the_order_of_methods_then_seeds(held: Race) -> None:
+    expected = [(method, seed) for method in METHODS for seed in sorted(SEEDS)]
+    assert [(run.method, run.seed) for run in held.runs] == expected
+
+
+def test_every_ticket_keeps_the_same_number_of_weights(held: Race) -> None:
+    total = maskable_weights(held.laboratory)
+    matched = weights_left(total, 0.3, 3, 1)[-1]
+    for method in TICKETED:
+        for seed in SEEDS:
+            run, ticket = held.run(method, seed), held.tickets[method, seed]
+            assert run.weights_left == ticket.weights_left == matched, method
+            assert run.density == matched / total, method
+            assert run.layer_density == ticket.layer_density, method
+
+
+def test_tickets_are_handed_out_once_for_each_method_that_has_one(held: Race) -> None:
+    assert set(held.tickets) == {(method, seed) for method in TICKETED for seed in SEEDS}
+    assert all(ticket.method == method for (method, _), ticket in held.tickets.items())
+
+
+@pytest.mark.parametrize("method", ["random", "shuffled"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_rivals_have_the_layer_densities_of_the_mined_ticket_of_their_seed(
+    held: Race, method: str, seed: int
+) -> None:
+    mined, rival = held.tickets["gem-miner", seed], held.tickets[method, seed]
+    assert kept_by_layer(rival) == kept_by_layer(mined)
+    other_seed = held.tickets["gem-miner", 1 - seed]
+    assert kept_by_layer(mined) != kept_by_layer(other_seed), "the seeds can be told apart"
+    drawn_alike = [torch.equal(rival.masks[layer], mined.masks[layer]) for layer in mined.masks]
+    assert not any(drawn_alike)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_reinitialised_ticket_has_the_mined_masks_over_other_weights(
+    held: Race, seed: int
+) -> None:
+    mined, rival = held.tickets["gem-miner", seed], held.tickets["reinitialised", seed]
+    assert all(torch.equal(rival.masks[layer], mined.masks[layer]) for layer in mined.masks)
+    other = held.laboratory.fresh_model(RIVAL_SEED + seed).state_dict()
+    assert rival.weights is not None
+    assert all(torch.equal(rival.weights[entry], other[entry]) for entry in other)
+    assert rival.checksum != mined.checksum
+
+
+def test_the_smart_ratio_sets_its_own_layer_densities(held: Race) -> None:
+    for seed in SEEDS:
+        ticket = held.tickets["smart-ratio", seed]
+        sizes = [mask.numel() for mask in ticket.masks.values()]
+        density = ticket.weights_left / sum(sizes)
+        assert list(kept_by_layer(ticket).values()) == smart_ratio_counts(sizes, density)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("method", ["gem-miner", "imp", "random", "shuffled", "smart-ratio"])
+def test_tickets_start_from_the_very_weights_of_their_seed(
+    held: Race, method: str, seed: int
+) -> None:
+    ticket, fresh = held.tickets[method, seed], held.laboratory.fresh_model(seed)
+    assert ticket.seed == seed
+    assert ticket.weights is not None
+    for name, parameter in fresh.named_parameters():
+        assert torch.equal(ticket.weights[name], parameter), name
+
+
+def test_imp_rewinds_statistics_too(held: Race) -> None:
+    ticket, fresh = held.tickets["imp", 0], held.laboratory.fresh_model(0).state_dict()
+    assert ticket.weights is not None
+    assert ticket.weights.keys() == fresh.keys()
+    assert all(torch.equal(ticket.weights[entry], fresh[entry]) for entry in fresh)
+
+
+def test_a_seed_gives_the_same_race_to_the_bit(held: Race) -> None:
+    again = Race(Laboratory(settings())).hold(seeds=(0, 1))
+    assert list(map(without_clock, again.runs)) == list(map(without_clock, held.runs))
+    by_run = sorted(held.records, key=lambda record: record.seed)
+    assert list(map(without_clock, again.records)) == list(map(without_clock, by_run))
+    for method, seed in held.tickets:
+        assert_same_bits(again.tickets[method, seed], held.tickets[method, seed])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_another_seed_is_another_race(held: Race, method: str) -> None:
+    zero, one = (
+        [record.loss for record in held.records if (record.method, record.seed) == (method, seed)]
+        for seed in (0, 1)
+    )
+    assert all(a != b for a, b in zip(zero, one, strict=True))
+    if method != "dense":
+        tickets = [held.tickets[method, seed] for seed in (0, 1)]
+        assert tickets[0].checksum != tickets[1].checksum
+        masks, others = (ticket.masks for ticket in tickets)
+        assert not all(torch.equal(masks[layer], others[layer]) for layer in masks)
+
+
+def test_the_dense_network_is_trained_by_the_recipe_of_the_tickets(held: Race) -> None:
+    run = held.run("dense", 0)
+    assert (run.density, run.weights_left) == (1.0, maskable_weights(held.laboratory))
+    assert (run.find_epochs, run.find_seconds, run.layer_density) == (0, 0.0, {})
+    model = held.laboratory.fresh_model(0)
+    assert run.accuracy_before == held.laboratory.test(model)
+    held.laboratory.finetune(model, 1.0, Notebook("dense", 0, lambda record: None))
+    assert run.accuracy_after == held.laboratory.test(model)
+
+
+def test_gem_miner_is_measured_as_mined_before_finetuning() -> None:
+    held = Race(Laboratory(settings(density=0.9, batch_size=16))).hold(("gem-miner",), (0,))
+    model = held.laboratory.fresh_model(0)
+    gk.convert(model, scores=True)
+    miner = GemMiner(model, 0.9, 3, 1, optimizer="adam", lr=0.05, l2=1e-5, seed=0)
+    held.laboratory.find(miner, Notebook("gem-miner", 0, lambda record: None))
+    ready_to_finetune = held.laboratory.with_ticket(held.tickets["gem-miner", 0], 0)
+    mined, unmined = map(held.laboratory.test, (model, ready_to_finetune))
+    assert mined != unmined, "the mined network and the finetuned one's start can be told apart"
+    assert held.run("gem-miner", 0).accuracy_before == mined
+
+
+@pytest.mark.parametrize("method", TICKETED)
+def test_a_run_is_the_finetuning_of_its_ticket(held: Race, method: str) -> None:
+    ticket, run = held.tickets[method, 1], held.run(method, 1)
+    model = held.laboratory.with_ticket(ticket, 1)
+    if method != "gem-miner":
+        assert run.accuracy_before == held.laboratory.test(model)
+    held.laboratory.finetune(model, ticket.density, Notebook(method, 1, lambda record: None))
+    assert run.accuracy_after == held.laboratory.test(model)
+
+
+@pytest.mark.parametrize("accuracy", [None, 0.125])
+def test_a_ticket_alone_is_finetuned_and_tested(held: Race, accuracy: float | None) -> None:
+    ticket = held.tickets["imp", 0]
+    run = finetune_ticket(
+        held.laboratory, Notebook("imp", 0, lambda record: None), Found(ticket, accuracy)
+    )
+    raced = held.run("imp", 0)
+    assert run.accuracy_before == (raced.accuracy_before if accuracy is None else accuracy)
+    assert (run.accuracy_after, run.finetune_epochs) == (raced.accuracy_after, 2)
+    assert (run.find_epochs, run.find_seconds) == (0, 0.0)
+
+
+def test_every_epoch_is_reported_and_foreseen(held: Race) -> None:
+    assert total_epochs(held.laboratory, METHODS, SEEDS) == len(held.records)
+    for method in METHODS:
+        found, tuned = (
+            [
+                record.epoch
+                for record in held.records
+                if (record.method, record.seed, record.phase) == (method, 0, phase)
+            ]
+            for phase in ("find", "finetune")
+        )
+        run = held.run(method, 0)
+        assert total_epochs(held.laboratory, [method], [0]) == len(found) + len(tuned)
+        assert found == list(range(1, run.find_epochs + 1))
+        assert tuned == list(range(1, run.finetune_epochs + 1)) == [1, 2]
+    assert held.run("imp", 0).find_epochs == 2, "0.5 and 0.3 of the weights"
+
+
+def test_seconds_and_steps_of_a_run_are_those_of_its_epochs(held: Race) -> None:
+    for run in held.runs:
+        own = [r for r in held.records if (r.method, r.seed) == (run.method, run.seed)]
+        assert run.find_seconds + run.finetune_seconds == pytest.approx(own[-1].seconds)
+        assert (run.find_seconds > 0) is (run.method in ("imp", "gem-miner"))
+        assert min(r.step_ms for r in own) <= run.step_ms <= max(r.step_ms for r in own)
+
+
+def test_no_method_trains_on_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory = Laboratory(settings())
+    laboratory.dataset = dataclasses.replace(
+        laboratory.dataset, test=sealed(laboratory.dataset.test)
+    )
+    monkeypatch.setattr(Laboratory, "test", lambda laboratory, model: 0.5)
+    held = Race(laboratory).hold(seeds=(0,))
+    assert {run.accuracy_after for run in held.runs} == {0.5}

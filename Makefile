@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+METHODS := dense,gem-miner,imp,random,shuffled,reinitialised
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo test lint bench clean
 
 demo: $(READY)
-	$(BIN)/gemkern race --preset digits --out $(DEMO)
+	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2

@@ -129,7 +129,7 @@ def _read_cuda(binary: Any) -> tuple[int, int, int, str]:
 def _width(load: str) -> int:
     """Return how many bytes a PTX load from global memory moves."""
     if load.startswith("cp.async"):
-        return int(_number(r"\], (?:0x)?(\d+)", load))
+        return int(_number(r"\], (0x[0-9a-f]+|\d+)", load), 0)
     count = int(_number(r"\.v(\d)", load, "1"))
     return count * int(_number(r"\.[bfus](\d+)", load)) // 8
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,13 @@ def test_a_second_derivative_is_refused(index: int) -> None:
 
 
 def learn_on_one_rank(rank: int, folder: str) -> None:
+    # What is not there in a minute does not come: the other rank has failed.
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(minutes=1),
     )
     model = make_model(scores=True)
     if rank == 1:
@@ -154,7 +160,9 @@ def learn_on_one_rank(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_learn_the_same_scores(tmp_path: Path) -> None:
+def test_two_ranks_learn_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The host's name need not lead to an address of this machine.
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     torch.multiprocessing.spawn(learn_on_one_rank, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     start = make_model(scores=True).state_dict()

@@ -91,7 +91,7 @@ def test_a_ticket_is_mined_twice_the_same_and_finetuned(
 def test_imp_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = call(
         monkeypatch, "imp", "--data", "digits", "--density", "0.5", "--epochs", "2",
-        "--device", "cpu", "--out", tmp_path,
+        "--set", "freeze_every=1", "--device", "cpu", "--out", tmp_path,
     )  # fmt: skip
     assert code == 0
     ticket = Ticket.load(tmp_path / "imp-seed0.ticket.safetensors")

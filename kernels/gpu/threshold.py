@@ -266,7 +266,8 @@ def variants() -> Iterator[Variant]:
             "ALIGNED": aligned,
             "BLOCK": BLOCK,
         }
-        kind: Kind = "elementwise" if aligned else "other"
+        # Eight bools of a thread are eight bytes.
+        kind: Kind = "elementwise" if aligned and scored else "other"
         for kernel in (threshold_kernel, threshold_packed_kernel):
             yield Variant(kernel, arguments, masks, kind, THREADS)
         dtypes = (tl.float32, tl.float16, tl.bfloat16)

@@ -9,6 +9,7 @@ from gemkern.ops.masks import (
     threshold_packed,
     unpack_mask,
 )
+from gemkern.ops.popup import popup_mask, popup_weight
 from gemkern.ops.selection import remove_lowest, select_kth
 from gemkern.ops.steps import score_step_adam, score_step_sgd
 
@@ -18,6 +19,8 @@ __all__ = [
     "masked_conv2d",
     "masked_linear",
     "pack_mask",
+    "popup_mask",
+    "popup_weight",
     "remove_lowest",
     "score_step_adam",
     "score_step_sgd",

@@ -145,7 +145,7 @@ def _check_pair(name: str, pair: Sequence[int], least: int) -> None:
 def check_layers(where: str, **lists: Sequence[Tensor] | None) -> None:
     """Check that lists over layers have one length and one device, and layer by layer one shape.
 
-    A list of None is not looked at; the list called `active` must be bool.
+    A list of None is not looked at; a list called `active` must be bool.
     """
     given = {name: tensors for name, tensors in lists.items() if tensors is not None}
     (first, reference), *_ = given.items()
@@ -164,7 +164,7 @@ def check_layers(where: str, **lists: Sequence[Tensor] | None) -> None:
                     f"and {first} {tuple(like.shape)} on {like.device}; make them alike, all "
                     "layers on one device"
                 )
-    for i, tensor in enumerate(given["active"]):
+    for i, tensor in enumerate(given.get("active", ())):
         if tensor.dtype != torch.bool:
             raise GemkernError(
                 f"{where}: in layer {i}, active is {tensor.dtype}; give bool tensors"

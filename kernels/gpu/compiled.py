@@ -22,7 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 # Files of this folder that hold kernels.
-MODULES = ("threshold", "score_step")
+MODULES = ("threshold", "score_step", "select_kth", "bits", "popup")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from gemkern.kernels.reference.masked_linear import (
     masked_linear_score_grad,
     masked_linear_weight_grad,
 )
+from gemkern.kernels.reference.popup import popup_mask, popup_weight
 from gemkern.kernels.reference.score_step import score_step_adam, score_step_sgd
 from gemkern.kernels.reference.select_kth import remove_lowest, select_kth
 from gemkern.kernels.reference.straight_through import straight_through
@@ -29,6 +30,8 @@ __all__ = [
     "masked_linear_score_grad",
     "masked_linear_weight_grad",
     "pack_mask",
+    "popup_mask",
+    "popup_weight",
     "remove_lowest",
     "score_step_adam",
     "score_step_sgd",

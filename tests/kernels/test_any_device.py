@@ -22,6 +22,7 @@ WEIGHT, ACTIVE = new(*SHAPE), new(*SHAPE, dtype=torch.bool)
 GEOMETRY = ((2, 2), (1, 1), (1, 1), 2)
 X, Y = new(5, 4, 8, 8), new(5, 6, 4, 4)
 COUNT = off_host(torch.int64)
+KEPT = new(2, dtype=torch.int64)
 ROWS, ROWS_OUT, MATRIX, MATRIX_ACTIVE = new(5, 4), new(5, 3), new(3, 4), new(3, 4).bool()
 
 ARGUMENTS = {
@@ -33,6 +34,8 @@ ARGUMENTS = {
     "unpack_mask": (new(14, dtype=torch.uint8), SHAPE),
     "select_kth": ([WEIGHT, MATRIX], [ACTIVE, MATRIX_ACTIVE], COUNT),
     "remove_lowest": ([WEIGHT, MATRIX], [ACTIVE, MATRIX_ACTIVE], off_host(), COUNT),
+    "popup_mask": ([WEIGHT, MATRIX], KEPT),
+    "popup_weight": ([WEIGHT, MATRIX], [WEIGHT, MATRIX], KEPT, torch.float16),
     "masked_linear": (ROWS, MATRIX, MATRIX, MATRIX_ACTIVE, new(3)),
     "masked_linear_input_grad": (ROWS_OUT, MATRIX, MATRIX, MATRIX_ACTIVE),
     "masked_linear_weight_grad": (ROWS_OUT, ROWS, MATRIX, MATRIX, MATRIX_ACTIVE),

@@ -112,6 +112,23 @@ def of_remove_lowest() -> dict[str, Arguments]:
     return samples
 
 
+def of_popup_mask() -> dict[str, Arguments]:
+    _, scores, _ = model()
+    _, wide, _ = model(DOUBLE)
+    kept = torch.tensor([5, 0, 40])
+    return {"float32": (scores, kept, NO_CHOICE), "float64": (wide, kept, "reference")}
+
+
+def of_popup_weight() -> dict[str, Arguments]:
+    weights, scores, _ = model()
+    learning = [[t.clone().requires_grad_() for t in layers] for layers in (weights, scores)]
+    kept = torch.tensor([5, 0, 40])
+    return {
+        "learning": (*learning, kept, None, NO_CHOICE),
+        "half": (weights, scores, kept, HALF, NO_CHOICE),
+    }
+
+
 def of_linear() -> dict[str, dict[str, Any]]:
     """Named operands of masked_linear and its gradients."""
     return {
@@ -204,6 +221,8 @@ SAMPLES: dict[str, dict[str, Arguments]] = {
     "unpack_mask": of_unpack_mask(),
     "select_kth": of_select_kth(),
     "remove_lowest": of_remove_lowest(),
+    "popup_mask": of_popup_mask(),
+    "popup_weight": of_popup_weight(),
     "score_step_sgd": of_step(1, 2, (0.9, True)),
     "score_step_adam": of_step(2, 3, (0.9, 0.999, 1e-8)),
     **{

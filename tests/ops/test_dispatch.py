@@ -225,6 +225,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "remove_lowest": lambda **to: ops.remove_lowest(
         [NUMBER], [ON], torch.tensor(0.0), torch.tensor(0), **to
     ),
+    "popup_mask": lambda **to: ops.popup_mask([NUMBER], torch.tensor([0]), **to),
+    "popup_weight": lambda **to: ops.popup_weight([NUMBER], [NUMBER], torch.tensor([0]), **to),
     "score_step_sgd": lambda **to: ops.score_step_sgd(
         [NUMBER], [ON], [NUMBER], [NUMBER], lr=0.0, **to
     ),

@@ -109,6 +109,10 @@ def run_removal(values: list[Tensor], active: list[Tensor], k: Tensor) -> list[T
     return active
 
 
+def make_popup(draw: Numbers) -> tuple[Any, ...]:
+    return *(([draw(4, 3), draw(5)]) for _ in range(2)), draw(2).abs().mul(2).ceil().long()
+
+
 def make_step(draw: Numbers) -> tuple[Any, ...]:
     scores, active = make_layers(draw)
     others = [[draw(4, 3), draw(5)] for _ in range(5)]
@@ -137,6 +141,8 @@ COMPILED: dict[str, tuple[Callable[..., Any], Callable[[Numbers], tuple[Any, ...
     "pack and unpack": (run_packing, lambda draw: (draw(3, 5) > 0,)),
     "select_kth": (ops.select_kth, make_ranking),
     "remove_lowest": (run_removal, make_ranking),
+    "popup_mask": (lambda _, *given: ops.popup_mask(*given), make_popup),
+    "popup_weight": (ops.popup_weight, make_popup),
     "score_step_sgd": (run_sgd, make_step),
     "score_step_adam": (run_adam, make_step),
 }
@@ -165,7 +171,9 @@ def test_compiled_is_eager_bit_for_bit_and_new_numbers_need_no_new_graph(name: s
     assert not same(results[0], results[1])
 
 
-@pytest.mark.parametrize("name", ["masked_conv2d", "masked_linear", "effective_weight"])
+@pytest.mark.parametrize(
+    "name", ["masked_conv2d", "masked_linear", "effective_weight", "popup_weight"]
+)
 def test_compiled_gradients_are_eager_ones(name: str) -> None:
     torch._dynamo.reset()
     run, make = COMPILED[name]
@@ -203,6 +211,12 @@ class Everything(nn.Module):
         )
         packed, _ = ops.threshold_packed(*layers)
         kth, ties = ops.select_kth(*layers, ops.threshold(*layers)[0].sum())
+        kept = ties.repeat(2)
+        (popped, _), masks = (
+            ops.popup_weight(*layers[:1] * 2, kept),
+            ops.popup_mask(layers[0], kept),
+        )
+        kth = kth + popped.sum() + masks[0].sum()
         return y, z, ops.unpack_mask(packed, (3, 5)), ops.pack_mask(self.conv2), kth, ties
 
 

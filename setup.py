@@ -10,5 +10,5 @@ setup(
         *(f"gemkern.kernels.{name}" for name in find_packages("kernels")),
     ],
     package_dir={"gemkern": "gemkern", "gemkern.kernels": "kernels"},
-    package_data={"gemkern": ["py.typed"]},
+    package_data={"gemkern": ["py.typed"], "gemkern.kernels.gpu": ["ways.json"]},
 )

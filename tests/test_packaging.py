@@ -32,7 +32,8 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"gemkern"}, "a top-level package called kernels belongs to another project"
-    assert {"gemkern/py.typed", "gemkern/kernels/reference/select_kth.py"} <= set(names)
+    promised = {"py.typed", "kernels/reference/select_kth.py", "kernels/gpu/ways.json"}
+    assert {f"gemkern/{name}" for name in promised} <= set(names)
 
     venv.create(tmp_path / "clean", with_pip=True)
     python = tmp_path / "clean" / "bin" / "python"

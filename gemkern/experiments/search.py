@@ -91,6 +91,7 @@ def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:
         l2=settings.l2,
         seed=seed,
         name=settings.model,
+        fused=True,
     )
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemkern import ops
+from gemkern.ops.checks import check_conv2d, check_device, check_linear, compute_dtype
+from gemkern.optim.effective import Effective
 
 
 class Masked(nn.Module):
@@ -20,12 +22,15 @@ class Masked(nn.Module):
         scores: parameter, float32 whatever the layer's dtype, shaped as the weight; or None: the
             weight learns under `active`.
         active: buffer, bool, shaped as the weight; all true at first, false is final.
+        effective: what a fused optimiser of the scores left of its last step, or None; no copy,
+            pickle or move of the layer keeps it.
     """
 
     weight: Tensor
     bias: Any
     scores: nn.Parameter | None
     active: Tensor
+    effective: Effective | None = None
 
     def _add_mask(self, scores: bool) -> None:
         self.register_buffer("active", torch.ones_like(self.weight, dtype=torch.bool))
@@ -44,12 +49,23 @@ class Masked(nn.Module):
     def drop_scores(self) -> None:
         """Remove the scores: the weight learns, under `active` alone."""
         self.scores = None
+        self.effective = None
         self._let_weights_learn(True)
 
     def mask(self) -> Tensor:
         """Return the present mask, bool: active, and with a score of at least 0.5 if scored."""
         scores = None if self.scores is None else [self.scores]
         return ops.threshold(scores, [self.active])[0]
+
+    def _written_weight(self, operator: str, x: Tensor) -> Tensor | None:
+        """Return the effective weight for `x` if a fused score step has written it, and it holds.
+
+        Compiled code has no such weight: it cannot see when one ceases to hold.
+        """
+        if self.effective is None or torch.compiler.is_compiling():
+            return None
+        check_device(operator, "x", x, self.weight)
+        return self.effective.read(self, compute_dtype(operator, x, self.weight))
 
     def _let_weights_learn(self, learn: bool) -> None:
         for parameter in (self.weight, self.bias):
@@ -59,6 +75,7 @@ class Masked(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Scores and active follow the module to any device but to no other dtype.
         kept = (self.scores, getattr(self.scores, "grad", None), self.active)
+        self.effective = None
 
         def keep_dtype(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -67,6 +84,10 @@ class Masked(nn.Module):
             return moved
 
         return super()._apply(keep_dtype, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        return {key: value for key, value in state.items() if key != "effective"}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
@@ -103,6 +124,10 @@ class MaskedLinear(Masked, nn.Linear):
         self._add_mask(scores)
 
     def forward(self, input: Tensor) -> Tensor:
+        written = self._written_weight("masked_linear", input)
+        if written is not None:
+            check_linear(input, written)
+            return F.linear(input, written, self.bias)
         return ops.masked_linear(input, self.weight, self.scores, self.active, self.bias)
 
     @classmethod
@@ -171,17 +196,12 @@ class MaskedConv2d(Masked, nn.Conv2d):
         elif (left, top) != (right, bottom):
             input = F.pad(input, (left, right, top, bottom))
             padding = [0, 0]
-        return ops.masked_conv2d(
-            input,
-            self.weight,
-            self.scores,
-            self.active,
-            self.bias,
-            self.stride,
-            padding,
-            self.dilation,
-            self.groups,
-        )
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        written = self._written_weight("masked_conv2d", input)
+        if written is not None:
+            check_conv2d(input, written, *geometry)
+            return F.conv2d(input, written, self.bias, *geometry)
+        return ops.masked_conv2d(input, self.weight, self.scores, self.active, self.bias, *geometry)
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, scores: bool = False) -> MaskedConv2d:

@@ -16,8 +16,10 @@ class MaskedLayer(Protocol):
     """A module with a weight and its mask: `active` (bool) and `scores` (float32) or None."""
 
     weight: Tensor
-    scores: Tensor | None
     active: Tensor
+
+    @property
+    def scores(self) -> Tensor | None: ...
 
 
 # A model, its masked layers, or groups of them with options of their own.

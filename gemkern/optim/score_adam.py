@@ -24,6 +24,7 @@ class ScoreAdam(ScoreOptimizer):
         betas: decay of the first and second moment, each in [0, 1).
         eps: added to the root of the corrected second moment.
         l2: lambda of lambda * ||p||^2, whose gradient 2 * lambda * p is added here.
+        fused: layers compute with effective weights that the step writes (`ScoreOptimizer`).
 
     Raises:
         GemkernError: a layer has no scores, or an option is out of its range.
@@ -36,8 +37,9 @@ class ScoreAdam(ScoreOptimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         l2: float = 0.0,
+        fused: bool = False,
     ) -> None:
-        super().__init__(layers, {"lr": lr, "betas": betas, "eps": eps, "l2": l2})
+        super().__init__(layers, {"lr": lr, "betas": betas, "eps": eps, "l2": l2}, fused)
 
     def _step_group(
         self,
@@ -45,6 +47,8 @@ class ScoreAdam(ScoreOptimizer):
         scores: list[Tensor],
         active: list[Tensor],
         grads: list[Tensor],
+        weights: list[Tensor] | None,
+        effective: list[Tensor] | None,
     ) -> None:
         beta1, beta2 = group["betas"]
         ops.score_step_adam(
@@ -53,10 +57,10 @@ class ScoreAdam(ScoreOptimizer):
             grads,
             self._memory(scores, "exp_avg"),
             self._memory(scores, "exp_avg_sq"),
-            None,
-            None,
-            lr=group["lr"],
-            l2=group["l2"],
+            weights,
+            effective,
+            lr=self._number(group, "lr"),
+            l2=self._number(group, "l2"),
             step=self._count(group),
             beta1=beta1,
             beta2=beta2,

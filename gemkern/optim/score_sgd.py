@@ -22,6 +22,7 @@ class ScoreSGD(ScoreOptimizer):
         momentum: in [0, 1).
         l2: lambda of lambda * ||p||^2, whose gradient 2 * lambda * p is added here.
         nesterov: look ahead by one momentum step.
+        fused: layers compute with effective weights that the step writes (`ScoreOptimizer`).
 
     Raises:
         GemkernError: a layer has no scores, or an option is out of its range.
@@ -34,8 +35,10 @@ class ScoreSGD(ScoreOptimizer):
         momentum: float = 0.9,
         l2: float = 0.0,
         nesterov: bool = False,
+        fused: bool = False,
     ) -> None:
-        super().__init__(layers, {"lr": lr, "momentum": momentum, "l2": l2, "nesterov": nesterov})
+        options = {"lr": lr, "momentum": momentum, "l2": l2, "nesterov": nesterov}
+        super().__init__(layers, options, fused)
 
     def _step_group(
         self,
@@ -43,16 +46,18 @@ class ScoreSGD(ScoreOptimizer):
         scores: list[Tensor],
         active: list[Tensor],
         grads: list[Tensor],
+        weights: list[Tensor] | None,
+        effective: list[Tensor] | None,
     ) -> None:
         ops.score_step_sgd(
             scores,
             active,
             grads,
             self._memory(scores, "momentum_buffer"),
-            None,
-            None,
-            lr=group["lr"],
-            l2=group["l2"],
+            weights,
+            effective,
+            lr=self._number(group, "lr"),
+            l2=self._number(group, "l2"),
             momentum=group["momentum"],
             nesterov=group["nesterov"],
         )

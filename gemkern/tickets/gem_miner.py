@@ -51,6 +51,9 @@ class GemMiner(Search):
         seed: draws new scores, uniform in [0, 1), and is written into the ticket as that of the
             model; None leaves the scores as they are.
         name: of the network, for the ticket.
+        fused: layers compute with effective weights that the score step writes, all mask work of a
+            training step in one launch. Gradients then never reach `scores.grad`: leave it off to
+            clip or read them, or to use a GradScaler.
 
     Raises:
         GemkernError: the model has no scores, an unknown choice, or a plan that cannot be.
@@ -73,6 +76,7 @@ class GemMiner(Search):
         keep: str = "active",
         seed: int | None = None,
         name: str | None = None,
+        fused: bool = False,
     ) -> None:
         super().__init__(model, epochs)
         for layer_name, layer in self.layers.items():
@@ -93,10 +97,10 @@ class GemMiner(Search):
         self._name = name
         self._lr = DEFAULT_LR[optimizer] if lr is None else lr
         self._factor = rate(schedule)
-        self._optimizer: torch.optim.Optimizer = (
-            ScoreSGD(model, lr=self._lr, momentum=momentum, l2=l2)
+        self._optimizer = (
+            ScoreSGD(model, lr=self._lr, momentum=momentum, l2=l2, fused=fused)
             if optimizer == "sgd"
-            else ScoreAdam(model, lr=self._lr, l2=l2)
+            else ScoreAdam(model, lr=self._lr, l2=l2, fused=fused)
         )
         if seed is not None:
             self._draw_scores(seed)
@@ -158,8 +162,11 @@ class GemMiner(Search):
 
     def _enter(self, epoch: int) -> None:
         self.epoch = epoch
+        if epoch == self.epochs:
+            self._optimizer.release()
         for group in self._optimizer.param_groups:
             group["lr"] = self._lr * self._factor(epoch, self.epochs)
+        self._optimizer.refresh()
 
 
 def _check_choice(what: str, chosen: str, choices: tuple[str, ...]) -> None:

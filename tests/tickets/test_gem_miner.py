@@ -66,6 +66,26 @@ def test_each_freeze_leaves_exactly_the_planned_number(rule, optimizer):
     assert miner.ticket().weights_left == left
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_fused_mining_finds_the_same_ticket(optimizer):
+    plain, fused = converted(), converted()
+    miners = [
+        miner_of(model, optimizer=optimizer, l2=1e-3, fused=model is fused)
+        for model in (plain, fused)
+    ]
+    for epoch in range(6):
+        for model, miner in zip((plain, fused), miners, strict=True):
+            run_epoch(model, miner, epoch)
+        assert_same_state(plain.state_dict(), fused.state_dict())
+        for layer in masked_layers(fused).values():
+            # Freezes count at once; after the last epoch nothing of the search is left.
+            exact = gk.ops.effective_weight([layer.weight], [layer.scores], [layer.active])[0]
+            assert (
+                layer.effective is None if epoch == 5 else torch.equal(layer.effective.leaf, exact)
+            )
+    assert_same_state(*(dict(miner.ticket().masks) for miner in miners))
+
+
 def test_frozen_weights_never_come_back():
     model = converted()
     miner = miner_of(model)

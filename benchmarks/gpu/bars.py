@@ -1,0 +1,141 @@
+"""The claims that a run decides, and its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.gpu import correctness, elementwise, graphs, sanitize, selection, step
+from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Entry, Result
+
+LARGE = 10_000_000
+MET, MISSED = "met", "not met"
+STYLES = {MET: "green", MEASURED: "green", MISSED: "red", FAILED: "red", NOT_MEASURED: "yellow"}
+
+
+def bars(result: Result) -> list[Entry]:
+    """Return each claim with its value, its bound and whether it is met, not met or not measured.
+
+    A claim over several rows takes the worst; one of them unmeasured leaves it undecided.
+    """
+    return [
+        _bar("wrong or failed rows of correctness", _failures(result), 0, at_least=False),
+        *(
+            _bar(f"{operator}: share of a copy, 10 M weights or more, cold",
+                 _shares(result, operator), 0.85, at_least=True)
+            for operator in elementwise.OPERATORS
+        ),
+        *(
+            _bar(f"{operator}: microseconds of one launch, resnet20, warm",
+                 [_median(result.find(elementwise.SECTION, f"{operator} resnet20 warm"),
+                          elementwise.OURS)], 10.0, at_least=False)
+            for operator in elementwise.OPERATORS
+        ),
+        _bar("edge-popup, times faster than a sort per layer", _popup(result), 20.0, at_least=True),
+        *(
+            _bar(f"masks' share of a step, {model}, {how}", _overhead(result, f"{model} {how}"),
+                 0.05, at_least=False)
+            for model in ("vgg16", "resnet18") for how in step.HOWS
+        ),
+    ]  # fmt: skip
+
+
+def _bar(claim: str, values: Iterable[float | None], bound: float, *, at_least: bool) -> Entry:
+    found = list(values)
+    if not found or None in found:
+        return {"claim": claim, "bound": bound, "value": None, "verdict": NOT_MEASURED}
+    value = (min if at_least else max)(found)
+    met = value >= bound if at_least else value <= bound
+    return {"claim": claim, "bound": bound, "value": value, "verdict": MET if met else MISSED}
+
+
+def _median(row: Entry, contender: str) -> float | None:
+    return row.get("times", {}).get(contender, {}).get("median_us")
+
+
+def _failures(result: Result) -> list[float | None]:
+    sections = (correctness.SECTION, graphs.SECTION, sanitize.SECTION)
+    rows = [row for section in sections for row in result.of(section)]
+    if any(row["status"] == FAILED for row in rows):
+        return [sum(row["status"] == FAILED for row in rows)]
+    return [None if row["status"] == NOT_MEASURED else 0 for row in rows]
+
+
+def _shares(result: Result, operator: str) -> list[float | None]:
+    return [
+        row.get("share")
+        for row in result.of(elementwise.SECTION)
+        if row.get("operator") == operator
+        and row["state"] == "cold"
+        and row.get("weights", LARGE) >= LARGE
+        and row["network"] != "resnet20"
+    ]
+
+
+def _popup(result: Result) -> list[float | None]:
+    for row in result.of(selection.SECTION):
+        if row["name"].startswith(selection.POPUP):
+            ours, sort = (_median(row, f"{who}, captured") for who in ("gemkern", "sort per layer"))
+            return [sort / ours if ours and sort else None]
+    return []
+
+
+def _overhead(result: Result, name: str) -> list[float | None]:
+    overhead = result.find(step.SECTION, name).get("overhead", {})
+    return [overhead.get(step.FUSED, overhead.get(step.OURS))]
+
+
+def section_table(result: Result, section: str) -> Table:
+    """Return the rows of a section, each time as median [p10, p90] in microseconds."""
+    rows = result.of(section)
+    contenders = list(dict.fromkeys(name for row in rows for name in row.get("times", {})))
+    extra: dict[str, Callable[[Entry], str]] = {
+        "share": lambda row: _percent(row.get("share")),
+        "note": _note,
+    }
+    table = _table(section, "row", "status", *contenders, *extra)
+    for row in rows:
+        cells = [_time(row.get("times", {}).get(name)) for name in contenders]
+        cells += [show(row) for show in extra.values()]
+        status = Text(row["status"], STYLES[row["status"]])
+        table.add_row(Text(row["name"]), status, *map(Text, cells))
+    return table
+
+
+def bars_table(found: Iterable[Entry]) -> Table:
+    table = _table("bars", "claim", "bound", "value", "verdict")
+    for bar in found:
+        value = "-" if bar["value"] is None else f"{bar['value']:.3g}"
+        verdict = Text(bar["verdict"], STYLES[bar["verdict"]])
+        table.add_row(Text(bar["claim"]), f"{bar['bound']:g}", value, verdict)
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+
+
+def _time(times: Entry | None) -> str:
+    if times is None:
+        return "-"
+    return f"{times['median_us']:.4g} [{times['p10_us']:.4g}, {times['p90_us']:.4g}]"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _note(row: Entry) -> str:
+    if "reason" in row:
+        return row["reason"]
+    for key, unit in (("bytes_per_s", "TB/s"), ("flop_per_s", "TFLOP/s")):
+        if isinstance(row.get(key), float):
+            return f"{row[key] / 1e12:.3g} {unit}"
+    if "overhead" in row:
+        return ", ".join(f"{name} {_percent(more)}" for name, more in row["overhead"].items())
+    if "shares" in row:
+        return ", ".join(f"{name} {_percent(share)}" for name, share in row["shares"].items())
+    return ""

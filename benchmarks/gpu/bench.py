@@ -1,0 +1,84 @@
+"""Rows, one after the other, inside a budget of seconds, whatever fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Entry, Result
+from benchmarks.gpu.shapes import Shapes
+from benchmarks.gpu.timing import Clock, NotMeasured, brief
+
+
+class DeviceLost(Exception):
+    """A kernel's fault ended the device's work for this process: another has to go on."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a section: what it says of itself, and what measures it."""
+
+    name: str
+    measure: Callable[[], dict[str, Any]]
+    labels: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Bench:
+    """What sections need: where to compute, on which shapes, by which clock, and what is known."""
+
+    device: str
+    shapes: Shapes
+    clock: Clock
+    result: Result
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def rehearsal(self) -> bool:
+        return self.device == "cpu"
+
+    def left(self) -> float:
+        """Return how many seconds are left."""
+        return self.seconds - (time.monotonic() - self.started)
+
+
+Plan = Callable[[Bench], Iterable[Row]]
+
+
+def run_section(bench: Bench, section: str, plan: Plan) -> None:
+    """Measure the rows that `plan` names and that are not settled yet.
+
+    Raises:
+        DeviceLost: no further row can be measured in this process.
+    """
+    try:
+        for row in plan(bench):
+            if not bench.result.settled(section, row.name):
+                entry = {**row.labels, **_outcome(bench, row)}
+                bench.result.add(section, row.name, entry)
+                if entry["status"] == FAILED and not bench.clock.alive():
+                    raise DeviceLost(f"{section}, {row.name}: {entry['reason']}")
+    except DeviceLost:
+        raise
+    except Exception as error:
+        bench.result.add(section, "plan", {"status": FAILED, "reason": brief(error)})
+
+
+def _outcome(bench: Bench, row: Row) -> Entry:
+    if bench.left() <= 0:
+        return {"status": NOT_MEASURED, "reason": "out of time"}
+    began = time.monotonic()
+    try:
+        entry = {"status": MEASURED, **row.measure()}
+    except NotMeasured as reason:
+        entry = {"status": NOT_MEASURED, "reason": str(reason)}
+    except Exception as error:
+        entry = {"status": FAILED, "reason": brief(error)}
+    if entry["status"] == FAILED and not bench.rehearsal and bench.clock.alive():
+        torch.cuda.empty_cache()
+    return {**entry, "seconds": round(time.monotonic() - began, 2)}

@@ -1,0 +1,89 @@
+"""The result file: what was measured, where and with what, written anew after each row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gemkern.files import write_atomically
+from gemkern.report.environment import devices, versions
+
+ROOT = Path(__file__).resolve().parents[2]
+MEASURED, NOT_MEASURED, FAILED = "measured", "not measured", "failed"
+
+Entry = dict[str, Any]
+
+
+class Result:
+    """Rows by section and name, in a JSON file that is whole at any moment.
+
+    Attributes:
+        about: machine, versions, commit and settings.
+        bars: the claims that the rows decide, as `benchmarks.gpu.bars` finds them.
+    """
+
+    def __init__(self, path: Path, about: Entry) -> None:
+        self._path = path
+        self._rows: dict[tuple[str, str], Entry] = {}
+        self.about = about
+        self.bars: list[Entry] = []
+
+    def resume(self) -> None:
+        """Take over the rows that an earlier process left in the file, if there is one."""
+        if self._path.exists():
+            kept = json.loads(self._path.read_text(encoding="utf-8"))["rows"]
+            self._rows = {(row["section"], row["name"]): row for row in kept}
+
+    def add(self, section: str, name: str, entry: Entry) -> None:
+        self._rows[section, name] = {"section": section, "name": name, **entry}
+        self.write()
+
+    def find(self, section: str, name: str) -> Entry:
+        """Return a row; an empty one where there is none."""
+        return self._rows.get((section, name), {})
+
+    def settled(self, section: str, name: str) -> bool:
+        """Return whether a row was measured, or tried."""
+        return self.find(section, name).get("status") in (MEASURED, FAILED)
+
+    def of(self, section: str) -> list[Entry]:
+        return [row for (place, _), row in self._rows.items() if place == section]
+
+    def write(self) -> None:
+        about = {**self.about, "written": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        whole = {"about": about, "bars": self.bars, "rows": list(self._rows.values())}
+        text = json.dumps(whole, indent=1) + "\n"
+        write_atomically(self._path, lambda path: path.write_text(text, "utf-8"))
+
+
+def about(commit: str | None, rehearsal: bool) -> Entry:
+    """Return what stands behind the numbers."""
+    return {
+        "benchmark": "rehearsal, no measurement" if rehearsal else "gpu",
+        "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
+        "commit": commit or _output("git", "rev-parse", "HEAD"),
+        "changed": bool(_output("git", "status", "--porcelain", "--untracked-files=no")),
+        "driver": _output("nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem",
+                          "--format=csv,noheader"),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "versions": versions(),
+        "devices": devices(),
+        "times": "microseconds; contenders in turn in one process; median, 10th and 90th percentile"
+        " of at most 50 repetitions; captured: a CUDA graph replayed, called: from Python",
+    }  # fmt: skip
+
+
+def _output(*command: str) -> str:
+    """Return what a command prints; nothing where it cannot run."""
+    try:
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return run.stdout.strip() if run.returncode == 0 else ""

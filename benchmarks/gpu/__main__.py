@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -18,43 +17,43 @@ import typer
 from rich.console import Console
 
 NAME = "gpu.json"
-WIDTH = 180
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of the result file.")],
-    seconds: Annotated[float, typer.Option(help="Budget; the row at its end is finished.")] = 540.0,
-    sections: Annotated[str, typer.Option(help="Names, joined by commas; all if empty.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the rows that are there.")] = False,
+    seconds: Annotated[float, typer.Option(help="Budget; its last row is finished.")] = 540.0,
+    sections: Annotated[str, typer.Option(help="Names joined by commas; all if empty.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Keep what was measured.")] = False,
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Tiny, on the CPU.")] = False,
-    commit: Annotated[str | None, typer.Option(help="Where no repository can say it.")] = None,
+    commit: Annotated[str, typer.Option(help="Where no repository can say it.")] = "",
 ) -> None:
     """Measure, most important first, and keep what was measured."""
     if not rehearse and not torch.cuda.is_available():
         typer.echo("There is no GPU here: run on a machine with one, or pass --rehearse.", err=True)
         raise typer.Exit(1)
-    began = time.monotonic()
     if rehearse:
-        # Read when a kernel is defined: before the sections are imported.
+        # Read when a kernel is defined, so before the sections are imported.
         os.environ.setdefault("TRITON_INTERPRET", "1")
     # Nothing may quietly be served by another backend.
     os.environ["GEMKERN_BACKEND"] = "gpu"
+    from benchmarks.gpu import run
     from benchmarks.gpu.bench import DeviceLost
-    from benchmarks.gpu.run import measure
+    from benchmarks.gpu.result import Result, about
 
+    path = out / NAME
+    result = Result(path, about(commit, rehearse))
+    if resume:
+        result.resume()
+    bench = (run.rehearsed if rehearse else run.on_gpu)(result, seconds)
+    console = Console(width=180, highlight=False)
     try:
-        measure(out / NAME, seconds, sections, resume, rehearse, commit, console())
+        run.measure(bench, sections.split(",") if sections else run.SECTIONS, console, path)
     except DeviceLost as lost:
-        left = max(0.0, seconds - (time.monotonic() - began))
-        console().print(f"The device is lost to this process ({lost}); another goes on.")
-        again = ["--out", str(out), "--seconds", str(left), "--sections", sections, "--resume"]
-        again += ["--commit", commit] if commit else []
+        console.print(f"The device is lost to this process ({lost}); another goes on.")
+        again = ["--out", str(out), "--seconds", str(max(0.0, bench.left())), "--resume"]
+        again += ["--sections", sections, "--commit", commit]
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *again])
-
-
-def console() -> Console:
-    return Console(width=WIDTH, highlight=False)
 
 
 if __name__ == "__main__":

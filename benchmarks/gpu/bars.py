@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from rich import box
 from rich.table import Table
@@ -11,7 +11,6 @@ from rich.text import Text
 from benchmarks.gpu import correctness, elementwise, graphs, sanitize, selection, step
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Entry, Result
 
-LARGE = 10_000_000
 MET, MISSED = "met", "not met"
 STYLES = {MET: "green", MEASURED: "green", MISSED: "red", FAILED: "red", NOT_MEASURED: "yellow"}
 
@@ -65,43 +64,30 @@ def _failures(result: Result) -> list[float | None]:
 
 
 def _shares(result: Result, operator: str) -> list[float | None]:
-    return [
-        row.get("share")
-        for row in result.of(elementwise.SECTION)
-        if row.get("operator") == operator
-        and row["state"] == "cold"
-        and row.get("weights", LARGE) >= LARGE
-        and row["network"] != "resnet20"
-    ]
+    names = (f"{operator} {network} cold" for network in ("vgg16", "resnet50"))
+    return [result.find(elementwise.SECTION, name).get("share") for name in names]
 
 
 def _popup(result: Result) -> list[float | None]:
-    for row in result.of(selection.SECTION):
-        if row["name"].startswith(selection.POPUP):
-            ours, sort = (_median(row, f"{who}, captured") for who in ("gemkern", "sort per layer"))
-            return [sort / ours if ours and sort else None]
-    return []
+    row = result.find(selection.SECTION, selection.POPUP)
+    ours, sort = (_median(row, f"{who}, captured") for who in ("gemkern", "sort per layer"))
+    return [sort / ours if ours and sort else None]
 
 
 def _overhead(result: Result, name: str) -> list[float | None]:
     overhead = result.find(step.SECTION, name).get("overhead", {})
-    return [overhead.get(step.FUSED, overhead.get(step.OURS))]
+    return [overhead.get(step.FUSED)]
 
 
 def section_table(result: Result, section: str) -> Table:
     """Return the rows of a section, each time as median [p10, p90] in microseconds."""
     rows = result.of(section)
     contenders = list(dict.fromkeys(name for row in rows for name in row.get("times", {})))
-    extra: dict[str, Callable[[Entry], str]] = {
-        "share": lambda row: _percent(row.get("share")),
-        "note": _note,
-    }
-    table = _table(section, "row", "status", *contenders, *extra)
+    table = _table(f"{section}, microseconds", "row", "status", *contenders, "note")
     for row in rows:
-        cells = [_time(row.get("times", {}).get(name)) for name in contenders]
-        cells += [show(row) for show in extra.values()]
+        times = [_time(row.get("times", {}).get(name)) for name in contenders]
         status = Text(row["status"], STYLES[row["status"]])
-        table.add_row(Text(row["name"]), status, *map(Text, cells))
+        table.add_row(Text(row["name"]), status, *times, Text(_note(row)))
     return table
 
 
@@ -121,21 +107,19 @@ def _table(title: str, *columns: str) -> Table:
 def _time(times: Entry | None) -> str:
     if times is None:
         return "-"
-    return f"{times['median_us']:.4g} [{times['p10_us']:.4g}, {times['p90_us']:.4g}]"
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+    return f"{times['median_us']:.4g} \\[{times['p10_us']:.4g}, {times['p90_us']:.4g}]"
 
 
 def _note(row: Entry) -> str:
     if "reason" in row:
         return row["reason"]
+    notes = []
+    if row.get("share") is not None:
+        notes.append(f"{row['share']:.1%} of a copy")
     for key, unit in (("bytes_per_s", "TB/s"), ("flop_per_s", "TFLOP/s")):
-        if isinstance(row.get(key), float):
-            return f"{row[key] / 1e12:.3g} {unit}"
-    if "overhead" in row:
-        return ", ".join(f"{name} {_percent(more)}" for name, more in row["overhead"].items())
-    if "shares" in row:
-        return ", ".join(f"{name} {_percent(share)}" for name, share in row["shares"].items())
-    return ""
+        if key in row:
+            notes.append(f"{row[key] / 1e12:.3g} {unit}")
+    for shares in (row.get("overhead", {}), row.get("shares", {})):
+        notes += [f"{name} {share:.1%}" for name, share in shares.items()]
+    notes += [f"without {name}: {why}" for name, why in row.get("without", {}).items()]
+    return "; ".join(notes)

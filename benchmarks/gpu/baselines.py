@@ -20,7 +20,6 @@ from gemkern import ops
 
 LR, MOMENTUM, L2 = 1e-3, 0.9, 1e-4
 TAU = 0.5
-HALF = torch.bfloat16
 
 
 @dataclass
@@ -34,35 +33,30 @@ class State:
     weights: list[Tensor]
     effective: list[Tensor]
 
-    @property
-    def size(self) -> int:
-        return sum(score.numel() for score in self.scores)
-
     def lists(self) -> tuple[list[Tensor], ...]:
         return self.scores, self.active, self.grads, self.buffers, self.weights, self.effective
 
 
-def random_state(shapes: Sequence[tuple[int, ...]], device: str) -> State:
-    """Return a state in channels-last order, a tenth of it frozen."""
+def random_state(shapes: Sequence[tuple[int, ...]], device: str, narrow: torch.dtype) -> State:
+    """Return a state in channels-last order, a tenth of it frozen, effective weights `narrow`."""
 
     def drawn(draw: Callable[..., Tensor]) -> list[Tensor]:
         made = [draw(shape, device=device) for shape in shapes]
-        return [
-            one.contiguous(memory_format=torch.channels_last) if one.dim() == 4 else one
-            for one in made
-        ]
+        layout = {4: torch.channels_last}
+        keep = torch.contiguous_format
+        return [one.contiguous(memory_format=layout.get(one.dim(), keep)) for one in made]
 
-    active = [number >= 0.1 for number in drawn(torch.rand)]
-    scores = [s * on for s, on in zip(drawn(torch.rand), active, strict=True)]
+    active = [chance >= 0.1 for chance in drawn(torch.rand)]
+    scores = [score * on for score, on in zip(drawn(torch.rand), active, strict=True)]
     weights = drawn(torch.randn)
     buffers = [torch.zeros_like(score) for score in scores]
-    effective = [torch.zeros_like(weight, dtype=HALF) for weight in weights]
+    effective = [torch.zeros_like(weight, dtype=narrow) for weight in weights]
     return State(scores, active, drawn(torch.randn), buffers, weights, effective)
 
 
 @cache
-def number(value: float, device: torch.device) -> Tensor:
-    """Return a 0-d tensor, made once: a float would cost a launch more at each call."""
+def number(value: float | tuple[int, ...], device: torch.device) -> Tensor:
+    """Return a tensor made once: a plain number would cost a launch more at each call."""
     return torch.tensor(value, device=device)
 
 
@@ -83,7 +77,7 @@ def eager_threshold(of: State) -> list[Tensor]:
 def eager_score_step(of: State) -> None:
     """The same step in as few launches as PyTorch's lists of tensors allow."""
     grads = torch._foreach_mul(of.grads, of.weights)
-    grads = [torch.where(on, grad, 0) for on, grad in zip(of.active, grads, strict=True)]
+    grads = [grad * on for grad, on in zip(grads, of.active, strict=True)]
     torch._foreach_add_(grads, of.scores, alpha=2 * L2)
     torch._foreach_mul_(of.buffers, MOMENTUM)
     torch._foreach_add_(of.buffers, grads)
@@ -91,19 +85,19 @@ def eager_score_step(of: State) -> None:
     torch._foreach_clamp_min_(of.scores, 0.0)
     torch._foreach_clamp_max_(of.scores, 1.0)
     masks = eager_threshold(of)
-    for effective, mask, weight in zip(of.effective, masks, of.weights, strict=True):
-        effective.copy_(torch.where(mask, weight, 0))
+    for effective, weight, mask in zip(of.effective, of.weights, masks, strict=True):
+        effective.copy_(weight * mask)
 
 
 class _Rounded(torch.autograd.Function):
-    """Scores, and those of a bias, compared with full tensors of the threshold; straight through."""
+    """Scores, and those of a bias, compared with a full-size threshold; straight through."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, bias_scores: Tensor) -> tuple[Tensor, Tensor]:
-        rounded = []
-        for one in (scores, bias_scores):
-            rounded.append((one > torch.ones_like(one) * TAU).float())
-        return rounded[0], rounded[1]
+        mask, bias_mask = (
+            (one > torch.ones_like(one) * TAU).float() for one in (scores, bias_scores)
+        )
+        return mask, bias_mask
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, bias_grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,13 +107,12 @@ class _Rounded(torch.autograd.Function):
 class AuthorsMask(nn.Module):
     """The scores of one layer and its int32 flags, as after the first freeze."""
 
-    def __init__(self, weight: Tensor, active: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, scores: Tensor, active: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
-        on = torch.ones_like(weight, dtype=torch.bool) if active is None else active
-        self.scores = nn.Parameter(torch.rand_like(weight))
+        self.scores = nn.Parameter(scores.clone())
         self.bias_scores = nn.Parameter(weight.new_full((1,), 0.75))
-        self.flag = nn.Parameter(on.to(torch.int32), requires_grad=False)
+        self.flag = nn.Parameter(active.to(torch.int32), requires_grad=False)
         self.bias_flag = nn.Parameter(weight.new_ones(1), requires_grad=False)
 
     def mask(self) -> Tensor:
@@ -138,7 +131,9 @@ class AuthorsLayer(nn.Module):
 
     def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
-        self.effective = AuthorsMask(layer.weight)
+        weight = layer.weight
+        active = torch.ones_like(weight, dtype=torch.bool)
+        self.effective = AuthorsMask(weight, torch.rand_like(weight), active)
         self.geometry = (layer.stride, layer.padding) if isinstance(layer, nn.Conv2d) else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -148,27 +143,25 @@ class AuthorsLayer(nn.Module):
 
 
 def authors_network(model: nn.Module) -> nn.Module:
-    """Return `model` with the authors' masked layers in place of its own, all without bias."""
+    """Return `model` with the authors' layers in place of its own, which have no bias."""
     for name, child in model.named_children():
-        if isinstance(child, nn.Conv2d | nn.Linear):
-            setattr(model, name, AuthorsLayer(child))
-        else:
-            authors_network(child)
+        masked = isinstance(child, nn.Conv2d | nn.Linear)
+        setattr(model, name, AuthorsLayer(child) if masked else authors_network(child))
     return model
 
 
 class AuthorsStep:
-    """A step of scores around a loss: project, regularise, differentiate, SGD."""
+    """What the authors do around a loss: project the scores, penalise them, SGD."""
 
     def __init__(self, masks: Sequence[AuthorsMask]) -> None:
         self.masks = masks
         self.learning = [p for mask in masks for p in (mask.scores, mask.bias_scores)]
         self.sgd = torch.optim.SGD(self.learning, LR, MOMENTUM)
 
+    @torch.no_grad()
     def project(self) -> None:
-        with torch.no_grad():
-            for parameter in self.learning:
-                parameter.clamp_(0.0, 1.0)
+        for parameter in self.learning:
+            parameter.clamp_(0.0, 1.0)
 
     def penalty(self) -> Tensor:
         total = self.masks[0].scores.new_zeros(())
@@ -179,42 +172,34 @@ class AuthorsStep:
 
 def authors_threshold(of: State) -> Callable[[], object]:
     masks = _authors_masks(of)
-
-    @torch.no_grad()
-    def run() -> list[Tensor]:
-        return [mask.mask() for mask in masks]
-
-    return run
+    return torch.no_grad()(lambda: [mask.mask() for mask in masks])
 
 
 def authors_score_step(of: State) -> Callable[[], object]:
     """Return the authors' share of a step: masks, effective weights, their gradients, SGD."""
     masks = _authors_masks(of)
-    step = AuthorsStep(masks)
+    authors = AuthorsStep(masks)
     one = torch.ones((), device=of.scores[0].device)
 
-    def run() -> list[Tensor]:
-        step.project()
+    def step() -> list[Tensor]:
+        authors.project()
         effective = [mask() for mask in masks]
-        # As under autocast, where a layer computes in bfloat16.
-        narrow = [weight.to(HALF) for weight in effective]
-        step.sgd.zero_grad(set_to_none=True)
-        torch.autograd.backward([*effective, step.penalty()], [*of.grads, one])
-        step.sgd.step()
+        # As autocast does where a layer computes in 16 bits.
+        narrow = [weight.to(like) for weight, like in zip(effective, of.effective, strict=True)]
+        authors.sgd.zero_grad(set_to_none=True)
+        torch.autograd.backward([*effective, authors.penalty()], [*of.grads, one])
+        authors.sgd.step()
         return narrow
 
-    return run
+    return step
 
 
 def _authors_masks(of: State) -> list[AuthorsMask]:
-    masks = [AuthorsMask(*layer) for layer in zip(of.weights, of.active, strict=True)]
-    for mask, scores in zip(masks, of.scores, strict=True):
-        mask.scores.data.copy_(scores)
-    return masks
+    return [AuthorsMask(*layer) for layer in zip(of.weights, of.scores, of.active, strict=True)]
 
 
 def sorted_popup(
-    weights: Sequence[Tensor], scores: Sequence[Tensor], kept: Sequence[int]
+    weights: Sequence[Tensor], scores: Sequence[Tensor], kept: Sequence[int], dtype: torch.dtype
 ) -> list[Tensor]:
     """Edge-popup as its authors run it: each layer sorted, two scattered writes, a product."""
     out = []
@@ -224,17 +209,17 @@ def sorted_popup(
         flat = mask.flatten()
         flat[order[: flat.numel() - count]] = 0
         flat[order[flat.numel() - count :]] = 1
-        out.append((weight * flat.view_as(weight)).to(HALF))
+        out.append((weight * mask).to(dtype))
     return out
 
 
 def topk_popup(
-    weights: Sequence[Tensor], scores: Sequence[Tensor], kept: Sequence[int]
+    weights: Sequence[Tensor], scores: Sequence[Tensor], kept: Sequence[int], dtype: torch.dtype
 ) -> list[Tensor]:
     """Edge-popup by `torch.topk`, which need not sort what it finds."""
     out = []
     for weight, score, count in zip(weights, scores, kept, strict=True):
-        mask = torch.zeros_like(score, dtype=torch.bool).flatten()
-        mask[score.abs().flatten().topk(count, sorted=False).indices] = True
-        out.append(torch.where(mask.view_as(weight), weight, 0).to(HALF))
+        mask = torch.zeros_like(score, dtype=torch.bool)
+        mask.view(-1)[score.abs().flatten().topk(count, sorted=False).indices] = True
+        out.append((weight * mask).to(dtype))
     return out

@@ -18,18 +18,9 @@ class DeviceLost(Exception):
     """A kernel's fault ended the device's work for this process: another has to go on."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of a section: what it says of itself, and what measures it."""
-
-    name: str
-    measure: Callable[[], dict[str, Any]]
-    labels: dict[str, Any] = field(default_factory=dict)
-
-
 @dataclass
 class Bench:
-    """What sections need: where to compute, on which shapes, by which clock, and what is known."""
+    """What rows need: where to compute, on which shapes, by which clock, and what is known."""
 
     device: str
     shapes: Shapes
@@ -42,9 +33,23 @@ class Bench:
     def rehearsal(self) -> bool:
         return self.device == "cpu"
 
+    @property
+    def narrow(self) -> torch.dtype:
+        """The dtype of 16 bits; Triton's interpreter does bfloat16 wrong."""
+        return torch.float16 if self.rehearsal else torch.bfloat16
+
     def left(self) -> float:
         """Return how many seconds are left."""
         return self.seconds - (time.monotonic() - self.started)
+
+
+class Row:
+    """One line of a section: what measures it, called with a bench and what the line is `of`."""
+
+    def __init__(self, measure: Callable[..., Entry], **of: Any) -> None:
+        self.measure = measure
+        self.of = of
+        self.name = " ".join(str(value) for value in of.values())
 
 
 Plan = Callable[[Bench], Iterable[Row]]
@@ -59,7 +64,7 @@ def run_section(bench: Bench, section: str, plan: Plan) -> None:
     try:
         for row in plan(bench):
             if not bench.result.settled(section, row.name):
-                entry = {**row.labels, **_outcome(bench, row)}
+                entry = _outcome(bench, row)
                 bench.result.add(section, row.name, entry)
                 if entry["status"] == FAILED and not bench.clock.alive():
                     raise DeviceLost(f"{section}, {row.name}: {entry['reason']}")
@@ -70,15 +75,16 @@ def run_section(bench: Bench, section: str, plan: Plan) -> None:
 
 
 def _outcome(bench: Bench, row: Row) -> Entry:
-    if bench.left() <= 0:
-        return {"status": NOT_MEASURED, "reason": "out of time"}
     began = time.monotonic()
+    entry = {
+        name: value if isinstance(value, int) else str(value) for name, value in row.of.items()
+    }
     try:
-        entry = {"status": MEASURED, **row.measure()}
+        if bench.left() <= 0:
+            raise NotMeasured("out of time")
+        entry |= {"status": MEASURED, **row.measure(bench, **row.of)}
     except NotMeasured as reason:
-        entry = {"status": NOT_MEASURED, "reason": str(reason)}
+        entry |= {"status": NOT_MEASURED, "reason": str(reason)}
     except Exception as error:
-        entry = {"status": FAILED, "reason": brief(error)}
-    if entry["status"] == FAILED and not bench.rehearsal and bench.clock.alive():
-        torch.cuda.empty_cache()
+        entry |= {"status": FAILED, "reason": brief(error)}
     return {**entry, "seconds": round(time.monotonic() - began, 2)}

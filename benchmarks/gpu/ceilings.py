@@ -3,58 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from benchmarks.gpu.bench import Bench, Row
-from benchmarks.gpu.result import Result
+from benchmarks.gpu.layers import tf32
+from benchmarks.gpu.result import Entry, Result
 from benchmarks.gpu.timing import Work
 
 SECTION = "ceilings"
-LARGEST_COPY = "copy 1 GB"
-# The dtype of a product, and PyTorch's precision of float32 ones.
+# Each with the dtype of the product, and whether float32 is rounded to TF32.
 PRODUCTS = {
-    "bf16": (torch.bfloat16, "highest"),
-    "TF32": (torch.float32, "high"),
-    "IEEE float32": (torch.float32, "highest"),
+    "bf16": (torch.bfloat16, False),
+    "TF32": (torch.float32, True),
+    "IEEE float32": (torch.float32, False),
 }
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    for name, size in bench.shapes.copies.items():
-        yield Row(f"copy {name}", lambda size=size: _copy(bench, size), {"bytes": 2 * size})
-    for name in PRODUCTS:
-        yield Row(f"matmul {bench.shapes.matmul} {name}", lambda name=name: _product(bench, name))
+    for size in bench.shapes.copies:
+        yield Row(_copy, what="copy", size=size)
+    for kind in PRODUCTS:
+        yield Row(_product, what="matmul", kind=kind)
 
 
-def bandwidth(result: Result) -> float | None:
-    """Return the bytes a second of the largest copy, read and written; None if unmeasured."""
-    return result.find(SECTION, LARGEST_COPY).get("bytes_per_s")
+def share_of_copy(result: Result, moved: int, microseconds: float) -> float | None:
+    """Return a bandwidth as a fraction of the largest copy's; None where that is unknown.
+
+    Args:
+        moved: bytes read and written.
+    """
+    copy = result.find(SECTION, "copy 1 GB").get("bytes_per_s")
+    return copy and moved / (1e-6 * microseconds) / copy
 
 
-def share_of_copy(result: Result, bytes_moved: int, microseconds: float) -> float | None:
-    """Return the bandwidth of something as a fraction of the largest copy's."""
-    copy = bandwidth(result)
-    return copy and bytes_moved / (1e-6 * microseconds) / copy
-
-
-def _copy(bench: Bench, size: int) -> dict[str, Any]:
-    # Random bits: a copy of one number over and over can be faster.
-    source = torch.randint(256, (size,), dtype=torch.uint8, device=bench.device)
+def _copy(bench: Bench, what: str, size: str) -> Entry:
+    count = bench.shapes.copies[size]
+    # Random bits: one number over and over can be copied faster.
+    source = torch.randint(256, (count,), dtype=torch.uint8, device=bench.device)
     target = torch.empty_like(source)
-    raced = bench.clock.race({"copy": Work(lambda: target.copy_(source))}, cold=True)
-    seconds = 1e-6 * raced["times"]["copy"]["median_us"]
-    return {**raced, "bytes_per_s": 2 * size / seconds}
+    raced = bench.clock.race({what: Work(lambda: target.copy_(source))}, cold=True)
+    moved = 2 * count
+    return {"bytes_per_s": moved / (1e-6 * raced["times"][what]["median_us"]), **raced}
 
 
-def _product(bench: Bench, name: str) -> dict[str, Any]:
-    dtype, precision = PRODUCTS[name]
+def _product(bench: Bench, what: str, kind: str) -> Entry:
+    dtype, rounded = PRODUCTS[kind]
     n = bench.shapes.matmul
     a, b = (torch.randn(n, n, device=bench.device).to(dtype) for _ in range(2))
-    torch.set_float32_matmul_precision(precision)
-    try:
-        raced = bench.clock.race({"matmul": Work(lambda: a @ b)})
-    finally:
-        torch.set_float32_matmul_precision("highest")
-    return {**raced, "flop_per_s": 2 * n**3 / (1e-6 * raced["times"]["matmul"]["median_us"])}
+    with tf32(rounded):
+        raced = bench.clock.race({what: Work(lambda: a @ b)})
+    rate = 2 * n**3 / (1e-6 * raced["times"][what]["median_us"])
+    return {"n": n, "flop_per_s": rate, **raced}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from types import ModuleType
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.exactness import copied, require_same
 from benchmarks.gpu.layers import PASSES, WAYS, Case, check
+from benchmarks.gpu.result import Entry
 from benchmarks.gpu.timing import NotMeasured
 
 SECTION = "correctness"
-SHAPES = ((3, 4), (0, 5), (1,), (4, 2, 3, 3), (70, 33, 3, 3), (129, 257))
 LAST, KEEP = torch.channels_last, torch.preserve_format
 # Gradients and weights in a dtype; in the memory order of a convolution's default, of cuDNN's
 # favourite, or of a transposed view, which no kernel may take for a run of memory.
@@ -27,43 +28,46 @@ MODELS = {
     "bfloat16, channels last": (torch.bfloat16, "last"),
     "float16, transposed": (torch.float16, "turned"),
 }
-# The dtype of x; and for float32 whether PyTorch may round to TF32.
+# The dtype of x; and whether PyTorch may round float32 to TF32.
 MODES = {
     "float32": (torch.float32, False),
     "TF32": (torch.float32, True),
     "float16": (torch.float16, False),
     "bfloat16": (torch.bfloat16, False),
 }
+Layers = dict[str, list[Tensor]]
+Arguments = Iterator[tuple[Any, ...]]
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    for operator in MASKS:
-        for model in MODELS:
-            yield Row(
-                f"{operator} {model}",
-                lambda args=(operator, model): _check_masks(bench, *args),
-                {"operator": operator, "model": model},
-            )
-    for operator in (name for name in OPERATORS if name in PASSES):
-        for way in WAYS:
-            for mode in MODES:
-                yield Row(
-                    f"{operator} {way} {mode}",
-                    lambda args=(operator, way, mode): _check_products(bench, *args),
-                    {"operator": operator, "way": way, "mode": mode},
-                )
+    for operator, model in product(MASKS, MODELS):
+        yield Row(_check_masks, operator=operator, model=model)
+    for operator, way, mode in product(PASSES, WAYS, MODES):
+        yield Row(_check_products, operator=operator, way=way, mode=mode)
 
 
-def _check_masks(bench: Bench, operator: str, model: str) -> dict[str, Any]:
+def _check_masks(bench: Bench, operator: str, model: str) -> Entry:
     kernel = getattr(gpu_module(operator), operator)
-    tried = list(MASKS[operator](random_model(bench.device, *MODELS[model])))
-    for number, arguments in enumerate(tried):
-        ours, theirs = copied(arguments), copied(arguments)
+    layers = random_layers(bench.shapes.layers, bench.device, bench.narrow, *MODELS[model])
+    for compared, given in enumerate(MASKS[operator](layers)):
+        ours, theirs = copied(given), copied(given)
         # What a kernel returns, and what it changes in place.
         got = kernel(*ours), ours
         wanted = getattr(reference, operator)(*theirs), theirs
-        require_same(got, wanted, f"{operator}, arguments {number}")
-    return {"compared": len(tried)}
+        require_same(got, wanted, f"{operator}, arguments {compared}")
+    return {"compared": compared + 1}
+
+
+def _check_products(bench: Bench, operator: str, way: str, mode: str) -> Entry:
+    dtype, rounded = MODES[mode]
+    if bench.rehearsal and (rounded or dtype == torch.bfloat16):
+        raise NotMeasured("the interpreter has no TF32, and its bfloat16 is wrong")
+    errors = [
+        check(operator, way, case.random(bench.device, dtype), case.geometry, rounded)
+        for case in cases(*bench.shapes.product)
+        if case.serves(operator)
+    ]
+    return {"compared": len(errors), "largest_error": max(errors)}
 
 
 def gpu_module(operator: str) -> ModuleType:
@@ -71,32 +75,37 @@ def gpu_module(operator: str) -> ModuleType:
     return importlib.import_module(OPERATORS[operator]["gpu"].module)
 
 
-def random_model(device: str, dtype: torch.dtype, order: str) -> dict[str, list[Tensor]]:
-    """Return what the mask operators take of layers of all kinds, one of them empty.
+def random_layers(
+    shapes: Sequence[tuple[int, ...]],
+    device: str,
+    narrow: torch.dtype,
+    dtype: torch.dtype,
+    order: str,
+) -> Layers:
+    """Return what the mask operators take of layers in `dtype`; effective weights are `narrow`.
 
     Scores are multiples of 1/64, so that many tie; some weights are infinite or -0.0.
     """
     generator = torch.Generator().manual_seed(0)
 
-    def drawn(draw: Callable[..., Tensor], dtype: torch.dtype) -> list[Tensor]:
-        made = [draw(shape, generator=generator).to(dtype).to(device) for shape in SHAPES]
+    def drawn(draw: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        made = (draw(shape, generator=generator).to(dtype).to(device) for shape in shapes)
         return [_ordered(one, order) for one in made]
 
     weights = drawn(torch.randn, dtype)
     for weight in weights:
         weight[weight < -2] = -torch.inf
         weight[weight.abs() < 0.1] = -0.0
-    scores = [(64 * score).round() / 64 for score in drawn(torch.rand, torch.float32)]
-    active = [number < 0.7 for number in drawn(torch.rand, torch.float32)]
+    scores = [(64 * score).round() / 64 for score in drawn(torch.rand)]
     return {
         "weights": weights,
         "scores": scores,
         "holed": [score.masked_fill(score > 0.9, torch.nan) for score in scores],
-        "active": active,
+        "active": [chance < 0.7 for chance in drawn(torch.rand)],
         "grads": drawn(torch.randn, dtype),
-        "first": drawn(torch.rand, torch.float32),
-        "second": drawn(torch.rand, torch.float32),
-        "effective": [torch.zeros_like(weight, dtype=torch.bfloat16) for weight in weights],
+        "first": drawn(torch.rand),
+        "second": drawn(torch.rand),
+        "effective": [torch.zeros_like(weight, dtype=narrow) for weight in weights],
     }
 
 
@@ -108,81 +117,76 @@ def _ordered(tensor: Tensor, order: str) -> Tensor:
     return tensor
 
 
-Arguments = Iterator[tuple[Any, ...]]
-
-
-def _threshold(of: dict[str, list[Tensor]]) -> Arguments:
+def _threshold(of: Layers) -> Arguments:
     for scores in (of["holed"], None):
         yield scores, of["active"], torch.tensor(0.5, device=of["active"][0].device)
 
 
-def _effective_weight(of: dict[str, list[Tensor]]) -> Arguments:
+def _effective_weight(of: Layers) -> Arguments:
     for masks in _threshold(of):
-        for dtype, layout in ((None, KEEP), (torch.bfloat16, LAST), (torch.float32, KEEP)):
+        for dtype, layout in ((None, KEEP), (of["effective"][0].dtype, LAST)):
             yield of["weights"], *masks, dtype, layout
 
 
-def _straight_through(of: dict[str, list[Tensor]]) -> Arguments:
+def _straight_through(of: Layers) -> Arguments:
     yield of["grads"], of["weights"], of["active"]
 
 
-def _pack_mask(of: dict[str, list[Tensor]]) -> Arguments:
+def _pack_mask(of: Layers) -> Arguments:
     yield from ((mask,) for mask in of["active"])
 
 
-def _unpack_mask(of: dict[str, list[Tensor]]) -> Arguments:
+def _unpack_mask(of: Layers) -> Arguments:
     yield from ((reference.pack_mask(mask), mask.shape) for mask in of["active"])
 
 
-def _select_kth(of: dict[str, list[Tensor]]) -> Arguments:
+def _select_kth(of: Layers) -> Arguments:
     counts = torch.stack([on.sum() for on in of["active"]])
-    for values in (of["scores"], of["holed"], [grad.abs() for grad in of["grads"]]):
-        for k in (counts.sum() // 3, counts // 2, counts, counts * 0):
+    # None of one layer, all of another.
+    each = torch.cat([counts[:1] * 0, counts[1:-1] // 2, counts[-1:]])
+    for values in (of["holed"], [grad.abs() for grad in of["grads"]]):
+        for k in (counts.sum() // 3, each):
             yield values, of["active"], k
 
 
-def _remove_lowest(of: dict[str, list[Tensor]]) -> Arguments:
+def _remove_lowest(of: Layers) -> Arguments:
     for values, active, k in _select_kth(of):
         yield values, active, *reference.select_kth(values, active, k)
 
 
-def _popup_mask(of: dict[str, list[Tensor]]) -> Arguments:
+def _popup_mask(of: Layers) -> Arguments:
     sizes = torch.tensor([on.numel() for on in of["active"]], device=of["active"][0].device)
-    for kept in (sizes // 3, sizes, sizes * 0):
-        yield [score - 0.5 for score in of["holed"]], kept
+    kept = torch.cat([sizes[:1] * 0, sizes[1:-1] // 3, sizes[-1:]])
+    yield [score - 0.5 for score in of["holed"]], kept
 
 
-def _popup_weight(of: dict[str, list[Tensor]]) -> Arguments:
+def _popup_weight(of: Layers) -> Arguments:
     for scores, kept in _popup_mask(of):
-        for dtype in (None, torch.bfloat16):
+        for dtype in (None, of["effective"][0].dtype):
             yield of["weights"], scores, kept, dtype
 
 
-def _score_step_sgd(of: dict[str, list[Tensor]]) -> Arguments:
-    for nesterov in (False, True):
-        for straight in _straight(of):
-            rates = _numbers(of, 0.1, 1e-3)
-            state = (of["scores"], of["active"], of["grads"], of["first"])
-            yield *state, *straight, *rates, 0.9, nesterov
+def _score_step_sgd(of: Layers) -> Arguments:
+    state = (of["scores"], of["active"], of["grads"], of["first"])
+    for nesterov, straight in product((False, True), _straight(of)):
+        yield *state, *straight, *_numbers(of, 0.1, 1e-3), 0.9, nesterov
 
 
-def _score_step_adam(of: dict[str, list[Tensor]]) -> Arguments:
-    for step in (1.0, 1000.0):
-        for straight in _straight(of):
-            rates = _numbers(of, 0.01, 1e-3, step)
-            state = (of["scores"], of["active"], of["grads"], of["first"], of["second"])
-            yield *state, *straight, *rates, 0.9, 0.999, 1e-8
+def _score_step_adam(of: Layers) -> Arguments:
+    state = (of["scores"], of["active"], of["grads"], of["first"], of["second"])
+    for step, straight in product((1.0, 1000.0), _straight(of)):
+        yield *state, *straight, *_numbers(of, 0.01, 1e-3, step), 0.9, 0.999, 1e-8
 
 
-def _straight(of: dict[str, list[Tensor]]) -> Iterator[tuple[Any, Any]]:
+def _straight(of: Layers) -> Iterator[tuple[Any, Any]]:
     yield from ((None, None), (of["weights"], None), (of["weights"], of["effective"]))
 
 
-def _numbers(of: dict[str, list[Tensor]], *values: float) -> list[Tensor]:
+def _numbers(of: Layers, *values: float) -> list[Tensor]:
     return [torch.tensor(value, device=of["scores"][0].device) for value in values]
 
 
-MASKS: dict[str, Callable[[dict[str, list[Tensor]]], Arguments]] = {
+MASKS: dict[str, Callable[[Layers], Arguments]] = {
     "threshold": _threshold,
     "threshold_packed": _threshold,
     "effective_weight": _effective_weight,
@@ -196,18 +200,6 @@ MASKS: dict[str, Callable[[dict[str, list[Tensor]]], Arguments]] = {
     "score_step_sgd": _score_step_sgd,
     "score_step_adam": _score_step_adam,
 }
-
-
-def _check_products(bench: Bench, operator: str, way: str, mode: str) -> dict[str, Any]:
-    dtype, rounded = MODES[mode]
-    if bench.rehearsal and (rounded or dtype == torch.bfloat16):
-        raise NotMeasured("the interpreter has no TF32, and its bfloat16 products are wrong")
-    errors = [
-        check(operator, way, case.random(bench.device, dtype), case.geometry, rounded)
-        for case in cases(*bench.shapes.product)
-        if bool(case.geometry) == ("conv2d" in operator)
-    ]
-    return {"compared": len(errors), "largest_error": max(errors)}
 
 
 def cases(rows: int, inputs: int, outputs: int, image: int) -> tuple[Case, ...]:

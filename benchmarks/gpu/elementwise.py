@@ -7,6 +7,7 @@ captured kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import torch
@@ -16,50 +17,38 @@ from benchmarks.gpu import baselines as base
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.ceilings import share_of_copy
 from benchmarks.gpu.exactness import copied, require_same
+from benchmarks.gpu.result import Entry
 from benchmarks.gpu.timing import NotMeasured, Work
 
 SECTION = "elementwise"
 OURS = "gemkern, captured"
-# A weight: float32 score and bool active read, mask written; and for a step score, active,
-# gradient, momentum and weight read, score and momentum written, and the weight in bfloat16.
+# Of a weight: float32 score and bool active read, mask written; and for a step score, active,
+# gradient, momentum and weight read, score and momentum written, and the weight in 16 bits.
 BYTES = {"threshold": 4 + 1 + 1, "score_step": (4 + 1 + 4 + 4 + 4) + (4 + 4 + 2)}
-LABELS = {"dtype": "float32, effective weights bfloat16", "layout": "channels last"}
-# Launches of ours in a graph, so that starting the graph does not count.
-RUNS = 10
 OPERATORS: dict[str, tuple[Callable[[base.State], Any], ...]] = {
     "threshold": (base.our_threshold, base.eager_threshold, base.authors_threshold),
     "score_step": (base.our_score_step, base.eager_score_step, base.authors_score_step),
 }
-STATES = {"cold": True, "warm": False}
+COLD, WARM = "cold", "warm"
+# Launches of ours in a graph, so that starting the graph does not count.
+RUNS = 10
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    for network in bench.shapes.networks:
-        for operator in OPERATORS:
-            for state in STATES:
-                yield Row(
-                    f"{operator} {network} {state}",
-                    lambda args=(operator, network, state): _measure(bench, *args),
-                    {"operator": operator, "network": network, "state": state, **LABELS},
-                )
+    for network, operator, state in product(bench.shapes.networks, OPERATORS, (COLD, WARM)):
+        yield Row(_measure, operator=operator, network=network, state=state)
 
 
 def plan_compiled(bench: Bench) -> Iterator[Row]:
     """Beside `torch.compile`: a section of its own and late, since compiling takes long."""
-    for network in bench.shapes.networks:
-        for operator in OPERATORS:
-            yield Row(
-                f"{operator} {network}",
-                lambda args=(operator, network): _measure_compiled(bench, *args),
-                {"operator": operator, "network": network, "state": "warm", **LABELS},
-            )
+    for network, operator in product(bench.shapes.networks, OPERATORS):
+        yield Row(_measure_compiled, operator=operator, network=network)
 
 
-def _measure(bench: Bench, operator: str, network: str, state: str) -> dict[str, Any]:
-    of = base.random_state(bench.shapes.networks[network], bench.device)
+def _measure(bench: Bench, operator: str, network: str, state: str) -> Entry:
+    of = _checked(bench, operator, network)
     ours, eager, authors = OPERATORS[operator]
-    _check(operator, of)
-    cold = STATES[state]
+    cold = state == COLD
     theirs = authors(of)
     works = {
         OURS: Work(lambda: ours(of), captured=True, runs=1 if cold else RUNS),
@@ -69,23 +58,21 @@ def _measure(bench: Bench, operator: str, network: str, state: str) -> dict[str,
         "eager, captured": Work(lambda: eager(of), captured=True),
         "eager, called": Work(lambda: eager(of)),
     }
-    moved = BYTES[operator] * of.size
-    entry = {"weights": of.size, "bytes": moved, **bench.clock.race(works, cold=cold)}
+    entry = {**_labels(operator, of), **bench.clock.race(works, cold=cold)}
     if OURS in entry["times"]:
-        entry["share"] = share_of_copy(bench.result, moved, entry["times"][OURS]["median_us"])
+        median = entry["times"][OURS]["median_us"]
+        entry["share"] = share_of_copy(bench.result, entry["bytes"], median)
     return entry
 
 
-def _measure_compiled(bench: Bench, operator: str, network: str) -> dict[str, Any]:
+def _measure_compiled(bench: Bench, operator: str, network: str) -> Entry:
     if bench.rehearsal:
         raise NotMeasured("a rehearsal compiles nothing")
-    of = base.random_state(bench.shapes.networks[network], bench.device)
+    of = _checked(bench, operator, network)
     ours, eager, _ = OPERATORS[operator]
-    _check(operator, of)
-    for tensors in of.lists():
-        for tensor in tensors:
-            # Else inputs that change keep compiled code from using CUDA graphs.
-            torch._dynamo.mark_static_address(tensor)
+    for tensor in (tensor for tensors in of.lists() for tensor in tensors):
+        # Compiled code uses CUDA graphs on inputs that change only where they stay in place.
+        torch._dynamo.mark_static_address(tensor)
     torch._dynamo.reset()
     compiled = torch.compile(eager, fullgraph=True, dynamic=False)
     graphed = torch.compile(eager, fullgraph=True, dynamic=False, mode="reduce-overhead")
@@ -96,16 +83,28 @@ def _measure_compiled(bench: Bench, operator: str, network: str) -> dict[str, An
         "compiled, called": Work(lambda: compiled(of)),
         "compiled, reduce-overhead": Work(lambda: graphed(of)),
     }
-    return {"weights": of.size, "bytes": BYTES[operator] * of.size, **bench.clock.race(works)}
+    return {**_labels(operator, of), **bench.clock.race(works)}
 
 
-def _check(operator: str, of: base.State) -> None:
-    """Compare ours with the reference on copies, before anything is timed."""
+def _checked(bench: Bench, operator: str, network: str) -> base.State:
+    """Return operands on which ours has given what the reference gives."""
+    of = base.random_state(bench.shapes.networks[network], bench.device, bench.narrow)
     if operator == "threshold":
         require_same(base.our_threshold(of), reference.threshold(of.scores, of.active), operator)
-        return
+        return of
     ours, theirs = (base.State(*copied(of.lists())) for _ in range(2))
     for _ in range(2):
         base.our_score_step(ours)
         base.our_score_step(theirs, backend="reference")
     require_same(ours.lists(), theirs.lists(), operator)
+    return of
+
+
+def _labels(operator: str, of: base.State) -> Entry:
+    weights = sum(score.numel() for score in of.scores)
+    return {
+        "weights": weights,
+        "bytes": BYTES[operator] * weights,
+        "dtype": f"float32, effective weights {of.effective[0].dtype}",
+        "layout": "channels last",
+    }

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
-
-from benchmarks.gpu.baselines import random_state
+from benchmarks.gpu.baselines import State, number, our_score_step, our_threshold, random_state
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.exactness import copied, require_same, tensors
-from benchmarks.gpu.step import check_replay
+from benchmarks.gpu.result import Entry
+from benchmarks.gpu.step import MINERS, check_replay
 from gemkern import ops
 
 SECTION = "graphs"
@@ -18,49 +17,41 @@ SECTION = "graphs"
 
 def plan(bench: Bench) -> Iterator[Row]:
     for operator in CALLS:
-        yield Row(operator, lambda operator=operator: _check(bench, operator))
-    model = bench.shapes.models[-1]
-    yield Row(f"Gem-Miner step {model}", lambda: check_replay(bench, model), {"network": model})
+        yield Row(_check, operator=operator)
+    for miner in MINERS:
+        yield Row(check_replay, network=bench.shapes.models[-1], miner=miner)
 
 
-def _check(bench: Bench, operator: str) -> dict[str, Any]:
-    shapes = bench.shapes.networks["resnet20"]
-    scores, active, grads, buffers, weights, effective = random_state(shapes, bench.device).lists()
-    k = torch.tensor(sum(score.numel() for score in scores) // 4, device=bench.device)
-    kept = torch.tensor([score.numel() // 2 for score in scores], device=bench.device)
-    start = (scores, active, grads, buffers, weights, effective, k, kept)
-    eager, replayed = copied(start), copied(start)
-    wanted = CALLS[operator](*eager)
+def _check(bench: Bench, operator: str) -> Entry:
+    of = random_state(bench.shapes.networks["resnet20"], bench.device, bench.narrow)
+    wanted_of, start = (State(*copied(of.lists())) for _ in range(2))
+    wanted = CALLS[operator](wanted_of)
     out: list[Any] = []
 
     def call() -> None:
-        out[:] = [CALLS[operator](*replayed)]
+        out[:] = [CALLS[operator](of)]
 
     replay = bench.clock.captured(call)
-    # The warm-up changed what is changed in place; what it returned is gone.
-    for now, before in zip(tensors(replayed), tensors(start), strict=True):
+    # The warm-up changed what is changed in place; what a capture returns is not computed yet.
+    for now, before in zip(tensors(of.lists()), tensors(start.lists()), strict=True):
         now.copy_(before)
     for tensor in tensors(out):
         tensor.fill_(1)
     replay()
-    require_same((out[0], replayed), (wanted, eager), operator)
-    return {"compared": len(list(tensors((wanted, eager))))}
-
-
-def _score_step(scores, active, grads, buffers, weights, effective, *_: Any) -> None:
-    ops.score_step_sgd(
-        scores, active, grads, buffers, weights, effective, lr=0.1, l2=1e-4, backend="gpu"
-    )
+    require_same((out[0], of.lists()), (wanted, wanted_of.lists()), operator)
+    return {"compared": len(list(tensors((wanted, of.lists()))))}
 
 
 CALLS: dict[str, Callable[..., Any]] = {
-    "threshold": lambda s, on, *_: ops.threshold(s, on, backend="gpu"),
-    "effective_weight": lambda s, on, g, v, w, *_: ops.effective_weight(
-        w, s, on, dtype=torch.bfloat16, memory_format=torch.channels_last, backend="gpu"
+    "threshold": our_threshold,
+    "effective_weight": lambda of: ops.effective_weight(
+        of.weights, of.scores, of.active, dtype=of.effective[0].dtype, backend="gpu"
     ),
-    "select_kth": lambda s, on, g, v, w, e, k, kept: ops.select_kth(s, on, k, backend="gpu"),
-    "popup_weight": lambda s, on, g, v, w, e, k, kept: ops.popup_weight(
-        w, s, kept, dtype=torch.bfloat16, backend="gpu"
+    "select_kth": lambda of: ops.select_kth(
+        of.scores, of.active, number(9, of.scores[0].device), backend="gpu"
     ),
-    "score_step_sgd": _score_step,
+    "popup_weight": lambda of: ops.popup_weight(
+        of.weights, of.scores, number((5,) * len(of.scores), of.scores[0].device), backend="gpu"
+    ),
+    "score_step_sgd": our_score_step,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -76,6 +77,10 @@ class Case:
             grad_y=numbers(*self.y_shape()).to(dtype),
         )
 
+    def serves(self, operator: str) -> bool:
+        """Return whether `operator`, one of PASSES, is one of this kind of layer."""
+        return bool(self.geometry) == ("conv2d" in operator)
+
     def y_shape(self) -> tuple[int, ...]:
         if not self.geometry:
             return (*self.x[:-1], self.weight[0])
@@ -85,10 +90,7 @@ class Case:
 
     def multiplications(self) -> int:
         """Return how many products of two numbers each of the four passes takes."""
-        size = 1
-        for length in (*self.y_shape(), *self.weight[1:]):
-            size *= length
-        return size
+        return math.prod((*self.y_shape(), *self.weight[1:]))
 
 
 def arguments(operator: str, of: Operands, geometry: Geometry) -> tuple[Any, ...]:
@@ -143,12 +145,13 @@ def by_pytorch(operator: str, of: Operands, geometry: Geometry) -> Tensor:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Let PyTorch round float32 products to TF32, or not."""
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    """Let PyTorch round float32 products to TF32, or not; cuDNN tries no algorithms meanwhile."""
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     torch.set_float32_matmul_precision("high" if allowed else "highest")
-    torch.backends.cudnn.allow_tf32 = allowed
+    cudnn.allow_tf32, cudnn.benchmark = allowed, False
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]

@@ -62,7 +62,7 @@ class Result:
         write_atomically(self._path, lambda path: path.write_text(text, "utf-8"))
 
 
-def about(commit: str | None, rehearsal: bool) -> Entry:
+def about(commit: str, rehearsal: bool) -> Entry:
     """Return what stands behind the numbers."""
     return {
         "benchmark": "rehearsal, no measurement" if rehearsal else "gpu",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,7 +23,7 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu.bars import bars, bars_table, section_table
 from benchmarks.gpu.bench import Bench, Plan, run_section
-from benchmarks.gpu.result import Result, about
+from benchmarks.gpu.result import Result
 from benchmarks.gpu.timing import DeviceClock, WallClock
 
 SECTIONS: dict[str, Plan] = {
@@ -34,45 +36,37 @@ SECTIONS: dict[str, Plan] = {
     sanitize.SECTION: sanitize.plan,
     products.SECTION: products.plan,
     convolutions.SECTION: convolutions.plan,
-    "compiled steps": step.plan_compiled,
+    "compiled step": step.plan_compiled,
     "compiled elementwise": elementwise.plan_compiled,
 }
 
 
-def measure(
-    path: Path,
-    seconds: float,
-    sections: str,
-    resume: bool,
-    rehearse: bool,
-    commit: str | None,
-    console: Console,
-) -> None:
-    """Run `sections` (all if empty) into the result file at `path`, and print their tables.
+def on_gpu(result: Result, seconds: float) -> Bench:
+    torch.backends.cudnn.benchmark = True
+    # A capture collects garbage: let it not look through all that was imported.
+    gc.freeze()
+    return Bench("cuda", shapes.full(), DeviceClock(), result, seconds)
+
+
+def rehearsed(result: Result, seconds: float) -> Bench:
+    return Bench("cpu", shapes.rehearsal(), WallClock(), result, seconds)
+
+
+def measure(bench: Bench, sections: Iterable[str], console: Console, path: Path) -> None:
+    """Run `sections` and print their tables; what is measured is on disk whatever happens.
 
     Raises:
         DeviceLost: the rest needs another process.
     """
-    result = Result(path, about(commit, rehearse))
-    if resume:
-        result.resume()
-    if not rehearse:
-        torch.backends.cudnn.benchmark = True
-    bench = Bench(
-        device="cpu" if rehearse else "cuda",
-        shapes=shapes.rehearsal() if rehearse else shapes.full(),
-        clock=WallClock() if rehearse else DeviceClock(),
-        result=result,
-        seconds=seconds,
-    )
+    result = bench.result
     try:
-        for name in sections.split(",") if sections else SECTIONS:
-            run_section(bench, name, SECTIONS[name])
+        for section in sections:
+            run_section(bench, section, SECTIONS[section])
             result.bars = bars(result)
             result.write()
-            console.print(section_table(result, name))
+            console.print(section_table(result, section))
     finally:
         result.bars = bars(result)
         result.write()
         console.print(bars_table(result.bars))
-        console.print(f"written to {path}, {bench.left():.0f} s left")
+        console.print(f"written to {path}; {bench.left():.0f} s left")

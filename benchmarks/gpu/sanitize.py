@@ -1,6 +1,6 @@
 """A small list of kernels to run under `compute-sanitizer`, which watches their memory.
 
-The section runs this module as `compute-sanitizer --tool memcheck python -m benchmarks.gpu.sanitize`.
+The section runs `compute-sanitizer --tool memcheck python -m benchmarks.gpu.sanitize`.
 """
 
 from __future__ import annotations
@@ -10,35 +10,36 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
 from benchmarks.gpu.bench import Bench, Row
-from benchmarks.gpu.correctness import MASKS, MODELS, cases, gpu_module, random_model
+from benchmarks.gpu.correctness import MASKS, MODELS, cases, gpu_module, random_layers
 from benchmarks.gpu.exactness import WrongResult, copied
 from benchmarks.gpu.layers import PASSES, run
-from benchmarks.gpu.result import ROOT
+from benchmarks.gpu.result import ROOT, Entry
 from benchmarks.gpu.timing import NotMeasured
 
 SECTION = "sanitizer"
 TOOL = "compute-sanitizer"
 FOUND = 77
 SECONDS = 120
+# As `Shapes.layers` and `Shapes.product`.
+LAYERS = ((3, 4), (0, 5), (1,), (4, 2, 3, 3), (37, 29))
 SIZE = (37, 48, 40, 6)
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    yield Row("memcheck", lambda: _memcheck(bench))
+    yield Row(_check, tool="memcheck")
 
 
-def _memcheck(bench: Bench) -> dict[str, Any]:
+def _check(bench: Bench, tool: str) -> Entry:
     if bench.rehearsal:
         raise NotMeasured("a CPU has no compute-sanitizer")
     if shutil.which(TOOL) is None:
         raise NotMeasured(f"{TOOL} is not on the PATH")
     command = [
-        TOOL, "--tool", "memcheck", f"--error-exitcode={FOUND}",
+        TOOL, "--tool", tool, f"--error-exitcode={FOUND}",
         sys.executable, "-m", "benchmarks.gpu.sanitize",
     ]  # fmt: skip
     limit = max(1.0, min(SECONDS, bench.left()))
@@ -61,13 +62,14 @@ def main() -> None:
     for operator, arguments in MASKS.items():
         kernel = getattr(gpu_module(operator), operator)
         for model in MODELS.values():
-            for of in arguments(random_model("cuda", *model)):
+            layers = random_layers(LAYERS, "cuda", torch.bfloat16, *model)
+            for of in arguments(layers):
                 kernel(*copied(of))
         torch.cuda.synchronize()
         print("ran", operator)
     for operator in PASSES:
         for case in cases(*SIZE):
-            if bool(case.geometry) == ("conv2d" in operator):
+            if case.serves(operator):
                 run(operator, "in-kernel", case.random("cuda", torch.bfloat16), case.geometry)
         torch.cuda.synchronize()
         print("ran", operator)

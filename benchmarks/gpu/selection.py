@@ -2,77 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from itertools import product
 
 import torch
 from gemkern.kernels import reference
 from torch import Tensor
 
-from benchmarks.gpu.baselines import HALF, random_state, sorted_popup, topk_popup
+from benchmarks.gpu.baselines import random_state, sorted_popup, topk_popup
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.exactness import require_same
+from benchmarks.gpu.result import Entry
 from benchmarks.gpu.timing import Work
 from gemkern import ops
 
 SECTION = "selection"
-POPUP = "popup_weight"
-# Of each layer, what edge-popup keeps; of the whole network, what a freeze takes.
+POPUP = "popup_weight resnet50"
+# What edge-popup keeps of each layer; what a freeze takes of the whole network.
 KEPT = 0.5
 FROZEN = 0.136
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    network = bench.shapes.popup
-    labels = {"network": network, "dtype": "float32, effective weights bfloat16"}
-    yield Row(f"{POPUP} {network}", lambda: _popup(bench), labels)
-    for name in bench.shapes.networks:
-        yield Row(
-            f"select_kth {name}",
-            lambda name=name: _select(bench, name),
-            {"network": name, "dtype": "float32"},
-        )
+    yield Row(_popup, operator="popup_weight", network="resnet50")
+    for network in bench.shapes.networks:
+        yield Row(_select, operator="select_kth", network=network)
 
 
-def _popup(bench: Bench) -> dict[str, Any]:
-    shapes = bench.shapes.networks[bench.shapes.popup]
+def _popup(bench: Bench, operator: str, network: str) -> Entry:
+    shapes = bench.shapes.networks[network]
     weights, scores = ([torch.randn(s, device=bench.device) for s in shapes] for _ in range(2))
     counts = [round(KEPT * score.numel()) for score in scores]
     kept = torch.tensor(counts, device=bench.device)
-
-    def ours() -> list[Tensor]:
-        return ops.popup_weight(weights, scores, kept, dtype=HALF, backend="gpu")
-
-    require_same(ours(), reference.popup_weight(weights, scores, kept, HALF), POPUP)
-
-    def by_sorting() -> list[Tensor]:
-        return sorted_popup(weights, scores, counts)
-
-    def by_topk() -> list[Tensor]:
-        return topk_popup(weights, scores, counts)
-
-    rivals = {"gemkern": ours, "sort per layer": by_sorting, "topk": by_topk}
-    return {
-        "weights": sum(score.numel() for score in scores),
-        **bench.clock.race({
-            f"{name}, {how}": Work(call, captured=how == "captured")
-            for name, call in rivals.items()
-            for how in ("captured", "called")
-        }),
-    }  # fmt: skip
+    dtype = bench.narrow
+    require_same(
+        ops.popup_weight(weights, scores, kept, dtype, backend="gpu"),
+        reference.popup_weight(weights, scores, kept, dtype),
+        operator,
+    )
+    works = {
+        "gemkern": lambda: ops.popup_weight(weights, scores, kept, dtype, backend="gpu"),
+        "sort per layer": lambda: sorted_popup(weights, scores, counts, dtype),
+        "topk": lambda: topk_popup(weights, scores, counts, dtype),
+    }
+    labels = {"weights": sum(score.numel() for score in scores), "dtype": f"float32 to {dtype}"}
+    return {**labels, **bench.clock.race(_both_ways(works))}
 
 
-def _select(bench: Bench, network: str) -> dict[str, Any]:
-    of = random_state(bench.shapes.networks[network], bench.device)
+def _select(bench: Bench, operator: str, network: str) -> Entry:
+    of = random_state(bench.shapes.networks[network], bench.device, bench.narrow)
     scores = [score.contiguous() for score in of.scores]
     active = [on.contiguous() for on in of.active]
     count = round(FROZEN * int(sum(on.sum() for on in active)))
     k = torch.tensor(count, device=bench.device)
-
-    def ours() -> tuple[Tensor, Tensor]:
-        return ops.select_kth(scores, active, k, backend="gpu")
-
-    require_same(ours(), reference.select_kth(scores, active, k), "select_kth")
+    require_same(
+        ops.select_kth(scores, active, k, backend="gpu"),
+        reference.select_kth(scores, active, k),
+        operator,
+    )
 
     def gathered() -> Tensor:
         """The authors' way: active scores gathered, which waits for their number, and sorted."""
@@ -81,21 +68,20 @@ def _select(bench: Bench, network: str) -> dict[str, Any]:
 
     def ranked() -> Tensor:
         pairs = zip(scores, active, strict=True)
-        return torch.cat([torch.where(on, s, torch.inf).flatten() for s, on in pairs])
-
-    def by_sorting() -> Tensor:
-        return ranked().sort().values[count - 1]
-
-    def by_topk() -> Tensor:
-        return ranked().topk(count, largest=False, sorted=False).values.max()
+        return torch.cat([score.masked_fill(~on, torch.inf).flatten() for score, on in pairs])
 
     works = {
-        "gemkern, captured": Work(ours, captured=True),
-        "gemkern, called": Work(ours),
-        "authors, called": Work(gathered),
-        "sort, captured": Work(by_sorting, captured=True),
-        "sort, called": Work(by_sorting),
-        "topk, captured": Work(by_topk, captured=True),
-        "topk, called": Work(by_topk),
+        "gemkern": lambda: ops.select_kth(scores, active, k, backend="gpu"),
+        "sort": lambda: ranked().sort().values[count - 1],
+        "topk": lambda: ranked().topk(count, largest=False, sorted=False).values.max(),
     }
-    return {"weights": of.size, "k": count, **bench.clock.race(works)}
+    labels = {"weights": sum(score.numel() for score in scores), "dtype": "float32", "k": count}
+    raced = bench.clock.race({**_both_ways(works), "authors, called": Work(gathered)})
+    return {**labels, **raced}
+
+
+def _both_ways(works: dict[str, Callable[[], object]]) -> dict[str, Work]:
+    return {
+        f"{name}, {how}": Work(call, captured=how == "captured")
+        for (name, call), how in product(works.items(), ("captured", "called"))
+    }

@@ -78,72 +78,65 @@ class Shapes:
     """The sizes of a run.
 
     Attributes:
-        networks: shapes of weights, by network, for what works element by element.
-        popup: the network of edge-popup.
-        models: those that take whole steps, on `batch` images of `image` pixels a side.
-        copies: bytes of device-to-device copies, by name.
+        layers: weights on which mask operators are checked, one of them empty.
+        product: rows, inputs, outputs and image side at which products are.
+        copies: bytes of device-to-device copies.
         matmul: rows, columns and depth of the largest product.
-        linear: inputs, outputs of masked linear layers, each with `rows` rows.
-        convs: masked convolutions, each with `batches` images, and in float32 those of `exact`.
+        networks: shapes of weights, for what works element by element.
+        models: those that take whole steps, on `batch` images of `image` pixels a side.
+        linear: inputs and outputs of masked linear layers, each with `rows` rows.
+        convs: masked convolutions, each with `batches` images; in float32 the first four.
         cudnn: convolutions of the paper's networks.
-        product: rows, inputs, outputs and image side at which products are checked.
     """
 
+    layers: tuple[Shape, ...]
+    product: tuple[int, int, int, int]
+    copies: dict[str, int]
+    matmul: int
     networks: dict[str, tuple[Shape, ...]]
-    popup: str
     models: tuple[str, ...]
     batch: int
     image: int
-    copies: dict[str, int]
-    matmul: int
     linear: tuple[tuple[int, int], ...]
     rows: tuple[int, ...]
     convs: tuple[Conv, ...]
-    exact: tuple[Conv, ...]
     batches: tuple[int, ...]
     cudnn: tuple[Conv, ...]
-    product: tuple[int, int, int, int]
 
 
 def full() -> Shapes:
+    networks = {name: weights_of(name) for name in ("resnet20", "vgg16")}
     return Shapes(
-        networks={
-            "resnet20": weights_of("resnet20"),
-            "vgg16": weights_of("vgg16"),
-            "resnet50": resnet50_weights(),
-        },
-        popup="resnet50",
+        layers=((3, 4), (0, 5), (1,), (4, 2, 3, 3), (70, 33, 3, 3), (129, 257)),
+        product=(300, 192, 136, 14),
+        copies={"1 GB": 10**9, "20 MB": 20 * 10**6},
+        matmul=8192,
+        networks={**networks, "resnet50": resnet50_weights()},
         models=("vgg16", "resnet18", "resnet20"),
         batch=128,
         image=32,
-        copies={"1 GB": 10**9, "20 MB": 20 * 10**6},
-        matmul=8192,
         linear=((512, 512), (2048, 1000), (4096, 4096)),
-        rows=(1, 4, 16, 64, 256, 1024, 4096, 16384, 65536),
+        rows=(1, 4, 16, 64, 256, 1024, 8192, 65536),
         convs=(*RESNET20, *VGG16, *RESNET50),
-        exact=(*RESNET20, VGG16[2], VGG16[6]),
         batches=(1, 128),
         cudnn=(*VGG16, *RESNET18, *RESNET20, *RESNET50),
-        product=(300, 192, 136, 14),
     )
 
 
 def rehearsal() -> Shapes:
-    conv = Conv("tiny", 4, 8, 4)
-    network = ((4, 2, 3, 3), (3, 5))
+    network, conv = ((4, 2, 3, 3), (3, 5)), Conv("tiny", 4, 8, 4)
     return Shapes(
-        networks={name: network for name in ("resnet20", "vgg16", "resnet50")},
-        popup="resnet50",
+        layers=((3, 4), (0, 5), (1,), (4, 2, 3, 3), (37, 29)),
+        product=(9, 16, 24, 5),
+        copies={"1 GB": 4096, "20 MB": 1024},
+        matmul=16,
+        networks=dict.fromkeys(("resnet20", "vgg16", "resnet50"), network),
         models=("resnet8",),
         batch=2,
         image=4,
-        copies={"1 GB": 4096, "20 MB": 1024},
-        matmul=16,
         linear=((16, 8),),
         rows=(1, 4),
         convs=(conv,),
-        exact=(conv,),
         batches=(1,),
         cudnn=(conv,),
-        product=(9, 16, 24, 5),
     )

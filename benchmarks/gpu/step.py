@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -16,170 +14,162 @@ import gemkern as gk
 from benchmarks.gpu.baselines import L2, LR, MOMENTUM, AuthorsMask, AuthorsStep, authors_network
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.exactness import WrongResult, relative_error, require_same
-from benchmarks.gpu.timing import WARMUPS, NotMeasured, Work
+from benchmarks.gpu.result import Entry
+from benchmarks.gpu.timing import NotMeasured, Work
 from gemkern.models import build
 
 SECTION = "step"
-DENSE, OURS, FUSED = "dense", "gem-miner", "gem-miner, fused"
+DENSE, PLAIN, FUSED = "dense", "gem-miner", "gem-miner, fused"
+MINERS = (FUSED, PLAIN)
 HOWS = ("captured", "called")
-# Logits of a network with the zeros baked in, in bfloat16.
+# Of the norm of the logits: rounding in 16 bits.
 CLOSE = 2e-2
-LABELS = {"dtype": "bfloat16 autocast", "layout": "channels last"}
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    for model in bench.shapes.models:
-        for how in HOWS:
-            yield Row(
-                f"{model} {how}",
-                lambda args=(model, how): _measure(bench, *args),
-                {"network": model, "how": how, "batch": bench.shapes.batch, **LABELS},
-            )
+    for network, how in product(bench.shapes.models, HOWS):
+        yield Row(_measure, network=network, how=how)
 
 
 def plan_compiled(bench: Bench) -> Iterator[Row]:
-    model = bench.shapes.models[-1]
-    labels = {"network": model, "batch": bench.shapes.batch, **LABELS}
-    yield Row(f"{model} step", lambda: _measure_compiled(bench, model), labels)
+    yield Row(_measure_compiled, network=bench.shapes.models[-1])
 
 
-def _measure(bench: Bench, model: str, how: str) -> dict[str, Any]:
-    _check_logits(bench, model)
-    captured = how == "captured"
-    makers = {DENSE: dense_step, OURS: gem_miner_step, "authors": authors_step}
-    if "fused" in inspect.signature(gk.GemMiner).parameters:
-        makers[FUSED] = partial(gem_miner_step, fused=True)
-    makers["forward and backward"] = backward_alone
-    works = {name: Work(make(bench, model), captured) for name, make in makers.items()}
+def _measure(bench: Bench, network: str, how: str) -> Entry:
+    _check_logits(bench, network)
+    steps = {
+        FUSED: mined(bench, network, FUSED)[1],
+        PLAIN: mined(bench, network, PLAIN)[1],
+        DENSE: dense_step(bench, network),
+        "authors": authors_step(bench, network),
+        "forward and backward": backward_alone(bench, network),
+    }
+    works = {name: Work(step, captured=how == "captured") for name, step in steps.items()}
     raced = bench.clock.race(works)
     medians = {name: times["median_us"] for name, times in raced["times"].items()}
-    dense = medians.get(DENSE)
-    overhead = {name: median / dense - 1 for name, median in medians.items()} if dense else {}
-    return {**raced, "overhead": overhead}
+    over = {name: median / medians[DENSE] - 1 for name, median in medians.items()}
+    return {**_labels(bench), "overhead": over, **raced}
 
 
-def _measure_compiled(bench: Bench, model: str) -> dict[str, Any]:
+def _measure_compiled(bench: Bench, network: str) -> Entry:
     if bench.rehearsal:
         raise NotMeasured("a rehearsal compiles nothing")
     torch._dynamo.reset()
-    modes = ("", "default", "reduce-overhead")
-    eager, compiled, graphed = (dense_step(bench, model, mode) for mode in modes)
-    return bench.clock.race({
+    eager = dense_step(bench, network)
+    compiled = dense_step(bench, network, "default")
+    raced = bench.clock.race({
+        f"{FUSED}, captured": Work(mined(bench, network, FUSED)[1], captured=True),
         "dense, captured": Work(eager, captured=True),
         "dense, called": Work(eager),
         "compiled, captured": Work(compiled, captured=True),
         "compiled, called": Work(compiled),
-        "compiled, reduce-overhead": Work(graphed),
-        "gem-miner, captured": Work(gem_miner_step(bench, model), captured=True),
+        "compiled, reduce-overhead": Work(dense_step(bench, network, "reduce-overhead")),
     })  # fmt: skip
+    return {**_labels(bench), **raced}
 
 
-def dense_step(bench: Bench, name: str, compiled: str = "") -> Callable[[], Tensor]:
+def _labels(bench: Bench) -> Entry:
+    dtype = f"{bench.narrow} autocast"
+    return {"batch": bench.shapes.batch, "dtype": dtype, "layout": "channels last"}
+
+
+def dense_step(bench: Bench, network: str, compiled: str = "") -> Callable[[], None]:
     """Return a step of plain SGD over the weights; `compiled` is a mode of torch.compile."""
-    model = _network(bench, name)
-    forward = torch.compile(model, mode=compiled) if compiled else model
+    model = _network(bench, network)
     sgd = torch.optim.SGD(model.parameters(), LR, MOMENTUM)
-    loss_of = _loss(bench, forward)
+    loss = _loss(bench, torch.compile(model, mode=compiled) if compiled else model)
 
-    def step() -> Tensor:
-        loss = loss_of()
-        loss.backward()
+    def step() -> None:
+        loss().backward()
         sgd.step()
         sgd.zero_grad(set_to_none=True)
-        return loss.detach()
 
     return step
 
 
-def backward_alone(bench: Bench, name: str) -> Callable[[], Tensor]:
+def backward_alone(bench: Bench, network: str) -> Callable[[], None]:
     """Return the dense step without its optimiser."""
-    model = _network(bench, name)
-    loss_of = _loss(bench, model)
+    model = _network(bench, network)
+    loss = _loss(bench, model)
 
-    def step() -> Tensor:
-        loss = loss_of()
-        loss.backward()
+    def step() -> None:
+        loss().backward()
         model.zero_grad(set_to_none=True)
-        return loss.detach()
 
     return step
 
 
-def gem_miner_step(bench: Bench, name: str, **options: Any) -> Callable[[], Tensor]:
-    return _mined(bench, name, **options)[1]
-
-
-def _mined(bench: Bench, name: str, **options: Any) -> tuple[nn.Module, Callable[[], Tensor]]:
-    model = _network(bench, name)
+def mined(bench: Bench, network: str, miner: str) -> tuple[nn.Module, Callable[[], None]]:
+    """Return a model that Gem-Miner mines, and its step; `miner` is one of MINERS."""
+    model = _network(bench, network)
     gk.convert(model, scores=True)
-    miner = gk.GemMiner(model, density=0.0144, epochs=150, freeze_every=5, l2=L2, seed=0, **options)
-    loss_of = _loss(bench, model)
+    mining = gk.GemMiner(
+        model, density=0.0144, epochs=150, freeze_every=5, l2=L2, seed=0, fused=miner == FUSED
+    )
+    loss = _loss(bench, model)
 
-    def step() -> Tensor:
-        loss = loss_of()
-        loss.backward()
-        miner.step()
-        return loss.detach()
+    def step() -> None:
+        loss().backward()
+        mining.step()
 
     return model, step
 
 
-def authors_step(bench: Bench, name: str) -> Callable[[], Tensor]:
-    model = authors_network(_network(bench, name)).to(memory_format=torch.channels_last)
-    masks = [module for module in model.modules() if isinstance(module, AuthorsMask)]
-    authors = AuthorsStep(masks)
-    loss_of = _loss(bench, model)
+def authors_step(bench: Bench, network: str) -> Callable[[], None]:
+    model = authors_network(_network(bench, network))
+    authors = AuthorsStep([one for one in model.modules() if isinstance(one, AuthorsMask)])
+    loss = _loss(bench, model)
 
-    def step() -> Tensor:
+    def step() -> None:
         authors.project()
-        loss = loss_of() + authors.penalty()
+        total = loss() + authors.penalty()
         authors.sgd.zero_grad(set_to_none=True)
-        loss.backward()
+        total.backward()
         authors.sgd.step()
-        return loss.detach()
 
     return step
 
 
-def check_replay(bench: Bench, name: str) -> dict[str, Any]:
-    """Check that a captured Gem-Miner step gives the bits of an eager one, three steps long."""
-    if bench.rehearsal:
-        raise NotMeasured("a CPU has no CUDA graphs")
+def check_replay(bench: Bench, network: str, miner: str) -> Entry:
+    """Check that captured Gem-Miner steps give the bits of eager ones."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     cudnn.benchmark, cudnn.deterministic = False, True
     try:
-        runs = [_after_steps(bench, name, captured) for captured in (False, False, True)]
+        replayed = _after_steps(bench, network, miner, captured=True)
+        eager, again = (_after_steps(bench, network, miner, captured=False) for _ in range(2))
     finally:
         cudnn.benchmark, cudnn.deterministic = before
-    require_same(runs[1], runs[0], "an eager step repeated")
-    require_same(runs[2], runs[0], "a replayed step")
-    return {"compared": len(runs[0])}
+    require_same(again, eager, "eager steps, repeated")
+    require_same(replayed, eager, "replayed steps")
+    return {"compared": len(eager)}
 
 
-def _after_steps(bench: Bench, name: str, captured: bool) -> list[Tensor]:
+def _after_steps(bench: Bench, network: str, miner: str, *, captured: bool) -> list[Tensor]:
     """Return the state after the warm-up of a capture and three steps more, eager or replayed."""
-    model, step = _mined(bench, name)
+    model, step = mined(bench, network, miner)
     call = bench.clock.captured(step) if captured else step
-    for _ in range(3 if captured else WARMUPS + 3):
+    for _ in range(3 if captured else bench.clock.warmups + 3):
         call()
     return list(model.state_dict().values())
 
 
-def _check_logits(bench: Bench, name: str) -> None:
-    model = _network(bench, name)
+def _check_logits(bench: Bench, network: str) -> None:
+    """Compare the logits of masked layers with those of plain ones that have the zeros baked in."""
+    model = _network(bench, network)
     gk.convert(model, scores=True)
     plain = copy.deepcopy(model)
     gk.unconvert(plain)
     images, _ = _batch(bench)
     with torch.no_grad(), _autocast(bench):
         error = relative_error(model(images), plain(images))
+    # Written so that NaN is refused.
     if not error <= CLOSE:
-        raise WrongResult(f"{name}: logits of masked layers are {error:.1e} off the plain ones")
+        raise WrongResult(f"{network}: logits of masked layers are {error:.1e} off the plain ones")
 
 
-def _network(bench: Bench, name: str) -> nn.Module:
-    model = build(name, image_size=bench.shapes.image, seed=0)
+def _network(bench: Bench, network: str) -> nn.Module:
+    model = build(network, image_size=bench.shapes.image, seed=0)
     return model.to(bench.device, memory_format=torch.channels_last).train()
 
 
@@ -191,7 +181,7 @@ def _batch(bench: Bench) -> tuple[Tensor, Tensor]:
     return images.contiguous(memory_format=torch.channels_last), labels
 
 
-def _loss(bench: Bench, model: nn.Module) -> Callable[[], Tensor]:
+def _loss(bench: Bench, model: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
     images, labels = _batch(bench)
 
     def loss() -> Tensor:
@@ -202,4 +192,4 @@ def _loss(bench: Bench, model: nn.Module) -> Callable[[], Tensor]:
 
 
 def _autocast(bench: Bench) -> torch.autocast:
-    return torch.autocast(bench.device, dtype=torch.bfloat16)
+    return torch.autocast(bench.device, dtype=bench.narrow)

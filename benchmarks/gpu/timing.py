@@ -10,12 +10,9 @@ from typing import Any
 
 import torch
 
-WARMUPS = 3
-REPETITIONS = 50
-# Rounds below which no limit of time ends a race, and that limit for each contender.
+# Rounds that every race has, and seconds for each contender after which it ends.
 LEAST = 5
 SECONDS = 0.6
-# What ranges of times stand for.
 QUANTILES = {"p10_us": 0.1, "median_us": 0.5, "p90_us": 0.9}
 
 Call = Callable[[], object]
@@ -41,10 +38,10 @@ class Work:
 
 
 class Clock(ABC):
-    """Times contenders side by side."""
+    """Times contenders side by side, `repetitions` rounds after `warmups`."""
 
-    repetitions = REPETITIONS
-    seconds = SECONDS
+    warmups = 3
+    repetitions = 50
 
     def race(self, works: Mapping[str, Work], cold: bool = False) -> dict[str, Any]:
         """Return `times` by name, in microseconds for one run, and `without`: who dropped out, why.
@@ -61,7 +58,7 @@ class Clock(ABC):
         if not calls:
             raise NotMeasured(next(iter(without.values())))
         samples: dict[str, list[float]] = {name: [] for name in calls}
-        deadline = time.perf_counter() + self.seconds * len(calls)
+        deadline = time.perf_counter() + SECONDS * len(calls)
         for done in range(self.repetitions):
             if done >= LEAST and time.perf_counter() > deadline:
                 break
@@ -76,7 +73,7 @@ class Clock(ABC):
         for place, (name, work) in enumerate(works.items()):
             try:
                 call = self.captured(work.call, work.runs) if work.captured else work.call
-                for _ in range(WARMUPS):
+                for _ in range(self.warmups):
                     call()
                 calls[name] = call
             except NotMeasured as reason:
@@ -103,6 +100,7 @@ class Clock(ABC):
 class WallClock(Clock):
     """For rehearsals on a CPU: its numbers are no measurements."""
 
+    warmups = 1
     repetitions = 1
 
     def captured(self, call: Call, runs: int = 1) -> Call:
@@ -130,7 +128,7 @@ class DeviceClock(Clock):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARMUPS):
+            for _ in range(self.warmups):
                 call()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()

@@ -1,0 +1,299 @@
+"""The benchmarks for a GPU, rehearsed: every line is there, and no wrong number can be."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from gemkern.kernels.gpu import masked_linear
+from gemkern.kernels.gpu import threshold as gpu_threshold
+from gemkern.kernels.table import OPERATORS
+from rich.console import Console
+
+from benchmarks.gpu import baselines, bench, elementwise, products, run, shapes, step
+from benchmarks.gpu.__main__ import NAME, main
+from benchmarks.gpu.bars import bars
+from benchmarks.gpu.exactness import WrongResult, copied, require_as_exact_as, require_same
+from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Result
+from benchmarks.gpu.timing import QUANTILES, Clock, NotMeasured, WallClock, Work
+from benchmarks.gpu.ways import in_kernel
+from gemkern.ops import dispatch
+
+Row = dict[str, Any]
+# What a CPU cannot do.
+EXCUSES = ("no CUDA graphs", "no compute-sanitizer", "compiles nothing", "interpreter")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Row:
+    """The result file of a rehearsal."""
+    out = tmp_path_factory.mktemp("rehearsal")
+    with pytest.MonkeyPatch.context() as patch:
+        # Put back what the command sets.
+        patch.setenv("GEMKERN_BACKEND", "auto")
+        main(out=out, rehearse=True)
+    return json.loads((out / NAME).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def rehearsed(tmp_path: Path) -> bench.Bench:
+    return run.rehearsed(Result(tmp_path / NAME, {}), seconds=600)
+
+
+@pytest.fixture
+def fresh_backends() -> Iterator[None]:
+    """Let operators look their kernels up anew, here and after."""
+    dispatch._load.cache_clear()
+    yield
+    dispatch._load.cache_clear()
+
+
+def rows_of(of: bench.Bench, section: str, **chosen: Any) -> list[Row]:
+    """Run the rows of a section that are of what is `chosen`; return them from the file."""
+
+    def plan(of: bench.Bench) -> Iterator[bench.Row]:
+        for row in run.SECTIONS[section](of):
+            if chosen.items() <= row.of.items():
+                yield row
+
+    bench.run_section(of, section, plan)
+    return of.result.of(section)
+
+
+def test_every_section_has_rows_and_none_fails(whole: Row) -> None:
+    rows = whole["rows"]
+    assert list(dict.fromkeys(row["section"] for row in rows)) == list(run.SECTIONS)
+    assert [row for row in rows if row["status"] == FAILED] == []
+    for row in rows:
+        assert row["status"] == MEASURED or any(why in row["reason"] for why in EXCUSES), row
+
+
+def test_every_operator_of_the_table_is_checked(whole: Row) -> None:
+    checked = [row for row in whole["rows"] if row["section"] == "correctness"]
+    measured = {row["operator"] for row in checked if row["status"] == MEASURED}
+    assert measured == set(OPERATORS)
+    assert all(row["compared"] > 0 for row in checked if row["status"] == MEASURED)
+
+
+def test_rows_have_their_rivals_times_and_spread(whole: Row) -> None:
+    rivals = {
+        "elementwise": {"gemkern, called", "authors, called", "eager, called"},
+        "step": {*step.MINERS, step.DENSE, "authors", "forward and backward"},
+        "products": {"in-kernel", "materialised"},
+        "cudnn": {"forward", "input gradient", "weight gradient"},
+    }
+    for row in whole["rows"]:
+        if row["section"] in rivals and row["status"] == MEASURED:
+            assert set(row["times"]) == rivals[row["section"]], row["name"]
+            assert row["layout"]
+        for times in row.get("times", {}).values():
+            assert set(times) == {*QUANTILES, "repetitions"}
+            assert times["median_us"] > 0
+
+
+def test_the_file_says_what_stands_behind_it(whole: Row) -> None:
+    about = whole["about"]
+    assert about["benchmark"].startswith("rehearsal")
+    assert about["devices"][0]["device"] == "cpu"
+    assert {"commit", "driver", "cuda", "versions", "written", "command"} <= set(about)
+    assert {bar["verdict"] for bar in whole["bars"]} == {NOT_MEASURED}
+
+
+def test_a_wrong_mask_is_caught_and_not_timed(
+    rehearsed: bench.Bench, monkeypatch: pytest.MonkeyPatch, fresh_backends: None
+) -> None:
+    right = gpu_threshold.threshold
+    monkeypatch.setattr(gpu_threshold, "threshold", lambda *of: [~mask for mask in right(*of)])
+    checked = rows_of(rehearsed, "correctness", operator="threshold")
+    timed = rows_of(rehearsed, "elementwise", operator="threshold")
+    assert len(checked) == 3
+    assert timed
+    for row in (*checked, *timed):
+        assert row["status"] == FAILED
+        assert "WrongResult" in row["reason"]
+        assert "times" not in row
+    assert bars(rehearsed.result)[0]["verdict"] == "not met"
+
+
+def test_a_wrong_product_is_caught_and_not_timed(
+    rehearsed: bench.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = masked_linear.masked_linear
+    monkeypatch.setattr(masked_linear, "masked_linear", lambda *of: right(*of) * 1.001)
+    checked = rows_of(
+        rehearsed, "correctness", operator="masked_linear", way="in-kernel", mode="float32"
+    )
+    timed = rows_of(rehearsed, "products", operator="masked_linear")
+    assert checked
+    assert timed
+    assert all(row["status"] == FAILED and "times" not in row for row in (*checked, *timed))
+
+
+def test_a_section_that_raises_leaves_the_others(
+    rehearsed: bench.Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(of: bench.Bench) -> Iterator[bench.Row]:
+        yield from run.ceilings.plan(of)
+        raise ValueError("no plan")
+
+    monkeypatch.setitem(run.SECTIONS, "broken", broken)
+    chosen = ("broken", "cudnn")
+    run.measure(rehearsed, chosen, Console(quiet=True), tmp_path)
+    plan = rehearsed.result.find("broken", "plan")
+    assert (plan["status"], plan["reason"]) == (FAILED, "ValueError: no plan")
+    assert [row["status"] for row in rehearsed.result.of("cudnn")] == [MEASURED] * 4
+
+
+def test_what_does_not_fit_is_not_measured_and_can_follow(rehearsed: bench.Bench) -> None:
+    rehearsed.seconds = 0
+    late = rows_of(rehearsed, "ceilings")
+    assert {(row["status"], row["reason"]) for row in late} == {(NOT_MEASURED, "out of time")}
+    rehearsed.seconds = 600
+    rehearsed.result.resume()
+    assert {row["status"] for row in rows_of(rehearsed, "ceilings")} == {MEASURED}
+
+
+def test_a_lost_device_ends_the_process_and_its_row_is_not_tried_again(
+    rehearsed: bench.Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(of: bench.Bench, name: str) -> Row:
+        raise RuntimeError("an illegal memory access")
+
+    monkeypatch.setattr(WallClock, "alive", lambda clock: False)
+    row = bench.Row(fault, name="fault")
+    with pytest.raises(bench.DeviceLost, match="fault: RuntimeError: an illegal memory access"):
+        bench.run_section(rehearsed, "faults", lambda of: [row])
+    rehearsed.result.resume()
+    bench.run_section(rehearsed, "faults", lambda of: [row])
+
+
+def test_without_a_gpu_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(typer.Exit) as ended:
+        main(out=tmp_path)
+    assert ended.value.exit_code == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+class Tape(Clock):
+    """A clock whose times are given."""
+
+    warmups = 1
+
+    def __init__(self, *readings: float) -> None:
+        self._readings = iter(readings)
+
+    def captured(self, call: Callable[[], object], runs: int = 1) -> Callable[[], object]:
+        return call
+
+    def _timed(self, call: Callable[[], object], cold: bool) -> Callable[[], float]:
+        reading = next(self._readings)
+        return lambda: reading
+
+    def alive(self) -> bool:
+        return True
+
+
+def test_contenders_take_turns_and_times_are_of_one_run() -> None:
+    tape = Tape(*(reading for round_ in range(50) for reading in (10.0 * round_, 7.0)))
+    raced = tape.race({"ours": Work(int, captured=True, runs=10), "theirs": Work(int)})
+    spread = {"p10_us": 5.0, "median_us": 24.0, "p90_us": 44.0, "repetitions": 50}
+    assert raced["times"]["ours"] == spread
+    assert raced["times"]["theirs"]["median_us"] == 7.0
+
+
+def test_a_rival_may_drop_out_but_ours_may_not() -> None:
+    def broken() -> None:
+        raise ValueError("too old")
+
+    raced = WallClock().race({"ours": Work(int), "theirs": Work(broken)})
+    assert list(raced["times"]) == ["ours"]
+    assert raced["without"] == {"theirs": "ValueError: too old"}
+    with pytest.raises(ValueError, match="too old"):
+        WallClock().race({"ours": Work(broken), "theirs": Work(int)})
+    with pytest.raises(NotMeasured, match="no CUDA graphs"):
+        WallClock().race({"ours": Work(int, captured=True)})
+
+
+def test_the_baselines_do_the_same_step() -> None:
+    networks = shapes.rehearsal().networks
+    ours = baselines.random_state(networks["vgg16"], "cpu", torch.float16)
+    eager = baselines.State(*copied(ours.lists()))
+    authors = baselines.authors_score_step(baselines.State(*copied(ours.lists())))
+    for _ in range(20):
+        baselines.our_score_step(ours, backend="reference")
+        baselines.eager_score_step(eager)
+        authors()
+    for one, other in zip(ours.scores, eager.scores, strict=True):
+        torch.testing.assert_close(one, other)
+    for one, other in zip(ours.effective, authors(), strict=True):
+        assert (one == other).all()
+    before = baselines.authors_threshold(eager)()
+    for one, other in zip(ours.effective, before, strict=True):
+        assert torch.equal(one != 0, other != 0)
+
+
+def test_resnet50_is_whole() -> None:
+    weights = shapes.resnet50_weights()
+    assert (len(weights), sum(map(math.prod, weights))) == (54, 25_502_912)
+
+
+def test_rounding_is_allowed_and_nothing_else() -> None:
+    exact = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    plain = exact + 1e-3
+    assert require_as_exact_as(plain, plain, exact, "sum") == pytest.approx(1e-3 * 2**0.5 / 5**0.5)
+    for wrong in (exact + 3e-3, exact * torch.nan, exact[:1]):
+        with pytest.raises(WrongResult):
+            require_as_exact_as(wrong, plain, exact, "sum")
+    for one, other in ((0.0, -0.0), (1.0, torch.nan)):
+        with pytest.raises(WrongResult, match="1 of 1 differ"):
+            require_same([torch.tensor(one)], [torch.tensor(other)], "sum")
+    require_same([torch.tensor(torch.nan)], [-torch.tensor(torch.nan)], "sum")
+
+
+def product_row(rows: int, ours: float, theirs: float, spread: float = 0.1) -> Row:
+    def times(median: float) -> Row:
+        return {"p10_us": median - spread, "median_us": median, "p90_us": median + spread}
+
+    return {
+        "section": products.SECTION, "status": MEASURED, "operator": "masked_linear",
+        "dtype": "bfloat16", "rows": rows,
+        "times": {"in-kernel": times(ours), "materialised": times(theirs)},
+    }  # fmt: skip
+
+
+def test_a_way_is_taken_as_far_as_it_wins_everywhere_beyond_the_spread() -> None:
+    rows = [
+        product_row(64, 5, 9), product_row(1, 5, 9), product_row(1, 6, 7),
+        product_row(256, 8.9, 9), product_row(4096, 5, 9),
+    ]  # fmt: skip
+    result = {"about": {"devices": [{"name": "cpu"}, {"name": "H100"}]}, "rows": rows}
+    (found,) = in_kernel(result, "gpu.json")
+    assert found == {
+        "device": "H100", "operator": "masked_linear", "dtype": "bfloat16", "rows": 64,
+        "measured": "gpu.json",
+    }  # fmt: skip
+    result["rows"].append(product_row(1, 9, 9))
+    assert in_kernel(result, "gpu.json") == []
+
+
+def test_bars_take_the_worst_row(tmp_path: Path) -> None:
+    result = Result(tmp_path / NAME, {})
+    for network, share in (("vgg16", 0.9), ("resnet50", 0.86)):
+        name = f"threshold {network} cold"
+        result.add(elementwise.SECTION, name, {"status": MEASURED, "share": share})
+    overhead = {"overhead": {step.FUSED: 0.06}}
+    result.add(step.SECTION, "vgg16 captured", {"status": MEASURED, **overhead})
+    verdicts = {bar["claim"]: (bar["value"], bar["verdict"]) for bar in bars(result)}
+    assert verdicts["threshold: share of a copy, 10 M weights or more, cold"] == (0.86, "met")
+    assert verdicts["masks' share of a step, vgg16, captured"] == (0.06, "not met")
+    assert verdicts["masks' share of a step, vgg16, called"] == (None, NOT_MEASURED)

@@ -1,7 +1,7 @@
 """Ask a GPU what it can say of these kernels, inside a budget of seconds.
 
 python -m benchmarks.gpu --out DIR               on a GPU: DIR/gpu.json, and tables
-python -m benchmarks.gpu --out DIR --resume      go on with the rows that did not fit
+python -m benchmarks.gpu --out DIR --resume      go on with the rows that are not there
 python -m benchmarks.gpu --out DIR --rehearse    walk every section on tiny shapes, without a GPU
 """
 

@@ -64,6 +64,9 @@ def run_section(bench: Bench, section: str, plan: Plan) -> None:
     try:
         for row in plan(bench):
             if not bench.result.settled(section, row.name):
+                # What stands there if this row takes the process with it.
+                ended = {"status": FAILED, "reason": "the process ended while this was measured"}
+                bench.result.add(section, row.name, ended)
                 entry = _outcome(bench, row)
                 bench.result.add(section, row.name, entry)
                 if entry["status"] == FAILED and not bench.clock.alive():

@@ -12,7 +12,7 @@ from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.products import Images
 from benchmarks.gpu.result import Entry
 from benchmarks.gpu.shapes import Conv
-from benchmarks.gpu.timing import Work
+from benchmarks.gpu.timing import QUEUED, Work
 
 SECTION = "cudnn"
 BATCHES = (128, 512)
@@ -36,9 +36,9 @@ def _measure(bench: Bench, conv: Conv, batch: Images, dtype: str) -> Entry:
         return lambda: torch.ops.aten.convolution_backward(of.grad_y, of.x, weight, *sizes)
 
     raced = bench.clock.race({
-        "forward": Work(lambda: torch.conv2d(of.x, weight, None, *case.geometry)),
-        "input gradient": Work(gradient(True, False)),
-        "weight gradient": Work(gradient(False, True)),
+        "forward": Work(lambda: torch.conv2d(of.x, weight, None, *case.geometry), QUEUED),
+        "input gradient": Work(gradient(True, False), QUEUED),
+        "weight gradient": Work(gradient(False, True), QUEUED),
     })  # fmt: skip
     flop = 2 * case.multiplications()
     rates = {name: flop / (1e-6 * t["median_us"]) for name, t in raced["times"].items()}

@@ -1,7 +1,7 @@
 """Thresholds and score steps of whole networks, beside what they replace.
 
 A share is of the largest copy's bandwidth: bytes that have to move, each once, over the time of the
-captured kernel.
+queued kernel.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.ceilings import share_of_copy
 from benchmarks.gpu.exactness import copied, require_same
 from benchmarks.gpu.result import Entry
-from benchmarks.gpu.timing import NotMeasured, Work
+from benchmarks.gpu.timing import CALLED, CAPTURED, QUEUED, NotMeasured, Work, in_ways
 
 SECTION = "elementwise"
-OURS = "gemkern, captured"
+OURS = "gemkern, queued"
 # Of a weight: float32 score and bool active read, mask written; and for a step score, active,
 # gradient, momentum and weight read, score and momentum written, and the weight in 16 bits.
 BYTES = {"threshold": 4 + 1 + 1, "score_step": (4 + 1 + 4 + 4 + 4) + (4 + 4 + 2)}
@@ -30,8 +30,6 @@ OPERATORS: dict[str, tuple[Callable[[base.State], Any], ...]] = {
     "score_step": (base.our_score_step, base.eager_score_step, base.authors_score_step),
 }
 COLD, WARM = "cold", "warm"
-# Launches of ours in a graph, so that starting the graph does not count.
-RUNS = 10
 
 
 def plan(bench: Bench) -> Iterator[Row]:
@@ -48,17 +46,11 @@ def plan_compiled(bench: Bench) -> Iterator[Row]:
 def _measure(bench: Bench, operator: str, network: str, state: str) -> Entry:
     of = _checked(bench, operator, network)
     ours, eager, authors = OPERATORS[operator]
-    cold = state == COLD
-    theirs = authors(of)
-    works = {
-        OURS: Work(lambda: ours(of), captured=True, runs=1 if cold else RUNS),
-        "gemkern, called": Work(lambda: ours(of)),
-        "authors, captured": Work(theirs, captured=True),
-        "authors, called": Work(theirs),
-        "eager, captured": Work(lambda: eager(of), captured=True),
-        "eager, called": Work(lambda: eager(of)),
-    }
-    entry = {**_labels(operator, of), **bench.clock.race(works, cold=cold)}
+    works = {OURS: Work(lambda: ours(of), QUEUED)} | in_ways(
+        (CAPTURED, CALLED),
+        {"gemkern": lambda: ours(of), "authors": authors(of), "eager": lambda: eager(of)},
+    )
+    entry = {**_labels(operator, of), **bench.clock.race(works, cold=state == COLD)}
     if OURS in entry["times"]:
         median = entry["times"][OURS]["median_us"]
         entry["share"] = share_of_copy(bench.result, entry["bytes"], median)
@@ -77,10 +69,10 @@ def _measure_compiled(bench: Bench, operator: str, network: str) -> Entry:
     compiled = torch.compile(eager, fullgraph=True, dynamic=False)
     graphed = torch.compile(eager, fullgraph=True, dynamic=False, mode="reduce-overhead")
     works = {
-        OURS: Work(lambda: ours(of), captured=True, runs=RUNS),
-        "gemkern, called": Work(lambda: ours(of)),
-        "compiled, captured": Work(lambda: compiled(of), captured=True),
-        "compiled, called": Work(lambda: compiled(of)),
+        OURS: Work(lambda: ours(of), QUEUED),
+        **in_ways(
+            (CAPTURED, CALLED), {"gemkern": lambda: ours(of), "compiled": lambda: compiled(of)}
+        ),
         "compiled, reduce-overhead": Work(lambda: graphed(of)),
     }
     return {**_labels(operator, of), **bench.clock.race(works)}

@@ -1,7 +1,7 @@
 """Masked layers: the mask inside the product, beside the effective weight written first.
 
-What `benchmarks.gpu.ways` makes its table of. Both ways are captured: from Python they differ by
-their launches, which a step that counts does not pay.
+What `benchmarks.gpu.ways` makes its table of. Both are queued: from Python they differ by their
+launches, which a captured step does not pay.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.layers import PASSES, WAYS, Case, check, run
 from benchmarks.gpu.result import Entry
 from benchmarks.gpu.shapes import Conv
-from benchmarks.gpu.timing import Work
+from benchmarks.gpu.timing import QUEUED, Work
 
 SECTION = "products"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-# Small products are done as often in a graph: they take no longer than starting it.
-RUNS = 5
-SMALL = 10**10
 
 
 class Rows(int):
@@ -65,12 +62,7 @@ def _measure(
     errors = {way: check(operator, way, of, case.geometry, rounded) for way in WAYS}
     flop = 2 * case.multiplications()
     works = {
-        way: Work(
-            lambda way=way: run(operator, way, of, case.geometry),
-            captured=not bench.rehearsal,
-            runs=RUNS if flop < SMALL and not bench.rehearsal else 1,
-        )
-        for way in WAYS
+        way: Work(lambda way=way: run(operator, way, of, case.geometry), QUEUED) for way in WAYS
     }
     labels = {"rows": _rows(operator, case), "layout": case.order, "tf32": rounded, "flop": flop}
     return {**labels, "errors": errors, **bench.clock.race(works)}

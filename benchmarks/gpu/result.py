@@ -76,7 +76,8 @@ def about(commit: str, rehearsal: bool) -> Entry:
         "versions": versions(),
         "devices": devices(),
         "times": "microseconds; contenders in turn in one process; median, 10th and 90th percentile"
-        " of at most 50 repetitions; captured: a CUDA graph replayed, called: from Python",
+        " of at most 50 repetitions; called: from Python on an idle device; queued: from Python on"
+        " a busy one; captured: a CUDA graph replayed",
     }  # fmt: skip
 
 

@@ -62,11 +62,10 @@ def measure(bench: Bench, sections: Iterable[str], console: Console, path: Path)
     try:
         for section in sections:
             run_section(bench, section, SECTIONS[section])
-            result.bars = bars(result)
-            result.write()
             console.print(section_table(result, section))
     finally:
-        result.bars = bars(result)
+        # A rehearsal decides nothing.
+        result.bars = [] if bench.rehearsal else bars(result)
         result.write()
         console.print(bars_table(result.bars))
         console.print(f"written to {path}; {bench.left():.0f} s left")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,16 +46,20 @@ def _check(bench: Bench, tool: str) -> Entry:
     limit = max(1.0, min(SECONDS, bench.left()))
     # A cache of memory would hide a store beyond a tensor in the next one.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit
-        )
-    except subprocess.TimeoutExpired as late:
-        seen = late.stdout.decode() if isinstance(late.stdout, bytes) else late.stdout or ""
-        raise NotMeasured(f"no end after {limit:.0f} s; last: {seen[-200:]!r}") from None
-    if done.returncode:
-        raise WrongResult(f"{TOOL} ended with {done.returncode}: {done.stdout[-1500:]}")
-    return {"kernels": done.stdout.count("ran "), "report": done.stdout.strip().splitlines()[-1]}
+        said, _ = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        # The tool's own child too, which would keep the device busy.
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        raise NotMeasured(f"no end after {limit:.0f} s; last: {said[-200:]!r}") from None
+    if process.returncode:
+        raise WrongResult(f"{TOOL} ended with {process.returncode}: {said[-1500:]}")
+    return {"kernels": said.count("ran "), "report": said.strip().splitlines()[-1]}
 
 
 def main() -> None:

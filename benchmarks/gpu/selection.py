@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Iterator
 
 import torch
 from gemkern.kernels import reference
@@ -13,7 +12,7 @@ from benchmarks.gpu.baselines import random_state, sorted_popup, topk_popup
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.exactness import require_same
 from benchmarks.gpu.result import Entry
-from benchmarks.gpu.timing import Work
+from benchmarks.gpu.timing import CALLED, CAPTURED, Work, in_ways
 from gemkern import ops
 
 SECTION = "selection"
@@ -46,7 +45,7 @@ def _popup(bench: Bench, operator: str, network: str) -> Entry:
         "topk": lambda: topk_popup(weights, scores, counts, dtype),
     }
     labels = {"weights": sum(score.numel() for score in scores), "dtype": f"float32 to {dtype}"}
-    return {**labels, **bench.clock.race(_both_ways(works))}
+    return {**labels, **bench.clock.race(in_ways((CAPTURED, CALLED), works))}
 
 
 def _select(bench: Bench, operator: str, network: str) -> Entry:
@@ -76,12 +75,5 @@ def _select(bench: Bench, operator: str, network: str) -> Entry:
         "topk": lambda: ranked().topk(count, largest=False, sorted=False).values.max(),
     }
     labels = {"weights": sum(score.numel() for score in scores), "dtype": "float32", "k": count}
-    raced = bench.clock.race({**_both_ways(works), "authors, called": Work(gathered)})
-    return {**labels, **raced}
-
-
-def _both_ways(works: dict[str, Callable[[], object]]) -> dict[str, Work]:
-    return {
-        f"{name}, {how}": Work(call, captured=how == "captured")
-        for (name, call), how in product(works.items(), ("captured", "called"))
-    }
+    rivals = {**in_ways((CAPTURED, CALLED), works), "authors, called": Work(gathered)}
+    return {**labels, **bench.clock.race(rivals)}

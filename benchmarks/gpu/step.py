@@ -15,13 +15,13 @@ from benchmarks.gpu.baselines import L2, LR, MOMENTUM, AuthorsMask, AuthorsStep,
 from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.exactness import WrongResult, relative_error, require_same
 from benchmarks.gpu.result import Entry
-from benchmarks.gpu.timing import NotMeasured, Work
+from benchmarks.gpu.timing import CALLED, CAPTURED, NotMeasured, Work, in_ways
 from gemkern.models import build
 
 SECTION = "step"
 DENSE, PLAIN, FUSED = "dense", "gem-miner", "gem-miner, fused"
 MINERS = (FUSED, PLAIN)
-HOWS = ("captured", "called")
+HOWS = (CAPTURED, CALLED)
 # Of the norm of the logits: rounding in 16 bits.
 CLOSE = 2e-2
 
@@ -44,10 +44,10 @@ def _measure(bench: Bench, network: str, how: str) -> Entry:
         "authors": authors_step(bench, network),
         "forward and backward": backward_alone(bench, network),
     }
-    works = {name: Work(step, captured=how == "captured") for name, step in steps.items()}
-    raced = bench.clock.race(works)
+    raced = bench.clock.race({name: Work(step, how) for name, step in steps.items()})
     medians = {name: times["median_us"] for name, times in raced["times"].items()}
-    over = {name: median / medians[DENSE] - 1 for name, median in medians.items()}
+    dense = medians.get(DENSE)
+    over = {name: median / dense - 1 for name, median in medians.items()} if dense else {}
     return {**_labels(bench), "overhead": over, **raced}
 
 
@@ -58,11 +58,8 @@ def _measure_compiled(bench: Bench, network: str) -> Entry:
     eager = dense_step(bench, network)
     compiled = dense_step(bench, network, "default")
     raced = bench.clock.race({
-        f"{FUSED}, captured": Work(mined(bench, network, FUSED)[1], captured=True),
-        "dense, captured": Work(eager, captured=True),
-        "dense, called": Work(eager),
-        "compiled, captured": Work(compiled, captured=True),
-        "compiled, called": Work(compiled),
+        f"{FUSED}, captured": Work(mined(bench, network, FUSED)[1], CAPTURED),
+        **in_ways(HOWS, {"dense": eager, "compiled": compiled}),
         "compiled, reduce-overhead": Work(dense_step(bench, network, "reduce-overhead")),
     })  # fmt: skip
     return {**_labels(bench), **raced}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 # Rounds that every race has, and seconds for each contender after which it ends.
 LEAST = 5
 SECONDS = 0.6
+# Cycles that keep the device busy, more than half a millisecond.
+SLEEP = 1_200_000
 QUANTILES = {"p10_us": 0.1, "median_us": 0.5, "p90_us": 0.9}
 
 Call = Callable[[], object]
@@ -22,19 +24,22 @@ class NotMeasured(Exception):
     """There is no number here, and why."""
 
 
+# How a contender is run: from Python, on an idle device; from Python, with the device kept busy
+# until the host is through; as a replayed CUDA graph. The host's part counts in the first alone.
+CALLED, QUEUED, CAPTURED = "called", "queued", "captured"
+
+
 @dataclass(frozen=True)
 class Work:
-    """A contender.
-
-    Attributes:
-        call: what it does.
-        captured: whether a CUDA graph of it is replayed, so that the host's part does not count.
-        runs: how many times a captured graph does it, one after the other.
-    """
+    """A contender: what it does, and how it is run."""
 
     call: Call
-    captured: bool = False
-    runs: int = 1
+    how: str = CALLED
+
+
+def in_ways(hows: Sequence[str], calls: Mapping[str, Call]) -> dict[str, Work]:
+    """Return every call run in every way, named "call, way"."""
+    return {f"{name}, {how}": Work(call, how) for name, call in calls.items() for how in hows}
 
 
 class Clock(ABC):
@@ -44,9 +49,7 @@ class Clock(ABC):
     repetitions = 50
 
     def race(self, works: Mapping[str, Work], cold: bool = False) -> dict[str, Any]:
-        """Return `times` by name, in microseconds for one run, and `without`: who dropped out, why.
-
-        The first contender is ours: its error ends the race.
+        """Return `times` by name, in microseconds, and `without`: who dropped out, and why.
 
         Args:
             cold: whether each call finds an L2 cache that holds none of its operands.
@@ -54,7 +57,13 @@ class Clock(ABC):
         Raises:
             NotMeasured: there is nobody to time.
         """
-        calls, without = self._ready(works)
+        calls: dict[str, Call] = {}
+        without: dict[str, str] = {}
+        for name, work in works.items():
+            try:
+                calls[name] = self._ready(work)
+            except Exception as error:
+                without[name] = str(error) if isinstance(error, NotMeasured) else brief(error)
         if not calls:
             raise NotMeasured(next(iter(without.values())))
         samples: dict[str, list[float]] = {name: [] for name in calls}
@@ -62,34 +71,27 @@ class Clock(ABC):
         for done in range(self.repetitions):
             if done >= LEAST and time.perf_counter() > deadline:
                 break
-            readings = {name: self._timed(call, cold) for name, call in calls.items()}
+            readings = {
+                name: self._timed(call, cold, works[name].how == QUEUED)
+                for name, call in calls.items()
+            }
             for name, reading in readings.items():
-                samples[name].append(reading() / works[name].runs)
+                samples[name].append(reading())
         times = {name: _summary(taken) for name, taken in samples.items()}
         return {"times": times, **({"without": without} if without else {})}
 
-    def _ready(self, works: Mapping[str, Work]) -> tuple[dict[str, Call], dict[str, str]]:
-        calls, without = {}, {}
-        for place, (name, work) in enumerate(works.items()):
-            try:
-                call = self.captured(work.call, work.runs) if work.captured else work.call
-                for _ in range(self.warmups):
-                    call()
-                calls[name] = call
-            except NotMeasured as reason:
-                without[name] = str(reason)
-            except Exception as error:
-                if place == 0:
-                    raise
-                without[name] = brief(error)
-        return calls, without
+    def _ready(self, work: Work) -> Call:
+        call = self.captured(work.call) if work.how == CAPTURED else work.call
+        for _ in range(self.warmups):
+            call()
+        return call
 
     @abstractmethod
-    def captured(self, call: Call, runs: int = 1) -> Call:
-        """Return what replays a CUDA graph of `runs` calls."""
+    def captured(self, call: Call) -> Call:
+        """Return what replays a CUDA graph of a call."""
 
     @abstractmethod
-    def _timed(self, call: Call, cold: bool) -> Callable[[], float]:
+    def _timed(self, call: Call, cold: bool, queued: bool) -> Callable[[], float]:
         """Start a call; return what waits for its end and gives its microseconds."""
 
     @abstractmethod
@@ -103,10 +105,10 @@ class WallClock(Clock):
     warmups = 1
     repetitions = 1
 
-    def captured(self, call: Call, runs: int = 1) -> Call:
+    def captured(self, call: Call) -> Call:
         raise NotMeasured("a CPU has no CUDA graphs")
 
-    def _timed(self, call: Call, cold: bool) -> Callable[[], float]:
+    def _timed(self, call: Call, cold: bool, queued: bool) -> Callable[[], float]:
         started = time.perf_counter()
         call()
         elapsed = time.perf_counter() - started
@@ -123,8 +125,9 @@ class DeviceClock(Clock):
         cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 64 * 2**20)
         self._swept = torch.ones(2 * cache // 4, device="cuda")
         self._sum = torch.zeros((), device="cuda")
+        self._graphs: list[torch.cuda.CUDAGraph] = []
 
-    def captured(self, call: Call, runs: int = 1) -> Call:
+    def captured(self, call: Call) -> Call:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
@@ -133,13 +136,17 @@ class DeviceClock(Clock):
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
+        # The allocator may ask a graph whose capture failed for as long as the process lives.
+        self._graphs.append(graph)
         with torch.cuda.graph(graph, stream=stream):
-            for _ in range(runs):
-                call()
+            call()
+        self._graphs.remove(graph)
         return graph.replay
 
-    def _timed(self, call: Call, cold: bool) -> Callable[[], float]:
+    def _timed(self, call: Call, cold: bool, queued: bool) -> Callable[[], float]:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if queued:
+            torch.cuda._sleep(SLEEP)
         if cold:
             # Read, not written: dirty lines would be written back while the call is timed.
             torch.sum(self._swept, dim=0, out=self._sum)

@@ -21,7 +21,7 @@ from benchmarks.gpu.__main__ import NAME, main
 from benchmarks.gpu.bars import bars
 from benchmarks.gpu.exactness import WrongResult, copied, require_as_exact_as, require_same
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Result
-from benchmarks.gpu.timing import QUANTILES, Clock, NotMeasured, WallClock, Work
+from benchmarks.gpu.timing import CAPTURED, QUANTILES, Clock, NotMeasured, WallClock, Work
 from benchmarks.gpu.ways import in_kernel
 from gemkern.ops import dispatch
 
@@ -83,7 +83,12 @@ def test_every_operator_of_the_table_is_checked(whole: Row) -> None:
 
 def test_rows_have_their_rivals_times_and_spread(whole: Row) -> None:
     rivals = {
-        "elementwise": {"gemkern, called", "authors, called", "eager, called"},
+        "elementwise": {
+            elementwise.OURS,
+            "gemkern, called",
+            "authors, called",
+            "eager, called",
+        },
         "step": {*step.MINERS, step.DENSE, "authors", "forward and backward"},
         "products": {"in-kernel", "materialised"},
         "cudnn": {"forward", "input gradient", "weight gradient"},
@@ -102,7 +107,7 @@ def test_the_file_says_what_stands_behind_it(whole: Row) -> None:
     assert about["benchmark"].startswith("rehearsal")
     assert about["devices"][0]["device"] == "cpu"
     assert {"commit", "driver", "cuda", "versions", "written", "command"} <= set(about)
-    assert {bar["verdict"] for bar in whole["bars"]} == {NOT_MEASURED}
+    assert whole["bars"] == [], "a rehearsal decides nothing"
 
 
 def test_a_wrong_mask_is_caught_and_not_timed(
@@ -192,10 +197,10 @@ class Tape(Clock):
     def __init__(self, *readings: float) -> None:
         self._readings = iter(readings)
 
-    def captured(self, call: Callable[[], object], runs: int = 1) -> Callable[[], object]:
+    def captured(self, call: Callable[[], object]) -> Callable[[], object]:
         return call
 
-    def _timed(self, call: Callable[[], object], cold: bool) -> Callable[[], float]:
+    def _timed(self, call: Callable[[], object], cold: bool, queued: bool) -> Callable[[], float]:
         reading = next(self._readings)
         return lambda: reading
 
@@ -203,25 +208,23 @@ class Tape(Clock):
         return True
 
 
-def test_contenders_take_turns_and_times_are_of_one_run() -> None:
-    tape = Tape(*(reading for round_ in range(50) for reading in (10.0 * round_, 7.0)))
-    raced = tape.race({"ours": Work(int, captured=True, runs=10), "theirs": Work(int)})
+def test_contenders_take_turns() -> None:
+    tape = Tape(*(reading for number in range(50) for reading in (float(number), 7.0)))
+    raced = tape.race({"ours": Work(int, CAPTURED), "theirs": Work(int)})
     spread = {"p10_us": 5.0, "median_us": 24.0, "p90_us": 44.0, "repetitions": 50}
     assert raced["times"]["ours"] == spread
     assert raced["times"]["theirs"]["median_us"] == 7.0
 
 
-def test_a_rival_may_drop_out_but_ours_may_not() -> None:
+def test_a_contender_may_drop_out_but_not_all() -> None:
     def broken() -> None:
         raise ValueError("too old")
 
     raced = WallClock().race({"ours": Work(int), "theirs": Work(broken)})
     assert list(raced["times"]) == ["ours"]
     assert raced["without"] == {"theirs": "ValueError: too old"}
-    with pytest.raises(ValueError, match="too old"):
-        WallClock().race({"ours": Work(broken), "theirs": Work(int)})
     with pytest.raises(NotMeasured, match="no CUDA graphs"):
-        WallClock().race({"ours": Work(int, captured=True)})
+        WallClock().race({"ours": Work(int, CAPTURED)})
 
 
 def test_the_baselines_do_the_same_step() -> None:

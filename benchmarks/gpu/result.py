@@ -77,7 +77,7 @@ def about(commit: str, rehearsal: bool) -> Entry:
         "devices": devices(),
         "times": "microseconds; contenders in turn in one process; median, 10th and 90th percentile"
         " of at most 50 repetitions; called: from Python on an idle device; queued: from Python on"
-        " a busy one; captured: a CUDA graph replayed",
+        " a busy one; captured: a CUDA graph replayed on a busy one",
     }  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Entry, Result
 from benchmarks.gpu.shapes import Shapes
 from benchmarks.gpu.timing import Clock, NotMeasured, brief
 
+# Seconds that torch.compile may take.
+COMPILING = 60
+
 
 class DeviceLost(Exception):
     """A kernel's fault ended the device's work for this process: another has to go on."""
@@ -37,6 +40,17 @@ class Bench:
     def narrow(self) -> torch.dtype:
         """The dtype of 16 bits; Triton's interpreter does bfloat16 wrong."""
         return torch.float16 if self.rehearsal else torch.bfloat16
+
+    def require_compiler(self) -> None:
+        """Check that `torch.compile` is worth calling: on a GPU, with a minute left.
+
+        Raises:
+            NotMeasured: it is not.
+        """
+        if self.rehearsal:
+            raise NotMeasured("a rehearsal compiles nothing")
+        if self.left() < COMPILING:
+            raise NotMeasured(f"{self.left():.0f} s are too few to compile in")
 
     def left(self) -> float:
         """Return how many seconds are left."""

@@ -6,7 +6,7 @@ launches, which a captured step does not pay.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
@@ -17,7 +17,7 @@ from benchmarks.gpu.result import Entry
 from benchmarks.gpu.shapes import Conv
 from benchmarks.gpu.timing import QUEUED, Work
 
-SECTION = "products"
+SECTION, FLOAT32 = "products", "products float32"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -39,17 +39,23 @@ class Images(int):
 
 
 def plan(bench: Bench) -> Iterator[Row]:
-    of = bench.shapes
     # The interpreter's bfloat16 products are wrong.
-    for dtype in ("float32",) if bench.rehearsal else DTYPES:
-        convs = of.convs[:4] if dtype == "float32" else of.convs
-        layers = [
-            *product(of.linear, map(Rows, of.rows)),
-            *product(convs, map(Images, of.batches)),
-        ]
-        for (layer, batch), operator in product(layers, PASSES):
-            if batch.case(layer).serves(operator):
-                yield Row(_measure, operator=operator, layer=layer, batch=batch, dtype=dtype)
+    return _plan(bench, "float32" if bench.rehearsal else "bfloat16", bench.shapes.convs)
+
+
+def plan_float32(bench: Bench) -> Iterator[Row]:
+    """A section of its own and late, since exact products take long."""
+    return _plan(bench, "float32", bench.shapes.convs[:4])
+
+
+def _plan(bench: Bench, dtype: str, convs: Sequence[Conv]) -> Iterator[Row]:
+    of = bench.shapes
+    linear = product(of.linear, map(Rows, of.rows))
+    for (layer, batch), operator in product(
+        (*linear, *product(convs, map(Images, of.batches))), PASSES
+    ):
+        if batch.case(layer).serves(operator):
+            yield Row(_measure, operator=operator, layer=layer, batch=batch, dtype=dtype)
 
 
 def _measure(

@@ -36,6 +36,7 @@ SECTIONS: dict[str, Plan] = {
     sanitize.SECTION: sanitize.plan,
     products.SECTION: products.plan,
     convolutions.SECTION: convolutions.plan,
+    products.FLOAT32: products.plan_float32,
     "compiled step": step.plan_compiled,
     "compiled elementwise": elementwise.plan_compiled,
 }

@@ -126,7 +126,7 @@ class DeviceClock(Clock):
         self._swept = torch.ones(2 * cache // 4, device="cuda")
         self._sum = torch.zeros((), device="cuda")
         self._cycles = CYCLES
-        self._graphs: list[torch.cuda.CUDAGraph] = []
+        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def captured(self, call: Call) -> Call:
         stream = torch.cuda.Stream()
@@ -136,12 +136,15 @@ class DeviceClock(Clock):
                 call()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        # The allocator may ask a graph whose capture failed for as long as the process lives.
-        self._graphs.append(graph)
-        with torch.cuda.graph(graph, stream=stream):
-            call()
-        self._graphs.remove(graph)
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                call()
+        except Exception:
+            # What failed may leave its stream behind, and the allocator may ask its graph again.
+            torch.cuda.set_stream(before)
+            self._failed.append(graph)
+            raise
         return graph.replay
 
     def race(self, works: Mapping[str, Work], cold: bool = False) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from gemkern.kernels.gpu.ways import TABLE
 
-from benchmarks.gpu.products import SECTION
+from benchmarks.gpu.products import FLOAT32, SECTION
 from benchmarks.gpu.result import MEASURED, ROOT
 from gemkern.files import write_atomically
 
@@ -34,7 +34,9 @@ def in_kernel(result: Measured, measured: str) -> list[Measured]:
     rows = [
         row
         for row in result["rows"]
-        if row["section"] == SECTION and row["status"] == MEASURED and len(row["times"]) == 2
+        if row["section"] in (SECTION, FLOAT32)
+        and row["status"] == MEASURED
+        and len(row["times"]) == 2
     ]
     found = []
     for (operator, dtype), of_one in groupby(sorted(rows, key=_kind), key=_kind):

@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 
+from gemkern.errors import GemkernError
 from gemkern.files import write_atomically
 from gemkern.report.environment import devices, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED, NOT_MEASURED, FAILED = "measured", "not measured", "failed"
+# What rows of one file have in common.
+SOURCES = ("benchmark", "commit", "changed", "versions", "devices")
 
 Entry = dict[str, Any]
 
@@ -35,10 +38,21 @@ class Result:
         self.bars: list[Entry] = []
 
     def resume(self) -> None:
-        """Take over the rows that an earlier process left in the file, if there is one."""
-        if self._path.exists():
-            kept = json.loads(self._path.read_text(encoding="utf-8"))["rows"]
-            self._rows = {(row["section"], row["name"]): row for row in kept}
+        """Take over the rows that an earlier process left in the file, if there is one.
+
+        Raises:
+            GemkernError: they are of another machine or of other code.
+        """
+        if not self._path.exists():
+            return
+        kept = json.loads(self._path.read_text(encoding="utf-8"))
+        changed = [name for name in SOURCES if kept["about"].get(name) != self.about.get(name)]
+        if changed:
+            raise GemkernError(
+                f"{self._path} was measured with another {', another '.join(changed)}: "
+                "give a new folder, or leave out --resume"
+            )
+        self._rows = {(row["section"], row["name"]): row for row in kept["rows"]}
 
     def add(self, section: str, name: str, entry: Entry) -> None:
         self._rows[section, name] = {"section": section, "name": name, **entry}

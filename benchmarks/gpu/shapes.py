@@ -127,7 +127,7 @@ def rehearsal() -> Shapes:
     network, conv = ((4, 2, 3, 3), (3, 5)), Conv("tiny", 4, 8, 4)
     return Shapes(
         layers=((3, 4), (0, 5), (1,), (4, 2, 3, 3), (37, 29)),
-        product=(9, 16, 24, 5),
+        product=(9, 10, 12, 4),
         copies={"1 GB": 4096, "20 MB": 1024},
         matmul=16,
         networks=dict.fromkeys(("resnet20", "vgg16", "resnet50"), network),

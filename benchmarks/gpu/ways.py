@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 from gemkern.kernels.gpu.ways import TABLE
 
+from benchmarks.gpu.layers import WAYS
 from benchmarks.gpu.products import FLOAT32, SECTION
-from benchmarks.gpu.result import MEASURED, ROOT
+from benchmarks.gpu.result import ROOT
 from gemkern.files import write_atomically
 
 Measured = dict[str, Any]
@@ -34,9 +35,7 @@ def in_kernel(result: Measured, measured: str) -> list[Measured]:
     rows = [
         row
         for row in result["rows"]
-        if row["section"] in (SECTION, FLOAT32)
-        and row["status"] == MEASURED
-        and len(row["times"]) == 2
+        if row["section"] in (SECTION, FLOAT32) and len(row.get("times", {})) == len(WAYS)
     ]
     found = []
     for (operator, dtype), of_one in groupby(sorted(rows, key=_kind), key=_kind):

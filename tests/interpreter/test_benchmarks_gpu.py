@@ -23,6 +23,7 @@ from benchmarks.gpu.exactness import WrongResult, copied, require_as_exact_as, r
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Result
 from benchmarks.gpu.timing import CAPTURED, QUANTILES, Clock, NotMeasured, WallClock, Work
 from benchmarks.gpu.ways import in_kernel
+from gemkern.errors import GemkernError
 from gemkern.ops import dispatch
 
 Row = dict[str, Any]
@@ -162,6 +163,12 @@ def test_what_does_not_fit_is_not_measured_and_can_follow(rehearsed: bench.Bench
     rehearsed.seconds = 600
     rehearsed.result.resume()
     assert {row["status"] for row in rows_of(rehearsed, "ceilings")} == {MEASURED}
+
+
+def test_rows_of_other_code_are_not_taken_over(rehearsed: bench.Bench, tmp_path: Path) -> None:
+    rows_of(rehearsed, "ceilings")
+    with pytest.raises(GemkernError, match="measured with another commit: give a new folder"):
+        Result(tmp_path / NAME, {"commit": "abc"}).resume()
 
 
 def test_a_lost_device_ends_the_process_and_its_row_is_not_tried_again(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import torch
 import typer
 from rich.console import Console
+
+from gemkern.errors import GemkernError
 
 NAME = "gpu.json"
 
@@ -29,8 +31,7 @@ def main(
 ) -> None:
     """Measure, most important first, and keep what was measured."""
     if not rehearse and not torch.cuda.is_available():
-        typer.echo("There is no GPU here: run on a machine with one, or pass --rehearse.", err=True)
-        raise typer.Exit(1)
+        refuse("There is no GPU here: run on a machine with one, or pass --rehearse.")
     if rehearse:
         # Read when a kernel is defined, so before the sections are imported.
         os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -42,18 +43,29 @@ def main(
 
     path = out / NAME
     result = Result(path, about(commit, rehearse))
+    chosen = sections.split(",") if sections else list(run.SECTIONS)
+    if unknown := set(chosen) - set(run.SECTIONS):
+        refuse(f"No section is called {', '.join(unknown)}: choose of {', '.join(run.SECTIONS)}.")
     if resume:
-        result.resume()
+        try:
+            result.resume()
+        except GemkernError as error:
+            refuse(str(error))
     bench = (run.rehearsed if rehearse else run.on_gpu)(result, seconds)
     console = Console(width=180, highlight=False)
     try:
-        run.measure(bench, sections.split(",") if sections else run.SECTIONS, console, path)
+        run.measure(bench, chosen, console, path)
     except DeviceLost as lost:
         console.print(f"The device is lost to this process ({lost}); another goes on.")
         again = ["--out", str(out), "--seconds", str(max(0.0, bench.left())), "--resume"]
         again += ["--sections", sections, "--commit", commit]
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "benchmarks.gpu", *again])
+
+
+def refuse(why: str) -> NoReturn:
+    typer.echo(why, err=True)
+    raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -74,18 +75,22 @@ def keep(results: Mapping[Place, Compiled], folder: Path = RESULTS) -> None:
 def table(results: Mapping[Place, Compiled]) -> Table:
     """Return the most that any variant of a kernel takes, a row for each tile and target."""
     groups: dict[tuple[str, str, str], list[Compiled]] = defaultdict(list)
-    for variant, target in JOBS:
-        key = (variant.kernel.fn.__name__, variant.config, target.name)
-        groups[key].append(results[Place(variant.name, target.name)])
+    for job in JOBS:
+        kernel = job.variant.kernel.fn.__name__.removesuffix("_kernel")
+        groups[kernel, job.variant.config, job.target.name].append(results[job.place])
     shown = Table(
-        *("kernel", "tile and launch", "target"),
+        *("kernel", "tile", "target"),
         box=box.SIMPLE_HEAD,
-        title="The most of any variant: registers and bytes spilled a thread, bytes shared",
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+        caption="The most of any variant; bytes a program shares and a thread spills.\n"
+        "After the tile: warps or threads, stages.",
+        caption_justify="left",
     )
     for header in ("variants", "registers", "shared", "spilled"):
-        shown.add_column(header, justify="right")
+        shown.add_column(header, justify="right", no_wrap=True)
     for key, group in sorted(groups.items()):
-        most = (max(numbers) for numbers in list(zip(*group, strict=True))[:3])
+        most = [max(numbers) for numbers in zip(*(one[:3] for one in group), strict=True)]
         shown.add_row(*key, str(len(group)), *map(str, most))
     return shown
 
@@ -112,7 +117,8 @@ def _compile(number: int) -> Compiled:
 def _compile_all(processes: int) -> Iterator[tuple[Place, Compiled]]:
     with ProcessPoolExecutor(processes) as pool:
         results = pool.map(_compile, range(len(JOBS)), chunksize=8)
-        for job, compiled in zip(track(JOBS, "compiling"), results, strict=True):
+        jobs = track(JOBS, "compiling", console=Console(stderr=True))
+        for job, compiled in zip(jobs, results, strict=True):
             yield job.place, compiled
 
 
@@ -121,9 +127,13 @@ def main(
     processes: Annotated[int, typer.Option(help="How many compile at once.")] = os.cpu_count() or 1,
 ) -> None:
     """Compile every variant for every target, print the table and keep it."""
+    start = time.perf_counter()
     results = dict(_compile_all(processes))
     keep(results, out)
-    Console().print(table(results))
+    console = Console()
+    console.print(table(results))
+    seconds = time.perf_counter() - start
+    console.print(f"{len(results)} compiled in {seconds:.0f} s by {processes} processes")
 
 
 if __name__ == "__main__":

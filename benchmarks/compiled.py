@@ -79,7 +79,6 @@ def table(results: Mapping[Place, Compiled]) -> Table:
         kernel = job.variant.kernel.fn.__name__.removesuffix("_kernel")
         groups[kernel, job.variant.config, job.target.name].append(results[job.place])
     shown = Table(
-        *("kernel", "tile", "target"),
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
@@ -87,6 +86,8 @@ def table(results: Mapping[Place, Compiled]) -> Table:
         "After the tile: warps or threads, stages.",
         caption_justify="left",
     )
+    for header in ("kernel", "tile", "target"):
+        shown.add_column(header, no_wrap=True)
     for header in ("variants", "registers", "shared", "spilled"):
         shown.add_column(header, justify="right", no_wrap=True)
     for key, group in sorted(groups.items()):
@@ -133,7 +134,10 @@ def main(
     console = Console()
     console.print(table(results))
     seconds = time.perf_counter() - start
-    console.print(f"{len(results)} compiled in {seconds:.0f} s by {processes} processes")
+    console.print(
+        f"{len(results)} compiled, or found in Triton's cache, in {seconds:.0f} s "
+        f"by {processes} processes"
+    )
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Compiled(NamedTuple):
         shared: bytes of shared memory.
         spilled: bytes of memory that a thread needs for want of registers.
         wide: the most bytes that one load from global memory moves.
-        matrix: the names of its matrix instructions, in order.
+        matrix: the names of its matrix instructions, sorted.
     """
 
     registers: int
@@ -80,7 +80,7 @@ class Compiled(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether no matrix instruction rounds operands of float32: AMD alone has such."""
+        """Whether no matrix instruction rounds float32 operands; only AMD's can leave them be."""
         return all(name.endswith("_f32") for name in self.matrix)
 
 

@@ -62,8 +62,8 @@ class Variant:
 
     @property
     def config(self) -> str:
-        """The sizes of its tile, its warps or threads, and its stages: "128x64x32, 8w, 2s"."""
+        """The sizes of its tile, its warps or threads, and its stages: "128x64x32 8w 2s"."""
         sizes = [self.constants.get(f"BLOCK_{axis}") for axis in "MNK"]
         tile = "x".join(str(size) for size in sizes if size) or str(self.constants.get("BLOCK", 1))
         launch = f"{self.threads}t" if self.threads else f"{self.warps}w"
-        return f"{tile}, {launch}, {self.stages}s"
+        return f"{tile} {launch} {self.stages}s"

@@ -82,13 +82,13 @@ def table(results: Mapping[Place, Compiled]) -> Table:
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 1, 0, 0),
-        caption="The most of any variant; bytes a program shares and a thread spills.\n"
+        caption="The most of so many variants; bytes a program shares and a thread spills.\n"
         "After the tile: warps or threads, stages.",
         caption_justify="left",
     )
     for header in ("kernel", "tile", "target"):
         shown.add_column(header, no_wrap=True)
-    for header in ("variants", "registers", "shared", "spilled"):
+    for header in ("count", "regs", "shared", "spilled"):
         shown.add_column(header, justify="right", no_wrap=True)
     for key, group in sorted(groups.items()):
         most = [max(numbers) for numbers in zip(*(one[:3] for one in group), strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
@@ -26,8 +27,8 @@ def test_the_table_shows_the_most_of_each_tile() -> None:
     results = kept()
     job = JOBS[0]
     greedy = results[job.place]._replace(registers=9999, shared=88888, spilled=777)
-    console = Console(width=80, record=True, quiet=True)
-    console.print(table(results | {job.place: greedy}))
-    (row,) = (line.split() for line in console.export_text().splitlines() if "9999" in line)
+    shown = StringIO()
+    Console(width=80, file=shown).print(table(results | {job.place: greedy}))
+    (row,) = (line.split() for line in shown.getvalue().splitlines() if "9999" in line)
     assert row[-3:] == ["9999", "88888", "777"]
     assert job.target.name in row

@@ -11,18 +11,31 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton
+from gemkern.kernels.gpu import masked_linear
 from gemkern.kernels.gpu.variants import Variant
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-# Files of this folder that hold kernels.
-MODULES = ("threshold", "score_step", "select_kth", "bits", "popup")
+# Files of this folder that hold kernels, launched alike on every chip; masked_linear is one more.
+MODULES = (
+    "threshold",
+    "score_step",
+    "straight_through",
+    "select_kth",
+    "bits",
+    "popup",
+    "conv2d_images",
+    "conv2d_filters",
+    "depthwise_conv2d",
+)
+# Instructions that multiply matrices, by the whole of their names, which say how they round.
+MATRIX = re.compile(r"\b(?:(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)\.[\w.:]+|v_s?mfmac?_\w+)")
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,6 @@ class Target:
 
     Attributes:
         shared_limit: bytes of shared memory that one program may have.
-        matrix: instructions that multiply matrices, one of which every matrix kernel must have.
     """
 
     name: str
@@ -39,42 +51,45 @@ class Target:
     arch: int | str
     warp: int
     shared_limit: int
-    matrix: tuple[str, ...]
 
 
 TARGETS = (
-    Target("cuda-80", "cuda", 80, 32, 163 * 1024, ("mma.sync",)),
-    Target("cuda-90", "cuda", 90, 32, 227 * 1024, ("wgmma", "mma.sync")),
-    Target("cuda-100", "cuda", 100, 32, 227 * 1024, ("tcgen05.mma", "mma.sync")),
-    Target("hip-gfx942", "hip", "gfx942", 64, 64 * 1024, ("v_mfma",)),
+    Target("cuda-80", "cuda", 80, 32, 163 * 1024),
+    Target("cuda-90", "cuda", 90, 32, 227 * 1024),
+    Target("cuda-100", "cuda", 100, 32, 227 * 1024),
+    Target("hip-gfx942", "hip", "gfx942", 64, 64 * 1024),
 )
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """One variant on one target: registers a thread, bytes of shared memory, bytes spilled.
+class Compiled(NamedTuple):
+    """What one variant takes on one target.
 
-    `wide` is the largest number of bytes that one global load moves, `matrix` the matrix
-    instructions that are used.
+    Attributes:
+        registers: of a thread.
+        shared: bytes of shared memory.
+        spilled: bytes of memory that a thread needs for want of registers.
+        wide: the most bytes that one load from global memory moves.
+        matrix: the names of its matrix instructions, sorted.
     """
 
-    variant: str
-    target: str
     registers: int
     shared: int
     spilled: int
     wide: int
     matrix: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, ready for JSON."""
-        return asdict(self)
+    @property
+    def exact(self) -> bool:
+        """Whether no matrix instruction rounds float32 operands; only AMD's can leave them be."""
+        return all(name.endswith("_f32") for name in self.matrix)
 
 
-def all_variants() -> Iterator[Variant]:
-    """Yield every kernel with every configuration that a launcher can choose."""
+def variants_on(target: Target) -> Iterator[Variant]:
+    """Yield every kernel with every configuration that a launcher can choose on `target`."""
     for module in MODULES:
         yield from import_module(f"gemkern.kernels.gpu.{module}").variants()
+    # How many stages these have depends on the shared memory there is.
+    yield from masked_linear.variants(target.shared_limit)
 
 
 def compile_variant(variant: Variant, target: Target) -> Compiled:
@@ -101,28 +116,19 @@ def compile_variant(variant: Variant, target: Target) -> Compiled:
             **variant.options,
         },
     )
-    read = _read_cuda if target.backend == "cuda" else _read_hip
-    registers, spilled, wide, text = read(binary)
-    return Compiled(
-        variant=variant.name,
-        target=target.name,
-        registers=registers,
-        shared=binary.metadata.shared,
-        spilled=spilled,
-        wide=wide,
-        matrix=tuple(word for word in target.matrix if word in text),
-    )
+    return (_read_cuda if target.backend == "cuda" else _read_hip)(binary)
 
 
-def _read_cuda(binary: Any) -> tuple[int, int, int, str]:
+def _read_cuda(binary: Any) -> Compiled:
     usage = _resource_usage(binary.asm["cubin"])
     ptx = binary.asm["ptx"]
     loads = re.findall(r"(?:ld\.global|cp\.async\.c[ag]\.shared\.global)\S*.*", ptx)
-    return (
-        int(_number(r"REG:(\d+)", usage)),
-        int(_number(r"STACK:(\d+)", usage)) + int(_number(r"LOCAL:(\d+)", usage)),
-        max((_width(load) for load in loads), default=0),
-        ptx,
+    return Compiled(
+        registers=int(_number(r"REG:(\d+)", usage)),
+        shared=binary.metadata.shared,
+        spilled=int(_number(r"STACK:(\d+)", usage)) + int(_number(r"LOCAL:(\d+)", usage)),
+        wide=max((_width(load) for load in loads), default=0),
+        matrix=_matrix_instructions(ptx),
     )
 
 
@@ -134,16 +140,21 @@ def _width(load: str) -> int:
     return count * int(_number(r"\.[bfus](\d+)", load)) // 8
 
 
-def _read_hip(binary: Any) -> tuple[int, int, int, str]:
+def _read_hip(binary: Any) -> Compiled:
     text = binary.asm["amdgcn"]
     widths = re.findall(r"(?:global|buffer|flat)_load_(?:dword|b)(x?\d*)", text)
     lanes = [int(width.lstrip("x") or 1) for width in widths]
-    return (
-        int(_number(r"\.vgpr_count:\s+(\d+)", text)),
-        4 * int(_number(r"\.vgpr_spill_count:\s+(\d+)", text)),
-        max((4 * lane if lane <= 4 else lane // 8 for lane in lanes), default=0),
-        text,
+    return Compiled(
+        registers=int(_number(r"\.vgpr_count:\s+(\d+)", text)),
+        shared=binary.metadata.shared,
+        spilled=int(_number(r"\.private_segment_fixed_size:\s+(\d+)", text)),
+        wide=max((4 * lane if lane <= 4 else lane // 8 for lane in lanes), default=0),
+        matrix=_matrix_instructions(text),
     )
+
+
+def _matrix_instructions(text: str) -> tuple[str, ...]:
+    return tuple(sorted(set(MATRIX.findall(text))))
 
 
 def _resource_usage(cubin: bytes) -> str:

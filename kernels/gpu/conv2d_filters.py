@@ -287,7 +287,7 @@ def variants() -> Iterator[Variant]:
                 filter_sums_kernel,
                 sums_signature(x, planar),
                 constants,
-                "other" if tiles == "ieee" else "matmul",
+                "exact" if tiles == "ieee" else "matmul",
                 warps=tile.warps,
                 stages=tile.stages,
             )

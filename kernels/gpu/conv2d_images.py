@@ -25,6 +25,7 @@ from gemkern.kernels.gpu.conv2d_tiles import (
     precision,
 )
 from gemkern.kernels.gpu.conv2d_walk import Walk, output_walk, pixels_of, taps_of
+from gemkern.kernels.gpu.matmul import kept_exact
 from gemkern.kernels.gpu.variants import Variant
 from torch import Tensor
 
@@ -132,6 +133,7 @@ def masked_conv2d_kernel(
             weight_offsets, (channels < REDUCED)[:, None] & (columns < COLUMNS)[None, :],
             SCORED, source_ptr.dtype.element_ty,
         )  # fmt: skip
+        effective = kept_exact(effective, PRECISION)
         total = tl.dot(source, effective, total, input_precision=PRECISION)
 
     out_channels = group * COLUMNS + columns
@@ -265,7 +267,7 @@ def variants() -> Iterator[Variant]:
                 masked_conv2d_kernel,
                 image_signature(x, weight, scored, planar),
                 constants,
-                "other" if tiles == "ieee" else "matmul",
+                "exact" if tiles == "ieee" else "matmul",
                 warps=tile.warps,
                 stages=tile.stages,
             )

@@ -369,6 +369,5 @@ def _variant(
         for name in kernel.arg_names
         if name not in constants and name not in absent
     }
-    # Exact float32 products have no matrix instruction on most chips.
-    kind = kind or ("other" if pair[0] == "fp32" and pair[2] == "ieee" else "matmul")
+    kind = kind or ("exact" if pair[0] == "fp32" and pair[2] == "ieee" else "matmul")
     return Variant(kernel, signature, {**constants, **absent}, kind, warps=warps, stages=stages)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from gemkern.kernels.gpu.matmul import grouped, multiple, places, wide
+from gemkern.kernels.gpu.matmul import grouped, kept_exact, multiple, places, wide
 from gemkern.kernels.gpu.threshold import narrow
 
 
@@ -83,7 +83,8 @@ def masked_product_kernel(
         # Selected, not multiplied: what lies under the mask may be infinite.
         effective = tl.where(mask, tl.load(weight_ptr + weight_at, mask=inside, other=0), 0)
         x = tl.load(x_ptr + x_at, mask=terms[:, None] & (ns < N)[None, :], other=0)
-        total = tl.dot(narrow(effective, x.dtype), x, total, input_precision=PRECISION)
+        effective = kept_exact(narrow(effective, x.dtype), PRECISION)
+        total = tl.dot(effective, x, total, input_precision=PRECISION)
         weight_ptr += wide(BLOCK_K) * stride_wk
         active_ptr += wide(BLOCK_K) * stride_ak
         x_ptr += wide(BLOCK_K) * stride_xk

@@ -143,6 +143,19 @@ def places(rows, columns, stride_row, stride_column, RUNS: tl.constexpr):
 
 
 @triton.jit
+def kept_exact(tile, PRECISION: tl.constexpr):
+    """Return `tile` as an operand of a product that Triton does not round where it must not.
+
+    For compute capability 10 Triton 3.7 multiplies float32 in TF32, "ieee" or not, where it takes
+    an operand for a narrower one made wide: where any load behind it is narrower, as the mask's is.
+    It does not look behind a reduction.
+    """
+    if PRECISION == "ieee" and tile.dtype == tl.float32:
+        tile = tl.sum(tile[:, :, None], axis=2)
+    return tile
+
+
+@triton.jit
 def wide(number):
     """Return `number` in int64."""
     return tl.cast(number, tl.int64)

@@ -316,24 +316,27 @@ def variants() -> Iterator[Variant]:
         (score_step_adam_kernel, ("lr_ptr", "l2_ptr", "step_ptr"), adam),
     )
     dtypes = (tl.float32, tl.float16, tl.bfloat16)
-    for (kernel, numbers, constants), grad, out in itertools.product(methods, dtypes, dtypes):
-        for straight, written in ((False, False), (True, False), (True, True)):
-            for aligned in (True, False):
-                yield Variant(
-                    kernel,
-                    {**arguments, **dict.fromkeys(numbers, "*fp32")},
-                    {
-                        "SCORE": tl.float32,
-                        "GRAD": grad,
-                        "WEIGHT": tl.float32,
-                        "OUT": out,
-                        "STRAIGHT": straight,
-                        "WRITTEN": written,
-                        **constants,
-                        "ALIGNED": aligned,
-                        "BLOCK": BLOCK,
-                    },
-                    "elementwise" if aligned else "other",
-                    THREADS,
-                    options=ROUNDING,
-                )
+    # What is not written counts as scores.
+    ends = [(False, False, tl.float32), (True, False, tl.float32)]
+    ends += [(True, True, out) for out in dtypes]
+    for (kernel, numbers, constants), grad, (straight, written, out), aligned in itertools.product(
+        methods, dtypes, ends, (True, False)
+    ):
+        yield Variant(
+            kernel,
+            {**arguments, **dict.fromkeys(numbers, "*fp32")},
+            {
+                "SCORE": tl.float32,
+                "GRAD": grad,
+                "WEIGHT": tl.float32,
+                "OUT": out,
+                "STRAIGHT": straight,
+                "WRITTEN": written,
+                **constants,
+                "ALIGNED": aligned,
+                "BLOCK": BLOCK,
+            },
+            "elementwise" if aligned else "other",
+            THREADS,
+            options=ROUNDING,
+        )

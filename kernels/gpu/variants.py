@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import triton
 
-Kind = Literal["elementwise", "matmul", "other"]
+Kind = Literal["elementwise", "matmul", "exact", "other"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Variant:
         signature: Triton's type of each run-time argument ("*fp32", "i32"); the others are
             constants. Pointers count as multiples of 16 bytes, as they are for PyTorch's tensors.
         constants: the value of each `tl.constexpr`, and None for absent pointers.
-        kind: "elementwise" has to load 16 bytes at a time, "matmul" to use matrix instructions.
+        kind: "elementwise" has to load 16 bytes at a time, "matmul" to use matrix instructions;
+            "exact" is a product of float32, which no instruction may round.
         threads: of a program; 0 where `warps` says it, whatever the size of a warp.
         warps, stages: as launched.
         options: other launch options, such as enable_fp_fusion.
@@ -40,6 +41,29 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The kernel and what sets this variant apart, in a line."""
-        settings = ", ".join(f"{key}={value}" for key, value in self.constants.items())
-        return f"{self.kernel.fn.__name__}({settings}, warps={self.warps}, stages={self.stages})"
+        """The kernel and what sets this variant apart, in a line.
+
+        Left out: tables of int64, absent operands, and strides of 1, which follow from the rest.
+        """
+        pointers = {
+            name.removesuffix("_ptr"): kind[1:]
+            for name, kind in self.signature.items()
+            if kind.startswith("*") and kind != "*i64"
+        }
+        settings = {
+            name: value
+            for name, value in self.constants.items()
+            if value is not None and not name.startswith("stride_")
+        }
+        launch = {"threads": self.threads} if self.threads else {"warps": self.warps}
+        parts = {**pointers, **settings, **launch, "stages": self.stages}
+        shown = ", ".join(f"{name}={value}" for name, value in parts.items())
+        return f"{self.kernel.fn.__name__}({shown})"
+
+    @property
+    def config(self) -> str:
+        """The sizes of its tile, its warps or threads, and its stages: "128x64x32 8w 2s"."""
+        sizes = [self.constants.get(f"BLOCK_{axis}") for axis in "MNK"]
+        tile = "x".join(str(size) for size in sizes if size) or str(self.constants.get("BLOCK", 1))
+        launch = f"{self.threads}t" if self.threads else f"{self.warps}w"
+        return f"{tile} {launch} {self.stages}s"

@@ -22,24 +22,24 @@ NO_TRITON_KERNEL = Entry(reason="this version has no Triton kernel for it")
 NO_NUMBA_KERNEL = Entry(reason="this version has no Numba kernel for it")
 
 
-def _entries(reference: str, gpu: str | None = None) -> dict[str, Entry]:
-    """Return who serves an operator: files of `kernels/reference/` and `kernels/gpu/`."""
+def _entries(reference: str, gpu: str | None = None, cpu: str | None = None) -> dict[str, Entry]:
+    """Return who serves an operator: files of `kernels/reference/`, `gpu/` and `cpu/`."""
     return {
         "gpu": Entry(module=f"gemkern.kernels.gpu.{gpu}") if gpu else NO_TRITON_KERNEL,
-        "cpu": NO_NUMBA_KERNEL,
+        "cpu": Entry(module=f"gemkern.kernels.cpu.{cpu}") if cpu else NO_NUMBA_KERNEL,
         "reference": Entry(module=f"gemkern.kernels.reference.{reference}"),
     }
 
 
 OPERATORS: dict[str, dict[str, Entry]] = {
-    "threshold": _entries("threshold", gpu="threshold"),
-    "threshold_packed": _entries("threshold", gpu="threshold"),
-    "effective_weight": _entries("threshold", gpu="threshold"),
+    "threshold": _entries("threshold", gpu="threshold", cpu="threshold"),
+    "threshold_packed": _entries("threshold", gpu="threshold", cpu="threshold"),
+    "effective_weight": _entries("threshold", gpu="threshold", cpu="threshold"),
     "straight_through": _entries("straight_through", gpu="straight_through"),
     "pack_mask": _entries("bits", gpu="bits"),
     "unpack_mask": _entries("bits", gpu="bits"),
-    "select_kth": _entries("select_kth", gpu="select_kth"),
-    "remove_lowest": _entries("select_kth", gpu="select_kth"),
+    "select_kth": _entries("select_kth", gpu="select_kth", cpu="select_kth"),
+    "remove_lowest": _entries("select_kth", gpu="select_kth", cpu="select_kth"),
     "popup_mask": _entries("popup", gpu="popup"),
     "popup_weight": _entries("popup", gpu="popup"),
     "masked_linear": _entries("masked_linear", gpu="ways"),
@@ -50,8 +50,20 @@ OPERATORS: dict[str, dict[str, Entry]] = {
     "masked_conv2d_input_grad": _entries("masked_conv2d", gpu="ways"),
     "masked_conv2d_weight_grad": _entries("masked_conv2d", gpu="ways"),
     "masked_conv2d_score_grad": _entries("masked_conv2d", gpu="ways"),
-    "score_step_sgd": _entries("score_step", gpu="score_step"),
-    "score_step_adam": _entries("score_step", gpu="score_step"),
+    "sparse_linear": _entries("sparse_linear", cpu="sparse_linear"),
+    "sparse_linear_input_grad": _entries("sparse_linear", cpu="sparse_linear"),
+    "sparse_linear_weight_grad": _entries("sparse_linear", cpu="sparse_linear"),
+    "sparse_conv2d": _entries("sparse_conv2d", cpu="sparse_conv2d"),
+    "sparse_conv2d_input_grad": _entries("sparse_conv2d", cpu="sparse_conv2d"),
+    "sparse_conv2d_weight_grad": _entries("sparse_conv2d", cpu="sparse_conv2d"),
+    "batch_norm_relu": _entries("batch_norm_relu", cpu="batch_norm_relu"),
+    "batch_norm_relu_backward": _entries("batch_norm_relu", cpu="batch_norm_relu"),
+    "average_pool2d": _entries("pooling", cpu="pooling"),
+    "average_pool2d_backward": _entries("pooling", cpu="pooling"),
+    "max_pool2d": _entries("pooling", cpu="pooling"),
+    "max_pool2d_backward": _entries("pooling", cpu="pooling"),
+    "score_step_sgd": _entries("score_step", gpu="score_step", cpu="score_step"),
+    "score_step_adam": _entries("score_step", gpu="score_step", cpu="score_step"),
 }
 
 

@@ -1,1 +1,1 @@
-"""Numba kernels, named and called as in `gemkern.kernels.reference`; none in this version."""
+"""Numba kernels; importing one of these modules imports Numba, importing this package does not."""

@@ -14,7 +14,7 @@ from gemkern.kernels.gpu.conv2d_images import convolve
 from gemkern.kernels.gpu.conv2d_tiles import images_like
 from gemkern.kernels.gpu.conv2d_walk import Pair, input_walk, output_walk
 from gemkern.kernels.gpu.depthwise_conv2d import depthwise_convolve, depthwise_sums
-from gemkern.kernels.gpu.layouts import dense, empty_as, ordered_as
+from gemkern.kernels.layouts import dense, empty_as, ordered_as
 from torch import Tensor
 
 # Weights are counted in int32, with room for the rest of a tile beyond the last.

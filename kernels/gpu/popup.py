@@ -17,7 +17,6 @@ import torch
 import triton
 import triton.language as tl
 from gemkern.kernels.gpu.keys import key_of
-from gemkern.kernels.gpu.layouts import dense, empty_as, ordered_as
 from gemkern.kernels.gpu.select_kth import (
     PARTS,
     constants,
@@ -39,6 +38,7 @@ from gemkern.kernels.gpu.tables import (
 )
 from gemkern.kernels.gpu.threshold import narrow
 from gemkern.kernels.gpu.variants import Kind, Variant
+from gemkern.kernels.layouts import dense, empty_as, ordered_as
 from torch import Tensor
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from gemkern.kernels.gpu.layouts import dense, ordered_as
 from gemkern.kernels.gpu.tables import (
     BLOCK,
     THREADS,
@@ -29,6 +28,7 @@ from gemkern.kernels.gpu.tables import (
 )
 from gemkern.kernels.gpu.threshold import narrow
 from gemkern.kernels.gpu.variants import Variant
+from gemkern.kernels.layouts import dense, ordered_as
 from torch import Tensor
 
 Scalar = float | Tensor
@@ -293,7 +293,9 @@ def _launch(
                 **ROUNDING,
                 **constants,
             )
-    for tensors, ours in zip(given, working, strict=True):
+    # The stand-ins are copies of scores as they were.
+    changed = [*range(len(state)), *([len(given) - 1] if written else [])]
+    for tensors, ours in ((given[i], working[i]) for i in changed):
         for original, worked_on in zip(tensors, ours, strict=True):
             if worked_on is not original:
                 original.copy_(worked_on)

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 import torch
 import triton
 import triton.language as tl
-from gemkern.kernels.gpu.layouts import dense, empty_as, ordered_as
 from gemkern.kernels.gpu.tables import (
     BLOCK,
     THREADS,
@@ -26,6 +25,7 @@ from gemkern.kernels.gpu.tables import (
     table,
 )
 from gemkern.kernels.gpu.variants import Variant
+from gemkern.kernels.layouts import dense, empty_as, ordered_as
 from torch import Tensor
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from gemkern.kernels.gpu.layouts import dense, empty_as, ordered_as, same_order
 from gemkern.kernels.gpu.tables import (
     BLOCK,
     THREADS,
@@ -27,6 +26,7 @@ from gemkern.kernels.gpu.tables import (
     table,
 )
 from gemkern.kernels.gpu.variants import Kind, Variant
+from gemkern.kernels.layouts import dense, empty_as, ordered_as, same_order
 from torch import Tensor
 
 TAU = 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gemkern.kernels.reference.pattern import Pattern
 from gemkern.kernels.table import OPERATORS, load
 
 META = torch.device("meta")
@@ -25,6 +26,19 @@ COUNT = off_host(torch.int64)
 KEPT = new(2, dtype=torch.int64)
 ROWS, ROWS_OUT, MATRIX, MATRIX_ACTIVE = new(5, 4), new(5, 3), new(3, 4), new(3, 4).bool()
 
+VALUES = new(7)
+
+
+def pattern(*shape: int) -> Pattern:
+    places = new(7, dtype=torch.int64)
+    starts = [new(size + 1, dtype=torch.int64) for size in shape[:2]]
+    return Pattern(shape, starts[0], places, starts[1], places)
+
+
+CHANNELS = [new(4)] * 4
+WINDOWS = ((2, 2), (2, 2), (0, 0))
+HALVES = new(5, 4, 4, 4)
+
 ARGUMENTS = {
     "threshold": ([WEIGHT], [ACTIVE], off_host()),
     "threshold_packed": ([WEIGHT], [ACTIVE], off_host()),
@@ -44,6 +58,18 @@ ARGUMENTS = {
     "masked_conv2d_input_grad": (Y, X.shape, WEIGHT, WEIGHT, ACTIVE, *GEOMETRY),
     "masked_conv2d_weight_grad": (Y, X, WEIGHT, WEIGHT, ACTIVE, *GEOMETRY),
     "masked_conv2d_score_grad": (Y, X, WEIGHT, ACTIVE, *GEOMETRY),
+    "sparse_linear": (ROWS, VALUES, pattern(3, 4), new(3)),
+    "sparse_linear_input_grad": (ROWS_OUT, VALUES, pattern(3, 4)),
+    "sparse_linear_weight_grad": (ROWS_OUT, ROWS, pattern(3, 4)),
+    "sparse_conv2d": (X, VALUES, pattern(*SHAPE), new(6), *GEOMETRY),
+    "sparse_conv2d_input_grad": (Y, X.shape, VALUES, pattern(*SHAPE), *GEOMETRY),
+    "sparse_conv2d_weight_grad": (Y, X, pattern(*SHAPE), *GEOMETRY),
+    "batch_norm_relu": (X, X, *CHANNELS, True, 0.1, 1e-5, True),
+    "batch_norm_relu_backward": (X, X, X, *CHANNELS, True, True, True),
+    "average_pool2d": (X, *WINDOWS, True),
+    "average_pool2d_backward": (HALVES, X.shape, *WINDOWS, True),
+    "max_pool2d": (X, *WINDOWS),
+    "max_pool2d_backward": (HALVES, HALVES.byte(), X.shape, *WINDOWS),
     "score_step_sgd": ([WEIGHT], [ACTIVE], *[[WEIGHT]] * 4, off_host(), off_host(), 0.9, True),
     "score_step_adam": (
         [WEIGHT], [ACTIVE], *[[WEIGHT]] * 5, off_host(), off_host(), off_host(), 0.9, 0.999, 1e-8,

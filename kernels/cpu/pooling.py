@@ -1,0 +1,277 @@
+"""Average and maximum over windows, pixel by pixel: those of a batch are one run of memory.
+
+Named and called as `gemkern.kernels.reference.pooling`. Channels are shared out among threads.
+A gradient is gathered: each pixel of grad_x is written once, from the windows that it is in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gemkern.kernels.cpu.memory import flag_rows, rows
+from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.reference import pooling as reference
+from gemkern.kernels.reference.batch_last import batch_last
+from gemkern.kernels.reference.pooling import Pair, Shape
+from numba import njit, prange
+from torch import Tensor
+
+
+@njit(cache=True)
+def window(place, kernel, stride, padding, size):
+    """Return the first pixel of a window, and those of the image where it begins and ends."""
+    first = place * stride - padding
+    return first, max(first, 0), min(first + kernel, size)
+
+
+@njit(cache=True)
+def windows(place, kernel, stride, padding, count):
+    """Return the first window that a pixel is in, and the one after the last."""
+    reach = place + padding
+    first = max((reach - kernel) // stride + 1, 0)
+    return first, min(reach // stride + 1, count)
+
+
+@njit(cache=True)
+def add_rows(x, start, stop, total):
+    """Add rows start to stop of x [rows, n] to total [n], four at a time."""
+    row = start
+    while row + 4 <= stop:
+        one, two, three, four = x[row], x[row + 1], x[row + 2], x[row + 3]
+        for i in range(total.size):
+            total[i] += (one[i] + two[i]) + (three[i] + four[i])
+        row += 4
+    while row < stop:
+        one = x[row]
+        for i in range(total.size):
+            total[i] += one[i]
+        row += 1
+
+
+@njit(cache=True)
+def average_channel(x, y, image, out, kernel, stride, padding, count_include_pad):
+    """Write the means of the windows of x [H * W, N] to y [OH * OW, N]."""
+    for h in range(out[0]):
+        _, top, bottom = window(h, kernel[0], stride[0], padding[0], image[0])
+        for w in range(out[1]):
+            _, left, right = window(w, kernel[1], stride[1], padding[1], image[1])
+            total = y[h * out[1] + w]
+            total[:] = 0
+            for i in range(top, bottom):
+                add_rows(x, i * image[1] + left, i * image[1] + right, total)
+            count = (bottom - top) * (right - left)
+            total /= np.float32(kernel[0] * kernel[1] if count_include_pad else count)
+
+
+@njit(cache=True)
+def average_channel_backward(grad_y, grad_x, image, out, kernel, stride, padding, include):
+    """Write to grad_x [H * W, N] what its windows in grad_y [OH * OW, N] send back."""
+    for h in range(image[0]):
+        first_h, last_h = windows(h, kernel[0], stride[0], padding[0], out[0])
+        for w in range(image[1]):
+            first_w, last_w = windows(w, kernel[1], stride[1], padding[1], out[1])
+            target = grad_x[h * image[1] + w]
+            target[:] = 0
+            for i in range(first_h, last_h):
+                _, top, bottom = window(i, kernel[0], stride[0], padding[0], image[0])
+                for j in range(first_w, last_w):
+                    _, left, right = window(j, kernel[1], stride[1], padding[1], image[1])
+                    count = (bottom - top) * (right - left)
+                    share = np.float32(1 / (kernel[0] * kernel[1] if include else count))
+                    source = grad_y[i * out[1] + j]
+                    for n in range(target.size):
+                        target[n] += source[n] * share
+
+
+@njit(cache=True)
+def maximum_channel(x, y, taps, image, out, kernel, stride, padding):
+    """Write the maxima of the windows of x [H * W, N], and their taps, to y and taps."""
+    for h in range(out[0]):
+        row, top, bottom = window(h, kernel[0], stride[0], padding[0], image[0])
+        for w in range(out[1]):
+            column, left, right = window(w, kernel[1], stride[1], padding[1], image[1])
+            best, tap_of = y[h * out[1] + w], taps[h * out[1] + w]
+            best[:] = x[top * image[1] + left]
+            tap_of[:] = np.uint8((top - row) * kernel[1] + left - column)
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    tap = np.uint8((i - row) * kernel[1] + j - column)
+                    values = x[i * image[1] + j]
+                    for n in range(best.size):
+                        value = values[n]
+                        greater = value > best[n] or value != value
+                        best[n] = value if greater else best[n]
+                        tap_of[n] = tap if greater else tap_of[n]
+
+
+@njit(cache=True)
+def maximum_channel_backward(grad_y, taps, grad_x, image, out, kernel, stride, padding):
+    """Write to grad_x [H * W, N] the gradients of the windows whose maximum a pixel is."""
+    zero = np.float32(0)
+    for h in range(image[0]):
+        first_h, last_h = windows(h, kernel[0], stride[0], padding[0], out[0])
+        for w in range(image[1]):
+            first_w, last_w = windows(w, kernel[1], stride[1], padding[1], out[1])
+            target = grad_x[h * image[1] + w]
+            target[:] = 0
+            for i in range(first_h, last_h):
+                row = h - i * stride[0] + padding[0]
+                for j in range(first_w, last_w):
+                    tap = row * kernel[1] + w - j * stride[1] + padding[1]
+                    source, tap_of = grad_y[i * out[1] + j], taps[i * out[1] + j]
+                    for n in range(target.size):
+                        target[n] += source[n] if tap_of[n] == np.uint8(tap) else zero
+
+
+@njit(cache=True, parallel=True)
+def average(threads, channels, images, x, y, image, out, kernel, stride, padding, include):
+    """Average pooling; x and y are addresses."""
+    inside, outside = image[0] * image[1], out[0] * out[1]
+    control = float_control()
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
+            average_channel(
+                rows(x + 4 * channel * inside * images, inside, images),
+                rows(y + 4 * channel * outside * images, outside, images),
+                image, out, kernel, stride, padding, include,
+            )  # fmt: skip
+        set_float_control(before)
+
+
+@njit(cache=True, parallel=True)
+def average_backward(
+    threads, channels, images, grad_y, grad_x, image, out, kernel, stride, padding, include
+):
+    """The gradient of average pooling; grad_y and grad_x are addresses."""
+    inside, outside = image[0] * image[1], out[0] * out[1]
+    control = float_control()
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
+            average_channel_backward(
+                rows(grad_y + 4 * channel * outside * images, outside, images),
+                rows(grad_x + 4 * channel * inside * images, inside, images),
+                image, out, kernel, stride, padding, include,
+            )  # fmt: skip
+        set_float_control(before)
+
+
+@njit(cache=True, parallel=True)
+def maximum(threads, channels, images, x, y, taps, image, out, kernel, stride, padding):
+    """Max pooling; x, y and taps are addresses."""
+    inside, outside = image[0] * image[1], out[0] * out[1]
+    control = float_control()
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
+            maximum_channel(
+                rows(x + 4 * channel * inside * images, inside, images),
+                rows(y + 4 * channel * outside * images, outside, images),
+                flag_rows(taps + channel * outside * images, outside, images),
+                image, out, kernel, stride, padding,
+            )  # fmt: skip
+        set_float_control(before)
+
+
+@njit(cache=True, parallel=True)
+def maximum_backward(
+    threads, channels, images, grad_y, taps, grad_x, image, out, kernel, stride, padding
+):
+    """The gradient of max pooling; grad_y, taps and grad_x are addresses."""
+    inside, outside = image[0] * image[1], out[0] * out[1]
+    control = float_control()
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
+            maximum_channel_backward(
+                rows(grad_y + 4 * channel * outside * images, outside, images),
+                flag_rows(taps + channel * outside * images, outside, images),
+                rows(grad_x + 4 * channel * inside * images, inside, images),
+                image, out, kernel, stride, padding,
+            )  # fmt: skip
+        set_float_control(before)
+
+
+def average_pool2d(
+    x: Tensor, kernel: Pair, stride: Pair, padding: Pair, count_include_pad: bool
+) -> Tensor:
+    if x.dtype != torch.float32:
+        return reference.average_pool2d(x, kernel, stride, padding, count_include_pad)
+    x = batch_last(x)
+    out = _out(x.shape, kernel, stride, padding)
+    y = _empty(x, (*x.shape[:2], *out), x.dtype)
+    average(
+        start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
+        tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding), count_include_pad,
+    )  # fmt: skip
+    return y
+
+
+def average_pool2d_backward(
+    grad_y: Tensor,
+    shape: Shape,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    count_include_pad: bool,
+) -> Tensor:
+    if grad_y.dtype != torch.float32:
+        return reference.average_pool2d_backward(
+            grad_y, shape, kernel, stride, padding, count_include_pad
+        )
+    grad_y = batch_last(grad_y)
+    grad_x = _empty(grad_y, shape, grad_y.dtype)
+    average_backward(
+        start_threads(), shape[1], shape[0], grad_y.data_ptr(), grad_x.data_ptr(),
+        tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride), tuple(padding),
+        count_include_pad,
+    )  # fmt: skip
+    return grad_x
+
+
+def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
+    if x.dtype != torch.float32:
+        return reference.max_pool2d(x, kernel, stride, padding)
+    x = batch_last(x)
+    out = _out(x.shape, kernel, stride, padding)
+    y, taps = (_empty(x, (*x.shape[:2], *out), dtype) for dtype in (x.dtype, torch.uint8))
+    maximum(
+        start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
+        taps.data_ptr(), tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding),
+    )  # fmt: skip
+    return y, taps
+
+
+def max_pool2d_backward(
+    grad_y: Tensor, taps: Tensor, shape: Shape, kernel: Pair, stride: Pair, padding: Pair
+) -> Tensor:
+    if grad_y.dtype != torch.float32:
+        return reference.max_pool2d_backward(grad_y, taps, shape, kernel, stride, padding)
+    grad_y, taps = batch_last(grad_y), batch_last(taps)
+    grad_x = _empty(grad_y, shape, grad_y.dtype)
+    maximum_backward(
+        start_threads(), shape[1], shape[0], grad_y.data_ptr(), taps.data_ptr(),
+        grad_x.data_ptr(), tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride),
+        tuple(padding),
+    )  # fmt: skip
+    return grad_x
+
+
+def _out(shape: torch.Size, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
+    height, width = (
+        (size + 2 * pad - reach) // step + 1
+        for size, reach, step, pad in zip(shape[2:], kernel, stride, padding, strict=True)
+    )
+    return height, width
+
+
+def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a batch-last tensor with no values."""
+    images, *rest = shape
+    return like.new_empty((*rest, images), dtype=dtype).movedim(-1, 0)

@@ -1,0 +1,29 @@
+"""How many threads the kernels of this folder run on: as many as torch."""
+
+from __future__ import annotations
+
+import numba
+import torch
+
+# Threads that have work to do, at the least: with fewer, channels are shared out as well.
+BUSY = 0.8
+
+
+def start_threads() -> int:
+    """Let Numba run on torch's number of threads and return it."""
+    wanted = torch.get_num_threads()
+    threads = min(wanted, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    numba.set_num_threads(threads)
+    # Where both use one OpenMP library, Numba's first start sets torch's number to that of cores.
+    if torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+    return threads
+
+
+def parts_of(threads: int, tasks: int, channels: int) -> int:
+    """Return in how many parts to take the channels so that `tasks` keep the threads busy."""
+    for parts in range(1, threads):
+        shares = threads // parts
+        if threads % parts == 0 and tasks >= BUSY * shares * -(-tasks // shares):
+            return parts
+    return threads if channels >= threads else 1

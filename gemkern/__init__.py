@@ -8,7 +8,15 @@ from importlib.metadata import version
 
 from gemkern import data, models, nn, ops, optim, tickets, training
 from gemkern.errors import GemkernError
-from gemkern.nn import MaskedConv2d, MaskedLinear, convert, unconvert
+from gemkern.nn import (
+    MaskedConv2d,
+    MaskedLinear,
+    accelerate,
+    acceleration,
+    convert,
+    decelerate,
+    unconvert,
+)
 from gemkern.optim import MaskedSGD, ScoreAdam, ScoreSGD
 from gemkern.tickets import IMP, GemMiner, Ticket
 
@@ -25,8 +33,11 @@ __all__ = [
     "ScoreSGD",
     "Ticket",
     "__version__",
+    "accelerate",
+    "acceleration",
     "convert",
     "data",
+    "decelerate",
     "models",
     "nn",
     "ops",

@@ -27,6 +27,7 @@ from gemkern.experiments.search import (
     rehearse,
 )
 from gemkern.experiments.settings import Settings
+from gemkern.experiments.warm_up import warm_up
 from gemkern.report import RunFolder, gain_table, info, race_figure, race_table, settings_table
 from gemkern.tickets import Ticket
 
@@ -88,6 +89,7 @@ def race_command(
     laboratory = Laboratory(settings)
     rehearse(laboratory)
     folder = _open(out, settings, methods=list(names), seeds=seeds)
+    _warm_up(laboratory)
 
     def save(method: str, seed: int, ticket: Ticket) -> None:
         ticket.save(_ticket_path(out, method, seed))
@@ -162,6 +164,7 @@ def finetune_command(
     settings = _settings(locals(), assign, preset, epochs, budget)
     laboratory = Laboratory(settings)
     folder = _open(out, settings, ticket=str(ticket), seed=seed)
+    _warm_up(laboratory)
     with _progress(settings.finetune_epochs, folder) as on_epoch:
         run = finetune_ticket(laboratory, Notebook(loaded.method, seed, on_epoch), Found(loaded))
     folder.finish([run])
@@ -203,6 +206,7 @@ def _search(method: str, settings: Settings, seed: int, out: Path) -> None:
     laboratory = Laboratory(settings)
     rehearse(laboratory)
     folder = _open(out, settings, methods=[method], seed=seed)
+    _warm_up(laboratory)
     searches = {"gem-miner": mine, "imp": prune_iteratively}
     epochs = total_epochs(laboratory, [method], [seed]) - settings.finetune_epochs
     with _progress(epochs, folder) as on_epoch:
@@ -222,6 +226,11 @@ def _open(out: Path, settings: Settings, **what: Any) -> RunFolder:
     folder = RunFolder.create(out, config=config, command=shlex.join(["gemkern", *sys.argv[1:]]))
     console.print(settings_table(config))
     return folder
+
+
+def _warm_up(laboratory: Laboratory) -> None:
+    with console.status("making the CPU kernels ready (compiled once, in about half a minute)"):
+        warm_up(laboratory)
 
 
 def _ticket_path(out: Path, method: str, seed: int) -> Path:

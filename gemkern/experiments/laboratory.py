@@ -13,6 +13,7 @@ from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Phase
 from gemkern.experiments.settings import Settings
 from gemkern.models import build
+from gemkern.nn import accelerate, pays
 from gemkern.tickets import Search, Ticket
 from gemkern.training import EpochStats, Method, WeightTraining, evaluate, train
 
@@ -103,6 +104,8 @@ class Laboratory:
 
     def finetune(self, model: nn.Module, density: float, notebook: Notebook) -> None:
         """Train the weights of `model` under its masks, by the settings' finetuning recipe."""
+        if self.settings.accelerate and pays(model):
+            accelerate(model)
         self._train(model, self.finetuning(model), "finetune", lambda: density, notebook)
 
     def finetuning(self, model: nn.Module) -> WeightTraining:

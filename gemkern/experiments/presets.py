@@ -176,7 +176,8 @@ def resolve(
         if data == "folder":
             # A preset's limit is made for a data set of known size.
             given.setdefault("train_limit", None)
-    fields = {"data_dir": None, "train_limit": None, "device": "auto", **preset(name), **given}
+    common = {"data_dir": None, "train_limit": None, "device": "auto", "accelerate": True}
+    fields = {**common, **preset(name), **given}
     return Settings(**{**fields, "device": pick_device(fields["device"])})
 
 

@@ -17,7 +17,8 @@ class Settings:
 
     Epochs are of the whole training split; rates are those of the first epoch, lowered by
     `schedule`. `imp_rewind` is "init", "learning-rate" or a step of the first round. `data_dir` is
-    None for data that ships with a package. `device` is "cpu", "cuda" or "cuda:N".
+    None for data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate`
+    runs whatever is sparse enough on the sparse kernels.
     """
 
     data: str
@@ -42,6 +43,7 @@ class Settings:
     imp_rewind: str
     imp_lr: float
     imp_prune: float
+    accelerate: bool
 
     def scaled(self, budget: float) -> Settings:
         """Return the same experiment with every epoch count multiplied by `budget`.

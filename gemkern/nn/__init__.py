@@ -1,6 +1,26 @@
 """Masked layers in place of PyTorch's, and the conversion of whole models."""
 
+from gemkern.nn.accelerate import (
+    accelerate,
+    acceleration,
+    decelerate,
+    is_accelerated,
+    pays,
+    runs_sparse,
+)
 from gemkern.nn.convert import Report, convert, unconvert
 from gemkern.nn.layers import MaskedConv2d, MaskedLinear
 
-__all__ = ["MaskedConv2d", "MaskedLinear", "Report", "convert", "unconvert"]
+__all__ = [
+    "MaskedConv2d",
+    "MaskedLinear",
+    "Report",
+    "accelerate",
+    "acceleration",
+    "convert",
+    "decelerate",
+    "is_accelerated",
+    "pays",
+    "runs_sparse",
+    "unconvert",
+]

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemkern import ops
+from gemkern.nn.compression import Compressible
 from gemkern.ops.checks import check_conv2d, check_device, check_linear, compute_dtype
 from gemkern.optim.effective import Effective
 
 
-class Masked(nn.Module):
+class Masked(Compressible):
     """What masked layers add to PyTorch's: scores, active, and how they are kept.
 
     Attributes:
@@ -65,6 +66,8 @@ class Masked(nn.Module):
         if self.effective is None or torch.compiler.is_compiling():
             return None
         check_device(operator, "x", x, self.weight)
+        if self.is_compressed:
+            return self.effective.read(self, self.weight.dtype)
         return self.effective.read(self, compute_dtype(operator, x, self.weight))
 
     def _let_weights_learn(self, learn: bool) -> None:
@@ -125,10 +128,20 @@ class MaskedLinear(Masked, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         written = self._written_weight("masked_linear", input)
+        if self.is_compressed:
+            return self._forward_compressed(input, written)
         if written is not None:
             check_linear(input, written)
             return F.linear(input, written, self.bias)
         return ops.masked_linear(input, self.weight, self.scores, self.active, self.bias)
+
+    def _forward_compressed(self, input: Tensor, written: Tensor | None) -> Tensor:
+        values = self.values() if written is None else written
+        if input.dim() == 2:
+            return ops.sparse_linear(input, values, self.pattern(), self.bias)
+        rows = input.reshape(-1, input.shape[-1])
+        y = ops.sparse_linear(rows, values, self.pattern(), self.bias)
+        return y.reshape(*input.shape[:-1], -1)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, scores: bool = False) -> MaskedLinear:
@@ -198,6 +211,9 @@ class MaskedConv2d(Masked, nn.Conv2d):
             padding = [0, 0]
         geometry = (self.stride, padding, self.dilation, self.groups)
         written = self._written_weight("masked_conv2d", input)
+        if self.is_compressed:
+            values = self.values() if written is None else written
+            return ops.sparse_conv2d(input, values, self.pattern(), self.bias, *geometry)
         if written is not None:
             check_conv2d(input, written, *geometry)
             return F.conv2d(input, written, self.bias, *geometry)
@@ -238,6 +254,7 @@ def _bake(plain: Any, layer: Any) -> Any:
     """Give `plain` the effective weight of `layer`; what was fixed for scores learns again."""
     scores = None if layer.scores is None else [layer.scores.detach()]
     (weight,) = ops.effective_weight([layer.weight.detach()], scores, [layer.active])
+    weight = layer.spread(weight)
     learns = layer.scores is not None or layer.weight.requires_grad
     plain.weight = nn.Parameter(weight, requires_grad=learns)
     if layer.bias is not None:

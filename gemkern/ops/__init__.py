@@ -1,5 +1,12 @@
 """PyTorch operators over the kernels: gradients, checks, and the choice of a backend."""
 
+from gemkern.ops.batch_last import (
+    average_pool2d,
+    batch_last,
+    batch_norm_relu,
+    is_batch_last,
+    max_pool2d,
+)
 from gemkern.ops.dispatch import availability
 from gemkern.ops.masked import masked_conv2d, masked_linear
 from gemkern.ops.masks import (
@@ -11,20 +18,30 @@ from gemkern.ops.masks import (
 )
 from gemkern.ops.popup import popup_mask, popup_weight
 from gemkern.ops.selection import remove_lowest, select_kth
+from gemkern.ops.sparse import Pattern, pattern, sparse_conv2d, sparse_linear
 from gemkern.ops.steps import score_step_adam, score_step_sgd
 
 __all__ = [
+    "Pattern",
     "availability",
+    "average_pool2d",
+    "batch_last",
+    "batch_norm_relu",
     "effective_weight",
+    "is_batch_last",
     "masked_conv2d",
     "masked_linear",
+    "max_pool2d",
     "pack_mask",
+    "pattern",
     "popup_mask",
     "popup_weight",
     "remove_lowest",
     "score_step_adam",
     "score_step_sgd",
     "select_kth",
+    "sparse_conv2d",
+    "sparse_linear",
     "threshold",
     "threshold_packed",
     "unpack_mask",

@@ -85,15 +85,20 @@ def check_device(where: str, name: str, tensor: Tensor, weight: Tensor) -> None:
         )
 
 
-def check_linear(x: Tensor, weight: Tensor) -> None:
-    """Check the shapes of masked_linear."""
+def pair(value: int | Sequence[int]) -> list[int]:
+    """Return an int as a pair, and what is a sequence as a list."""
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def check_linear(x: Tensor, weight: Tensor, where: str = "masked_linear") -> None:
+    """Check the shapes of the linear operator called `where`."""
     if weight.dim() != 2:
         raise GemkernError(
-            f"masked_linear: weight has shape {tuple(weight.shape)}; give (outputs, inputs)"
+            f"{where}: weight has shape {tuple(weight.shape)}; give (outputs, inputs)"
         )
     if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
         raise GemkernError(
-            f"masked_linear: x has shape {tuple(x.shape)} and the weight {tuple(weight.shape)}; "
+            f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(weight.shape)}; "
             f"give x with {weight.shape[1]} features in its last dimension"
         )
 
@@ -105,40 +110,40 @@ def check_conv2d(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
+    where: str = "masked_conv2d",
 ) -> None:
-    """Check the shapes and the geometry of masked_conv2d."""
+    """Check the shapes and the geometry of the convolution called `where`."""
     if weight.dim() != 4:
         raise GemkernError(
-            f"masked_conv2d: weight has shape {tuple(weight.shape)}; "
+            f"{where}: weight has shape {tuple(weight.shape)}; "
             "give (outputs, inputs / groups, height, width)"
         )
     if groups < 1 or weight.shape[0] % groups:
         raise GemkernError(
-            f"masked_conv2d: {weight.shape[0]} outputs do not split into {groups} groups; "
-            "give a divisor"
+            f"{where}: {weight.shape[0]} outputs do not split into {groups} groups; give a divisor"
         )
     if x.dim() != 4 or x.shape[1] != weight.shape[1] * groups:
         raise GemkernError(
-            f"masked_conv2d: x has shape {tuple(x.shape)} and the weight {tuple(weight.shape)} in "
+            f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(weight.shape)} in "
             f"{groups} groups; give x as (batch, {weight.shape[1] * groups}, height, width)"
         )
-    _check_pair("stride", stride, 1)
-    _check_pair("padding", padding, 0)
-    _check_pair("dilation", dilation, 1)
+    _check_pair(where, "stride", stride, 1)
+    _check_pair(where, "padding", padding, 0)
+    _check_pair(where, "dilation", dilation, 1)
     for axis in (0, 1):
         reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
         if x.shape[2 + axis] + 2 * padding[axis] < reach:
             raise GemkernError(
-                f"masked_conv2d: a kernel of {tuple(weight.shape[2:])} with dilation "
+                f"{where}: a kernel of {tuple(weight.shape[2:])} with dilation "
                 f"{tuple(dilation)} is larger than the image {tuple(x.shape[2:])} with padding "
                 f"{tuple(padding)}; pad more or shrink the kernel"
             )
 
 
-def _check_pair(name: str, pair: Sequence[int], least: int) -> None:
+def _check_pair(where: str, name: str, pair: Sequence[int], least: int) -> None:
     if len(pair) != 2 or min(pair) < least:
         raise GemkernError(
-            f"masked_conv2d: {name} is {tuple(pair)}; give an int or a pair, at least {least}"
+            f"{where}: {name} is {tuple(pair)}; give an int or a pair, at least {least}"
         )
 
 

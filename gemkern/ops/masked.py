@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gemkern.ops.checks import check_conv2d, check_layer, check_linear, compute_dtype
+from gemkern.ops.checks import check_conv2d, check_layer, check_linear, compute_dtype, pair
 from gemkern.ops.registration import differentiate, register
 
 _MASKED = "Tensor weight, Tensor? scores, Tensor active"
@@ -110,17 +110,13 @@ def masked_conv2d(
         GemkernError: shapes, dtypes, devices or the geometry do not fit, or no backend can serve;
             in a second derivative.
     """
-    stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     check_layer("masked_conv2d", x, weight, scores, active, bias)
     check_conv2d(x, weight, stride, padding, dilation, groups)
     dtype = compute_dtype("masked_conv2d", x, weight)
     bias = None if bias is None else bias.to(dtype)
     geometry = (stride, padding, dilation, groups, backend or "")
     return _conv2d(x.to(dtype), weight, scores, active, bias, *geometry)
-
-
-def _pair(value: int | Sequence[int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
 
 
 def _linear_setup(ctx: Any, inputs: Any) -> None:

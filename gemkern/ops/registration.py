@@ -19,6 +19,7 @@ from gemkern.kernels import reference
 from gemkern.ops.dispatch import kernel
 
 Operator = Callable[..., Any]
+Arrange = Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 LIBRARY = torch.library.Library("gemkern", "FRAGMENT")
 
@@ -28,8 +29,14 @@ for _device in ("CUDA", "XPU", "MPS"):
     _AUTOCAST |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{_device}"))
 
 
-def register(operator: str, schema: str) -> Operator:
+def _as_given(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return inputs
+
+
+def register(operator: str, schema: str, arrange: Arrange = _as_given) -> Operator:
     """Register gemkern::`operator`, which makes new tensors.
+
+    A kernel is called with what `arrange` makes of the operator's arguments.
 
     Its fake implementation is the reference itself: plain PyTorch that reads no number on the host
     finds shapes, dtypes and strides by running on fake tensors.
@@ -37,10 +44,10 @@ def register(operator: str, schema: str) -> Operator:
 
     def fake(*arguments: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return getattr(reference, operator)(*arguments[:-1])
+            return getattr(reference, operator)(*arrange(arguments[:-1]))
 
     LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(operator, _implementation(operator), "CompositeExplicitAutograd")
+    LIBRARY.impl(operator, _implementation(operator, arrange), "CompositeExplicitAutograd")
     torch.library.register_fake(f"gemkern::{operator}", fake, lib=LIBRARY)
     return getattr(torch.ops.gemkern, operator).default
 
@@ -101,12 +108,12 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return backward_once
 
 
-def _implementation(operator: str) -> Operator:
+def _implementation(operator: str, arrange: Arrange = _as_given) -> Operator:
     def run(*arguments: Any) -> Any:
         *inputs, backend = arguments
         device = next(_tensors(inputs)).device.type
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return kernel(operator, device, backend)(*inputs)
+            return kernel(operator, device, backend)(*arrange(tuple(inputs)))
 
     return run
 

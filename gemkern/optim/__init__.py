@@ -1,8 +1,17 @@
 """Optimisers of scores, and of weights under a mask."""
 
+from gemkern.optim.carrying import carrying
 from gemkern.optim.layers import MaskedLayer, is_masked, masked_layers
 from gemkern.optim.masked_sgd import MaskedSGD
 from gemkern.optim.score_adam import ScoreAdam
 from gemkern.optim.score_sgd import ScoreSGD
 
-__all__ = ["MaskedLayer", "MaskedSGD", "ScoreAdam", "ScoreSGD", "is_masked", "masked_layers"]
+__all__ = [
+    "MaskedLayer",
+    "MaskedSGD",
+    "ScoreAdam",
+    "ScoreSGD",
+    "carrying",
+    "is_masked",
+    "masked_layers",
+]

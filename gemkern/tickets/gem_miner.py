@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
+from gemkern.nn import decelerate
 from gemkern.optim import ScoreAdam, ScoreSGD
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import freeze_epochs, freeze_rate, share, weights_left
@@ -54,6 +55,8 @@ class GemMiner(Search):
         fused: layers compute with effective weights that the score step writes, all mask work of a
             training step in one launch. Gradients then never reach `scores.grad`: leave it off to
             clip or read them, or to use a GradScaler.
+        accelerated: run on the sparse kernels as soon as freezing makes that pay
+            (`gemkern.accelerate`), until the search is over.
 
     Raises:
         GemkernError: the model has no scores, an unknown choice, or a plan that cannot be.
@@ -77,6 +80,7 @@ class GemMiner(Search):
         seed: int | None = None,
         name: str | None = None,
         fused: bool = False,
+        accelerated: bool = False,
     ) -> None:
         super().__init__(model, epochs)
         for layer_name, layer in self.layers.items():
@@ -95,6 +99,7 @@ class GemMiner(Search):
         self._keep = keep
         self._seed = seed
         self._name = name
+        self._accelerated = accelerated
         self._lr = DEFAULT_LR[optimizer] if lr is None else lr
         self._factor = rate(schedule)
         self._optimizer = (
@@ -123,6 +128,8 @@ class GemMiner(Search):
         self._check_numbers("score", self._scores())
         if self.epoch in self._freeze_epochs:
             self._freeze()
+            if self._accelerated:
+                self._accelerate(self._optimizer)
         self._enter(self.epoch + 1)
 
     def _freeze(self) -> None:
@@ -164,6 +171,7 @@ class GemMiner(Search):
         self.epoch = epoch
         if epoch == self.epochs:
             self._optimizer.release()
+            decelerate(self.model)
         for group in self._optimizer.param_groups:
             group["lr"] = self._lr * self._factor(epoch, self.epochs)
         self._optimizer.refresh()

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
+from gemkern.nn import decelerate
 from gemkern.tickets.schedules import imp_weights_left
 from gemkern.tickets.search import Search
 from gemkern.tickets.state import load_weights_state, weights_state, zero_masked_weights
@@ -40,6 +41,8 @@ class IMP(Search):
         lr, momentum, weight_decay, schedule: of `gemkern.training.WeightTraining`.
         seed: of the model's initial weights, for the ticket.
         name: of the network, for the ticket.
+        accelerated: run rounds on the sparse kernels as soon as pruning makes that pay
+            (`gemkern.accelerate`).
 
     Raises:
         GemkernError: the model has scores, an unknown rewinding, or a plan that cannot be.
@@ -59,6 +62,7 @@ class IMP(Search):
         schedule: str = "cosine",
         seed: int | None = None,
         name: str | None = None,
+        accelerated: bool = False,
     ) -> None:
         super().__init__(model, epochs)
         for layer_name, layer in self.layers.items():
@@ -84,6 +88,7 @@ class IMP(Search):
         self._point: _RewindPoint | None = None
         self._seed = seed
         self._name = name
+        self._accelerated = accelerated
         self._mark_rewind_point()
 
     @property
@@ -128,12 +133,15 @@ class IMP(Search):
                 f"there is no rewinding to step {self._rewind_step}: the first round had "
                 f"{self._steps} steps; rewind to an earlier one or train longer rounds"
             )
+        decelerate(self.model)
         self._remove_lowest(self._magnitudes(), self._removals[index])
         if self._point is None:
             self._training.restart()
         else:
             self._point.restore(self.model, self._training)
         zero_masked_weights(self.model)
+        if self._accelerated and self.epoch < self.epochs:
+            self._accelerate(self._training.optimizer)
 
     def _mark_rewind_point(self) -> None:
         if self._steps == self._rewind_step:

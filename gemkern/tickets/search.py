@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.optim import masked_layers
+from gemkern.nn import accelerate, pays
+from gemkern.optim import carrying, masked_layers
 from gemkern.tickets.ticket import Ticket
 
 
@@ -24,6 +25,7 @@ class Search(ABC):
     Attributes:
         model: the converted model, searched in place.
         layers: its masked layers by qualified name.
+        total: how many weights can be masked.
         epochs: how long the search lasts.
         epoch: how many epochs are finished.
     """
@@ -31,6 +33,7 @@ class Search(ABC):
     def __init__(self, model: nn.Module, epochs: int) -> None:
         self.model = model
         self.layers: dict[str, Any] = dict(masked_layers(model))
+        self.total = sum(layer.active.numel() for layer in self.layers.values())
         self.epochs = epochs
         self.epoch = 0
 
@@ -66,11 +69,6 @@ class Search(ABC):
         return self._found()
 
     @property
-    def total(self) -> int:
-        """How many weights can be masked."""
-        return sum(layer.active.numel() for layer in self.layers.values())
-
-    @property
     def weights_left(self) -> int:
         """How many weights are active now; reads the device."""
         counts = torch.stack([layer.active.sum() for layer in self.layers.values()])
@@ -97,6 +95,12 @@ class Search(ABC):
 
     @abstractmethod
     def _found(self) -> Ticket: ...
+
+    def _accelerate(self, optimizer: torch.optim.Optimizer) -> None:
+        """Compress the layers to what is active, if that pays; `optimizer` follows them."""
+        if pays(self.model):
+            with carrying(optimizer, self.layers.values()):
+                accelerate(self.model)
 
     def _check_running(self) -> None:
         if self.epoch >= self.epochs:

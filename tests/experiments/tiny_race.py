@@ -34,6 +34,7 @@ SETTINGS = Settings(
     imp_rewind="init",
     imp_lr=0.1,
     imp_prune=0.5,
+    accelerate=True,
 )
 
 

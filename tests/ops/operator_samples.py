@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from batch_last_samples import SAMPLES as OF_BATCH_LAST
 from torch import Tensor
 
 from gemkern import ops
@@ -230,4 +231,5 @@ SAMPLES: dict[str, dict[str, Arguments]] = {
         for kind in ("linear", "conv2d")
         for suffix in TAKEN
     },
+    **OF_BATCH_LAST,
 }

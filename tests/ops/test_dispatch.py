@@ -237,11 +237,20 @@ CALLS: dict[str, Callable[..., Any]] = {
     "masked_conv2d": lambda **to: ops.masked_conv2d(
         NUMBER.view(1, 1, 1, 2), NUMBER.view(1, 1, 1, 2), None, ON.view(1, 1, 1, 2), **to
     ),
+    "sparse_linear": lambda **to: ops.sparse_linear(NUMBER, NUMBER[0, :1], ops.pattern(ON), **to),
+    "sparse_conv2d": lambda **to: ops.sparse_conv2d(
+        NUMBER.view(1, 1, 1, 2), NUMBER[0, :1], ops.pattern(ON.view(1, 1, 1, 2)), **to
+    ),
+    "batch_norm_relu": lambda **to: ops.batch_norm_relu(NUMBER.view(2, 1), **to),
+    "average_pool2d": lambda **to: ops.average_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
+    "max_pool2d": lambda **to: ops.max_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
 }
+# What is there for the operators' sake: layouts and patterns, and who can serve.
+BESIDE = {"Pattern", "availability", "batch_last", "is_batch_last", "pattern"}
 
 
 def test_every_public_operator_is_called_here() -> None:
-    assert {*CALLS, "availability"} == set(ops.__all__)
+    assert {*CALLS, *BESIDE} == set(ops.__all__)
 
 
 @pytest.mark.parametrize("operator", CALLS)

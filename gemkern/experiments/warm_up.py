@@ -1,0 +1,54 @@
+"""Numba compiles at the first call of a kernel: before an experiment is timed, not within it."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn import functional as F
+
+from gemkern.data import batches
+from gemkern.experiments.laboratory import Laboratory
+from gemkern.nn import accelerate, convert, runs_sparse
+from gemkern.tickets import GemMiner
+from gemkern.training import Method
+
+DENSITY, EPOCHS = 0.01, 2
+
+
+def warm_up(laboratory: Laboratory) -> None:
+    """Search and finetune for a few steps, and forget it; nothing where no kernel would be used.
+
+    What is compiled stays on the disk: the next time this takes a second.
+    """
+    if not laboratory.settings.accelerate or not runs_sparse(laboratory.settings.device):
+        return
+    model = laboratory.fresh_model(seed=0)
+    convert(model, scores=True)
+    optimizer = laboratory.settings.score_optimizer
+    miner = GemMiner(
+        model, DENSITY, EPOCHS, 1, optimizer=optimizer, seed=0, fused=True, accelerated=True
+    )
+    for _ in range(EPOCHS):
+        _step(laboratory, model, miner)
+        miner.end_epoch()
+    ticket = miner.ticket()
+    fresh = laboratory.with_ticket(ticket, seed=0)
+    accelerate(fresh)
+    _step(laboratory, fresh, laboratory.finetuning(fresh))
+
+
+def _step(laboratory: Laboratory, model: nn.Module, method: Method) -> None:
+    data, size = laboratory.dataset, laboratory.settings.batch_size
+    images, labels = next(
+        batches(
+            data.train,
+            size,
+            seed=0,
+            epoch=0,
+            mean=data.mean,
+            std=data.std,
+            augment=data.augment,
+        )
+    )
+    for _ in range(2):
+        F.cross_entropy(model(images), labels).backward()
+        method.step()

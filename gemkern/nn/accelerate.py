@@ -1,0 +1,121 @@
+"""Whole models on the sparse kernels: compressed layers, batch-last activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from gemkern.errors import GemkernError
+from gemkern.nn.batch_last_graph import rewrite
+from gemkern.nn.convert import Report
+from gemkern.nn.layers import Masked
+from gemkern.ops.dispatch import choose
+
+# A layer with a larger part of its weights stays dense: whole steps break even at about 0.3
+# (`python -m benchmarks.cpu`).
+BREAK_EVEN = 0.25
+# With so few inputs to an output a layer is bound by its activations, and sparse at any density.
+FEW_INPUTS = 64
+
+
+def accelerate(model: nn.Module) -> nn.Module:
+    """Switch a masked model to sparse kernels and the batch-last layout, in place; return it.
+
+    Masked layers below the break-even density are compressed to the weights that remain
+    (`MaskedConv2d.compress`): parameters stay the same objects but hold fewer numbers, so make the
+    optimiser afterwards, or let it follow (`gemkern.optim.carrying`). Batch norm, ReLU, addition
+    and pooling run on batch-last activations. Called again after more weights were frozen, it
+    compresses further. `acceleration` says what it would do to which layer; `decelerate` undoes
+    it.
+
+    Raises:
+        GemkernError: no layer would be served, or the forward pass cannot be traced.
+    """
+    report = acceleration(model)
+    if not report.converted:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.left.items())
+        raise GemkernError(
+            f"the model {type(model).__name__} has nothing to accelerate "
+            f"({reasons or 'no masked layer'}): mask it first, below the break-even density"
+        )
+    if not is_accelerated(model):
+        model.forward = _rewritten(model).forward
+    for name in report.converted:
+        layer: Any = model.get_submodule(name)
+        layer.compress()
+    return model
+
+
+def decelerate(model: nn.Module) -> nn.Module:
+    """Undo `accelerate`, in place; return the model. A model that is dense stays as it is."""
+    for _, layer in _masked(model):
+        layer.expand()
+    model.__dict__.pop("forward", None)
+    return model
+
+
+def runs_sparse(device: str) -> bool:
+    """Return whether a backend other than the reference serves sparse layers on a device type."""
+    try:
+        return choose("sparse_conv2d", device) != "reference"
+    except GemkernError:
+        return False
+
+
+def pays(model: nn.Module) -> bool:
+    """Return whether every masked layer of `model` would be faster accelerated; reads the device.
+
+    One dense layer among sparse ones costs two conversions of the layout.
+    """
+    if not runs_sparse("cpu"):
+        return False
+    report = acceleration(model)
+    return bool(report.converted) and not report.left
+
+
+def is_accelerated(model: nn.Module) -> bool:
+    """Return whether `model` runs on the sparse kernels."""
+    return "forward" in model.__dict__
+
+
+def acceleration(model: nn.Module) -> Report:
+    """Return which layers of `model` the sparse kernels serve, and why others stay dense.
+
+    Reads the device.
+    """
+    report = Report()
+    for name, layer in _masked(model):
+        reason = _why_dense(layer)
+        if reason:
+            report.left[name] = reason
+        else:
+            report.converted.append(name)
+    return report
+
+
+def _why_dense(layer: Any) -> str:
+    whole = layer.spread(layer.active)
+    if whole.device.type != "cpu":
+        return f"its weight is on {whole.device}, and the sparse kernels run on the CPU"
+    if str(layer.weight.dtype) != "torch.float32":
+        return f"its weight is {layer.weight.dtype}, and the sparse kernels are float32"
+    density = float(whole.float().mean()) if whole.numel() else 0.0
+    if density > BREAK_EVEN and whole[0].numel() > FEW_INPUTS:
+        return f"its density {density:.3g} is above the break-even density {BREAK_EVEN}"
+    return ""
+
+
+def _rewritten(model: nn.Module) -> nn.Module:
+    try:
+        return rewrite(model)
+    except Exception as error:
+        raise GemkernError(
+            f"the forward pass of {type(model).__name__} cannot be traced ({error}): leave out "
+            "what depends on the data, or accelerate its parts one by one"
+        ) from error
+
+
+def _masked(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, Masked))

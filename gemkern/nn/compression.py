@@ -1,0 +1,125 @@
+"""Masked layers reduced to the weights that remain: what is frozen takes no memory and no time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gemkern import ops
+
+_FIELDS = ("starts", "positions", "input_starts", "input_order")
+_ENTRIES = ("weight", "scores", "active")
+
+
+class Compressible(nn.Module):
+    """A masked layer whose weight, scores and active can be compressed to what is active.
+
+    Compressed, the three are flat, [nnz], in row-major order of the places that were active; they
+    stay the same parameters. The layer's state_dict is that of the whole layer in either form:
+    weights that are not active stay what they were, their scores are 0.
+    """
+
+    weight: Any
+    scores: Any
+    active: Tensor
+    effective: Any
+    positions: Tensor
+    whole_weight: Tensor
+
+    @property
+    def is_compressed(self) -> bool:
+        return "whole_weight" in self._buffers
+
+    @torch.no_grad()
+    def compress(self) -> None:
+        """Set aside what is not active, for good. Reads the device, and drops gradients."""
+        self.expand()
+        pattern = ops.pattern(self.active)
+        whole_weight = self.weight.detach()
+        self._replace(lambda whole: whole.flatten()[pattern.positions])
+        self.register_buffer("whole_weight", whole_weight, persistent=False)
+        for name in _FIELDS:
+            self.register_buffer(name, getattr(pattern, name), persistent=False)
+
+    @torch.no_grad()
+    def expand(self) -> None:
+        """Return to the whole weight; drops gradients."""
+        if self.is_compressed:
+            weight = self._spread_weight(self.weight)
+            self._replace(self.spread)
+            self.weight.data = weight
+            for name in ("whole_weight", *_FIELDS):
+                delattr(self, name)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return `values` [nnz] in the shape of the whole weight, 0 where nothing remains.
+
+        Of a layer that is not compressed, or where `values` are no such values, return them.
+        """
+        if not self.is_compressed or values.shape != self.positions.shape:
+            return values
+        whole = torch.zeros_like(self.whole_weight, dtype=values.dtype)
+        return _put(whole, self.positions, values)
+
+    def gather(self, whole: Tensor) -> Tensor:
+        """Undo `spread`: return what remains of a tensor in the shape of the whole weight."""
+        if not self.is_compressed or whole.shape != self.whole_weight.shape:
+            return whole
+        return whole.flatten()[self.positions]
+
+    def pattern(self) -> ops.Pattern:
+        """Return where the weights of a compressed layer remain."""
+        shape = tuple(self.whole_weight.shape)
+        return ops.Pattern(shape, *(getattr(self, name) for name in _FIELDS))
+
+    def values(self) -> Tensor:
+        """Return the effective weights of a compressed layer, [nnz]."""
+        scores = None if self.scores is None else [self.scores]
+        return ops.effective_weight([self.weight], scores, [self.active])[0]
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change weight, scores and active to another shape, in place."""
+        self.effective = None
+        for name in _ENTRIES:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                tensor.grad = None
+                tensor.data = change(tensor.data)
+
+    def _spread_weight(self, values: Tensor) -> Tensor:
+        """Return the whole weight with `values` where it is active."""
+        return _put(self.whole_weight.clone(), self.positions, values.detach())
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.is_compressed:
+            for name in _ENTRIES:
+                entry = destination.get(f"{prefix}{name}")
+                if entry is not None:
+                    destination[f"{prefix}{name}"] = self.spread(entry.detach())
+            destination[f"{prefix}weight"] = self._spread_weight(self.weight)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
+        weight = state_dict.get(f"{prefix}weight")
+        if self.is_compressed and isinstance(weight, Tensor):
+            if weight.shape == self.whole_weight.shape:
+                self.whole_weight.copy_(weight)
+            for name in _ENTRIES:
+                entry = state_dict.get(f"{prefix}{name}")
+                if isinstance(entry, Tensor):
+                    state_dict[f"{prefix}{name}"] = self.gather(entry)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def _put(whole: Tensor, positions: Tensor, values: Tensor) -> Tensor:
+    """Write `values` to row-major `positions` of `whole`, whatever its strides; return it."""
+    flat = whole.contiguous().view(-1)
+    flat[positions] = values
+    return whole.copy_(flat.view(whole.shape))

@@ -1,0 +1,242 @@
+"""Accelerated models: the function, the training and the state of the model that they were."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gemkern as gk
+from gemkern import ops
+from gemkern.models import build
+from gemkern.nn import pays
+from gemkern.optim import MaskedSGD, masked_layers
+
+
+def sparse(model: nn.Module, density: float = 0.05) -> nn.Module:
+    """Mask `model` at random, the masked weights at 0."""
+    gk.convert(model)
+    generator = torch.Generator().manual_seed(0)
+    for layer in masked_layers(model).values():
+        layer.active.copy_(torch.rand(layer.active.shape, generator=generator) < density)
+        if getattr(layer, "groups", 1) > 1:
+            # A depthwise channel with no weight has no variance, and no stable gradient.
+            layer.active.fill_(True)
+        layer.weight.data.mul_(layer.active)
+    return model
+
+
+def network(name: str, density: float = 0.05) -> nn.Module:
+    size = 16 if name in ("vgg16", "mobilenet_v2") else 8
+    model = build(name, seed=0, affine=True, init="kaiming_normal", image_size=size)
+    return sparse(model, density)
+
+
+def images(seed: int, size: int = 8) -> Tensor:
+    return torch.randn(20, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+class Mixed(nn.Module):
+    """What networks are built of, in the spellings that people use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.block = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True)
+        )
+        self.second = nn.BatchNorm2d(8, affine=False, track_running_stats=False)
+        self.third = nn.BatchNorm2d(8, momentum=None)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.average = nn.AvgPool2d(2)
+        self.ceiling = nn.MaxPool2d(2, ceil_mode=True)
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = self.pool(self.block(x) + x)
+        x = F.relu(x + self.second(x), inplace=True)
+        x = self.third(self.second(x).add(x)).relu()
+        x = F.adaptive_avg_pool2d(self.ceiling(self.average(x)), 1)
+        return self.classifier(torch.flatten(x, 1))
+
+
+MODELS = {
+    **{name: lambda name=name: network(name) for name in ("resnet8", "wide_resnet28_2", "conv4")},
+    "vgg16": lambda: network("vgg16"),
+    "mobilenet_v2": lambda: network("mobilenet_v2", density=0.14),
+    "mixed": lambda: sparse(Mixed(), 0.14),
+}
+
+
+def size_of(name: str) -> int:
+    return 16 if name in ("vgg16", "mobilenet_v2") else 8
+
+
+def results_of(model: Any, x: Tensor) -> list[Tensor]:
+    """Return output, gradients of the whole weights and statistics after a step's two passes."""
+    y = model(x)
+    y.square().mean().backward()
+    layers = masked_layers(model).values()
+    gradients = [layer.spread(layer.weight.grad) for layer in layers]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    statistics = [norm.running_var for norm in norms if norm.running_var is not None]
+    return [y.detach(), *gradients, *statistics]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_rewritten_is_exact(
+    name: str, training: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In float64, which the reference serves: nothing is left to rounding.
+    monkeypatch.setattr(sys.modules["gemkern.nn.accelerate"], "_why_dense", lambda layer: "")
+    model = MODELS[name]().train(training).double()
+    fast = gk.accelerate(copy.deepcopy(model))
+    x = images(0, size_of(name)).double()
+    for ours, exact in zip(results_of(fast, x), results_of(model, x), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
+
+
+# Where channels are nearly constant their norms amplify all rounding: MobileNet is not here.
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "mobilenet_v2"])
+@pytest.mark.parametrize("training", [True, False])
+def test_it_computes_and_learns_the_same(name: str, training: bool) -> None:
+    model = MODELS[name]().train(training)
+    fast, wide = copy.deepcopy(model), copy.deepcopy(model).double()
+    assert gk.accelerate(fast) is fast
+    x = images(0, size_of(name))
+    exact = results_of(wide, x.double())
+    for ours, plain, true in zip(results_of(fast, x), results_of(model, x), exact, strict=True):
+        allowed = 10 * (plain - true).abs().max() + 1e-4 * true.abs().max()
+        assert (ours - true).abs().max() <= allowed
+
+
+def test_a_hundred_steps_follow_the_dense_model() -> None:
+    model = network("resnet8", density=0.1)
+    fast = gk.accelerate(copy.deepcopy(model))
+    losses = []
+    for one in (model, fast):
+        optimizer = MaskedSGD(one, lr=0.02, momentum=0.9, weight_decay=1e-4)
+        losses.append([])
+        for step in range(100):
+            x = images(step % 4)
+            loss = F.cross_entropy(one(x), torch.arange(20) % 5)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses[-1].append(loss.item())
+    assert losses[0][-1] < losses[0][0] / 2
+    torch.testing.assert_close(losses[1][:10], losses[0][:10], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0.05)
+
+
+def test_the_layout_is_batch_last_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = gk.accelerate(network("resnet8"))
+    seen: list[bool] = []
+    norm = ops.batch_norm_relu
+
+    def watched(x: Tensor, *args: Any, **kw: Any) -> Tensor:
+        y = norm(x, *args, **kw)
+        seen.append(ops.is_batch_last(x) and ops.is_batch_last(y))
+        return y
+
+    monkeypatch.setattr(ops, "batch_norm_relu", watched)
+    fast(images(0))
+    assert seen == [True] * 7
+
+
+def test_decelerating_undoes_it() -> None:
+    model = network("resnet8")
+    fast = copy.deepcopy(model)
+    gk.accelerate(fast)
+    assert fast.state_dict().keys() == model.state_dict().keys()
+    assert all(layer.is_compressed for layer in masked_layers(fast).values())
+    assert gk.decelerate(fast) is fast
+    assert not any(layer.is_compressed for layer in masked_layers(fast).values())
+    assert torch.equal(fast.eval()(images(0)), model.eval()(images(0)))
+    gk.decelerate(model)
+
+
+def test_it_follows_train_and_eval() -> None:
+    model = network("resnet8")
+    fast = gk.accelerate(copy.deepcopy(model))
+    for one in (model, fast):
+        one.train()(images(0))
+        one.eval()
+    assert torch.equal(model.norm.num_batches_tracked, fast.norm.num_batches_tracked)
+    torch.testing.assert_close(fast(images(1)), model(images(1)), rtol=1e-3, atol=1e-4)
+
+
+def test_copies_are_models_of_their_own() -> None:
+    fast = gk.accelerate(network("resnet8"))
+    twin = copy.deepcopy(fast)
+    before = fast(images(0)).detach()
+    for parameter in twin.parameters():
+        parameter.data.zero_()
+    assert not twin(images(0)).any()
+    fast.eval()
+    assert twin.training
+    assert torch.equal(fast.train()(images(0)), before)
+
+
+def test_it_compresses_further_when_called_again() -> None:
+    model = network("resnet8", density=0.1)
+    gk.accelerate(model)
+    before = sum(layer.weight.numel() for layer in masked_layers(model).values())
+    for layer in masked_layers(model).values():
+        layer.active[::2] = False
+    gk.accelerate(model)
+    after = sum(layer.weight.numel() for layer in masked_layers(model).values())
+    assert 0 < after < 0.6 * before
+
+
+def test_layers_above_break_even_stay_dense_and_are_named() -> None:
+    model = network("resnet8")
+    layer = model.stages[2][0].conv2
+    layer.active.fill_(True)
+    report = gk.acceleration(model)
+    assert list(report.left) == ["stages.2.0.conv2"]
+    assert "above the break-even density" in report.left["stages.2.0.conv2"]
+    assert not pays(model)
+    fast = gk.accelerate(copy.deepcopy(model))
+    assert not fast.stages[2][0].conv2.is_compressed
+    torch.testing.assert_close(fast(images(0)), model(images(0)), rtol=1e-3, atol=1e-4)
+
+
+def test_a_dense_model_has_nothing_to_accelerate() -> None:
+    model = build("resnet18", seed=0, image_size=8)
+    with pytest.raises(gk.GemkernError, match=r"nothing to accelerate \(no masked layer\)"):
+        gk.accelerate(model)
+    gk.convert(model)
+    # Those with so few inputs to an output that they are served at any density.
+    assert gk.acceleration(model).converted == ["conv", "stages.1.0.shortcut.0"]
+
+
+def test_other_dtypes_stay_dense() -> None:
+    model = network("resnet8").double()
+    assert not pays(model)
+    with pytest.raises(gk.GemkernError, match=r"its weight is torch\.float64"):
+        gk.accelerate(model)
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.sum() > 0 else x
+
+
+def test_a_forward_pass_that_depends_on_data_is_refused() -> None:
+    model = sparse(Branching())
+    with pytest.raises(gk.GemkernError, match="cannot be traced"):
+        gk.accelerate(model)
+    assert not model.conv.is_compressed

@@ -1,0 +1,167 @@
+"""Arguments of the operators on batch-last activations, as their schemas want them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemkern import ops
+
+Arguments = tuple[Any, ...]
+
+NO_CHOICE = ""
+generator = torch.Generator().manual_seed(1)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+def pattern(*shape: int) -> ops.Pattern:
+    return ops.pattern(torch.rand(shape, generator=generator) < 0.4)
+
+
+def of_sparse_linear() -> dict[str, dict[str, Any]]:
+    """Named operands of sparse_linear and its gradients."""
+    return {
+        "float32": operands((4, 5), (3, 5), (4, 3)),
+        "float64": operands((4, 5), (3, 5), (4, 3), dtype=torch.float64, backend="reference"),
+        "no rows": operands((0, 5), (3, 5), (0, 3)),
+    }
+
+
+def of_sparse_conv2d() -> dict[str, dict[str, Any]]:
+    """Named operands of sparse_conv2d and its gradients."""
+    plain, grouped = ((1, 1), (0, 0), (1, 1), 1), ((2, 1), (1, 2), (1, 2), 2)
+    wide = {"dtype": torch.float64, "backend": "reference"}
+    return {
+        "grouped": operands((2, 4, 7, 6), (6, 2, 3, 2), (2, 6, 4, 8), grouped),
+        "batch last": operands((17, 3, 5, 5), (4, 3, 3, 3), (17, 4, 3, 3), plain, last=True),
+        "float64": operands((2, 3, 5, 5), (4, 3, 3, 3), (2, 4, 3, 3), plain, **wide),
+        "no images": operands((0, 3, 5, 5), (4, 3, 3, 3), (0, 4, 3, 3), plain),
+    }
+
+
+def operands(
+    x: tuple[int, ...],
+    weight: tuple[int, ...],
+    y: tuple[int, ...],
+    geometry: Arguments = (),
+    dtype: torch.dtype = torch.float32,
+    last: bool = False,
+    backend: str = NO_CHOICE,
+) -> dict[str, Any]:
+    where = pattern(*weight)
+    given = [normal(*shape, dtype=dtype) for shape in (x, y)]
+    return {
+        **dict(zip(("x", "grad_y"), map(ops.batch_last, given) if last else given, strict=True)),
+        "values": normal(len(where.positions), dtype=dtype),
+        "pattern": where,
+        "bias": normal(weight[0], dtype=dtype),
+        "input_size": x,
+        "geometry": geometry,
+        "backend": backend,
+    }
+
+
+TAKEN = {
+    "": ("x", "values", "pattern", "bias"),
+    "_input_grad": ("grad_y", "values", "pattern"),
+    "_weight_grad": ("grad_y", "x", "pattern"),
+}
+
+
+def of_sparse(kind: str, suffix: str) -> dict[str, Arguments]:
+    samples = {}
+    for name, of in (of_sparse_linear() if kind == "linear" else of_sparse_conv2d()).items():
+        if suffix == "":
+            for learns in ("x", "values", "bias"):
+                of[learns].requires_grad_()
+        first, *rest = (of[taken] for taken in TAKEN[suffix])
+        size = (of["input_size"],) if (kind, suffix) == ("conv2d", "_input_grad") else ()
+        flat = [one for given in rest for one in (given if isinstance(given, tuple) else [given])]
+        samples[name] = (first, *size, *flat, *of["geometry"], of["backend"])
+    return samples
+
+
+def of_norm() -> dict[str, Arguments]:
+    def sample(*shape: int, residual: bool, affine: bool, training: bool, relu: bool) -> Arguments:
+        channels = shape[1]
+        running = (normal(channels), normal(channels).abs())
+        scale = (normal(channels), normal(channels)) if affine else (None, None)
+        learning = (normal(*shape), normal(*shape) if residual else None, *scale)
+        required = (t if t is None else t.requires_grad_() for t in learning)
+        return (*required, *running, training, 0.1, 1e-5, relu, NO_CHOICE)
+
+    return {
+        "training": sample(4, 3, 5, 2, residual=True, affine=True, training=True, relu=True),
+        "evaluation": sample(4, 3, 5, 2, residual=True, affine=False, training=False, relu=False),
+        "plain": sample(17, 3, 2, 2, residual=False, affine=True, training=True, relu=True),
+    }
+
+
+def of_norm_backward() -> dict[str, Arguments]:
+    samples = {}
+    for name, (x, residual, weight, bias, *_, training, _, _, relu, _) in of_norm().items():
+        given = [t if t is None else t.detach() for t in (x, residual, weight, bias)]
+        y, mean, invstd = torch.ops.gemkern.batch_norm_relu(
+            *given, None, None, True, 0.1, 1e-5, relu, "reference"
+        )
+        kept = y if relu and residual is not None else None
+        grad_y = ops.batch_last(normal(*x.shape))
+        rest = (*given[2:], mean, invstd, training, relu, residual is not None, NO_CHOICE)
+        samples[name] = (grad_y, given[0], kept, *rest)
+    return samples
+
+
+WINDOWS = {
+    "halves": ((2, 3, 6, 4), ((2, 2), (2, 2), (0, 0))),
+    "overlapping": ((17, 2, 5, 7), ((3, 2), (2, 1), (1, 1))),
+    "whole": ((2, 3, 4, 4), ((4, 4), (4, 4), (0, 0))),
+}
+
+
+def of_average_pool() -> dict[str, Arguments]:
+    return {
+        name: (normal(*shape).requires_grad_(), *windows, name != "overlapping", NO_CHOICE)
+        for name, (shape, windows) in WINDOWS.items()
+    }
+
+
+def of_average_pool_backward() -> dict[str, Arguments]:
+    return {
+        name: (ops.average_pool2d(x.detach(), *windows), x.shape, *windows, counted, NO_CHOICE)
+        for name, (x, *windows, counted, _) in of_average_pool().items()
+    }
+
+
+def of_max_pool() -> dict[str, Arguments]:
+    return {
+        name: (normal(*shape).requires_grad_(), *windows, NO_CHOICE)
+        for name, (shape, windows) in WINDOWS.items()
+    }
+
+
+def of_max_pool_backward() -> dict[str, Arguments]:
+    samples = {}
+    for name, (x, *windows, _) in of_max_pool().items():
+        y, taps = torch.ops.gemkern.max_pool2d(x.detach(), *windows, "reference")
+        samples[name] = (y, taps, x.shape, *windows, NO_CHOICE)
+    return samples
+
+
+SAMPLES: dict[str, dict[str, Arguments]] = {
+    **{
+        f"sparse_{kind}{suffix}": of_sparse(kind, suffix)
+        for kind in ("linear", "conv2d")
+        for suffix in TAKEN
+    },
+    "batch_norm_relu": of_norm(),
+    "batch_norm_relu_backward": of_norm_backward(),
+    "average_pool2d": of_average_pool(),
+    "average_pool2d_backward": of_average_pool_backward(),
+    "max_pool2d": of_max_pool(),
+    "max_pool2d_backward": of_max_pool_backward(),
+}

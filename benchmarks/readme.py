@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from gemkern.report import markdown_table, paired_gain
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- (race|gains): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (race|gains|steps|layers): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def keep(run_folder: Path, name: str) -> None:
@@ -41,6 +42,9 @@ def filled(text: str) -> str:
 
 def _block(kind: str, name: str) -> str:
     kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    if kind in ("steps", "layers"):
+        table = _steps(kept["steps"]) if kind == "steps" else _layers(kept["layers"])
+        return f"\n{table}\n{_machine(kept)}\n"
     runs = [Run(**run) for run in kept["runs"]]
     table = markdown_table(runs) if kind == "race" else _gains(runs)
     return f"\n{table}\n{_provenance(kept)}\n"
@@ -55,6 +59,51 @@ def _gains(runs: list[Run], method: str = "gem-miner") -> str:
         assert error, "a table of gains needs more than one seed"
         lines.append(f"| {rival} | {100 * gain:.2f} | {100 * error:.2f} | {gain / error:.1f} |")
     return "\n".join(lines) + "\n"
+
+
+def _steps(rows: list[dict[str, Any]]) -> str:
+    lines = ["| network | density<br>% | batch | sparse<br>ms | dense<br>ms | dense / sparse |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for row in rows:
+        times = f"{_milliseconds(row, 'sparse')} | {_milliseconds(row, 'dense')}"
+        where = f"{row['network']} | {100 * row['density']:g} | {row['batch']}"
+        lines.append(f"| {where} | {times} | {row['ratio']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _milliseconds(row: dict[str, Any], of: str) -> str:
+    """Return the median with the quartiles, 93 (92 to 95)."""
+    first, third = row[f"{of}_spread"]
+    return f"{row[of]:.0f} ({first:.0f} to {third:.0f})"
+
+
+def _layers(rows: list[dict[str, Any]]) -> str:
+    """Return the ratios of each layer by pass, and their geometric mean in the last line."""
+    densities = sorted({row["density"] for row in rows})
+    passes = list(dict.fromkeys(row["which"] for row in rows))
+    columns = [(density, which) for density in densities for which in passes]
+    layers: dict[str, dict[tuple[float, str], float]] = {}
+    for row in rows:
+        stride = "" if row["stride"] == 1 else f", stride {row['stride']}"
+        side = f"{row['size']}x{row['size']}"
+        name = f"{row['network']}: {row['inputs']} to {row['outputs']} at {side}{stride}"
+        layers.setdefault(name, {})[row["density"], row["which"]] = row["ratio"]
+    heads = [f"{which}<br>{100 * density:g} %" for density, which in columns]
+    lines = [f"| layer | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(columns)]
+    for name, ratios in layers.items():
+        lines.append(f"| {name} | {' | '.join(f'{ratios[key]:.1f}' for key in columns)} |")
+    means = (geometric_mean([ratios[key] for ratios in layers.values()]) for key in columns)
+    lines.append(f"| geometric mean | {' | '.join(f'{mean:.1f}' for mean in means)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _machine(kept: dict[str, Any]) -> str:
+    versions, machine = kept["versions"], kept["devices"][0]
+    return (
+        f"`{kept['command']}`: medians, the dense step or layer in the faster of two layouts; "
+        f"{kept['dtype']} on {machine['name']}, {machine['torch_threads']} threads, torch "
+        f"{versions['torch']}, numba {versions['numba']}, Python {versions['python']}.\n"
+    )
 
 
 def _provenance(kept: dict[str, Any]) -> str:

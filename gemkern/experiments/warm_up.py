@@ -11,7 +11,7 @@ from gemkern.nn import accelerate, convert, runs_sparse
 from gemkern.tickets import GemMiner
 from gemkern.training import Method
 
-DENSITY, EPOCHS = 0.01, 2
+DENSITY, EPOCHS = 0.01, 3
 
 
 def warm_up(laboratory: Laboratory) -> None:

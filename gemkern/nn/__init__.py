@@ -1,13 +1,7 @@
 """Masked layers in place of PyTorch's, and the conversion of whole models."""
 
-from gemkern.nn.accelerate import (
-    accelerate,
-    acceleration,
-    decelerate,
-    is_accelerated,
-    pays,
-    runs_sparse,
-)
+from gemkern.nn.accelerate import accelerate, acceleration, pays, runs_sparse
+from gemkern.nn.compression import decelerate, is_accelerated
 from gemkern.nn.convert import Report, convert, unconvert
 from gemkern.nn.layers import MaskedConv2d, MaskedLinear
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn.batch_last_graph import rewrite
+from gemkern.nn.batch_last_graph import Rewritten
+from gemkern.nn.compression import compressible_layers, is_accelerated
 from gemkern.nn.convert import Report
-from gemkern.nn.layers import Masked
 from gemkern.ops.dispatch import choose
 
 # A layer with a larger part of its weights stays dense: whole steps break even at about 0.3
@@ -41,18 +40,10 @@ def accelerate(model: nn.Module) -> nn.Module:
             f"({reasons or 'no masked layer'}): mask it first, below the break-even density"
         )
     if not is_accelerated(model):
-        model.forward = _rewritten(model).forward
+        model.forward = _rewritten(model)
     for name in report.converted:
         layer: Any = model.get_submodule(name)
         layer.compress()
-    return model
-
-
-def decelerate(model: nn.Module) -> nn.Module:
-    """Undo `accelerate`, in place; return the model. A model that is dense stays as it is."""
-    for _, layer in _masked(model):
-        layer.expand()
-    model.__dict__.pop("forward", None)
     return model
 
 
@@ -75,18 +66,13 @@ def pays(model: nn.Module) -> bool:
     return bool(report.converted) and not report.left
 
 
-def is_accelerated(model: nn.Module) -> bool:
-    """Return whether `model` runs on the sparse kernels."""
-    return "forward" in model.__dict__
-
-
 def acceleration(model: nn.Module) -> Report:
     """Return which layers of `model` the sparse kernels serve, and why others stay dense.
 
     Reads the device.
     """
     report = Report()
-    for name, layer in _masked(model):
+    for name, layer in compressible_layers(model):
         reason = _why_dense(layer)
         if reason:
             report.left[name] = reason
@@ -107,15 +93,11 @@ def _why_dense(layer: Any) -> str:
     return ""
 
 
-def _rewritten(model: nn.Module) -> nn.Module:
+def _rewritten(model: nn.Module) -> Rewritten:
     try:
-        return rewrite(model)
+        return Rewritten(model)
     except Exception as error:
         raise GemkernError(
             f"the forward pass of {type(model).__name__} cannot be traced ({error}): leave out "
             "what depends on the data, or accelerate its parts one by one"
         ) from error
-
-
-def _masked(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, Masked))

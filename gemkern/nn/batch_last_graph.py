@@ -27,6 +27,22 @@ class _Tracer(fx.Tracer):
         return isinstance(module, Masked) or super().is_leaf_module(module, name)
 
 
+class Rewritten:
+    """The forward pass of a model, rewritten; copies and pickles of the model trace it anew."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._graph: fx.GraphModule | None = rewrite(model)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        if self._graph is None:
+            self._graph = rewrite(self._model)
+        return self._graph(*inputs, **named)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_model": self._model, "_graph": None}
+
+
 def rewrite(model: nn.Module) -> fx.GraphModule:
     """Return a module that computes what `model` does, with batch-last operators.
 

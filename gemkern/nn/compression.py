@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -116,6 +116,26 @@ class Compressible(nn.Module):
                 if isinstance(entry, Tensor):
                     state_dict[f"{prefix}{name}"] = self.gather(entry)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def compressible_layers(model: nn.Module) -> Iterator[tuple[str, Compressible]]:
+    """Yield the layers of `model` that can be compressed, by qualified name."""
+    for name, module in model.named_modules():
+        if isinstance(module, Compressible):
+            yield name, module
+
+
+def is_accelerated(model: nn.Module) -> bool:
+    """Return whether `model` runs a rewritten forward pass (`gemkern.accelerate`)."""
+    return "forward" in model.__dict__
+
+
+def decelerate(model: nn.Module) -> nn.Module:
+    """Undo `gemkern.accelerate`, in place; return the model. A dense one stays as it is."""
+    for _, layer in compressible_layers(model):
+        layer.expand()
+    model.__dict__.pop("forward", None)
+    return model
 
 
 def _put(whole: Tensor, positions: Tensor, values: Tensor) -> Tensor:

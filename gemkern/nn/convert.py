@@ -10,6 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 
 from gemkern.errors import GemkernError
+from gemkern.nn.compression import decelerate
 from gemkern.nn.layers import Masked, MaskedConv2d, MaskedLinear
 
 Filter = Callable[[nn.Module, str], bool]
@@ -72,7 +73,8 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
 def unconvert(model: nn.Module) -> Report:
     """Replace the masked layers of `model` by plain ones with the zeros in their weights, in place.
 
-    What is left is an ordinary PyTorch model; what was fixed for the scores' sake learns again.
+    What is left is an ordinary PyTorch model; what was fixed for the scores' sake learns again. An
+    accelerated model is decelerated first.
 
     Returns:
         The names of the layers that became plain.
@@ -92,6 +94,7 @@ def unconvert(model: nn.Module) -> Report:
             f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
             "place: use its to_conv or to_linear"
         )
+    decelerate(model)
     return _replace(model, _why_not_plain, bake, None, {})
 
 

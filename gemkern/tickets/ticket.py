@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
+from gemkern.nn import convert, decelerate
 from gemkern.optim import is_masked, masked_layers
 from gemkern.tickets import ticket_file
 from gemkern.tickets.state import (
@@ -78,7 +78,7 @@ class Ticket:
             GemkernError: the model has no masked layers, or no weight remains.
         """
         if masks is None:
-            masks = {layer: module.active for layer, module in masked_layers(model).items()}
+            masks = {layer: _whole_active(module) for layer, module in masked_layers(model).items()}
         if weights is None:
             weights = weights_state(model)
         return cls(
@@ -108,13 +108,14 @@ class Ticket:
     def apply(self, model: nn.Module) -> None:
         """Make `model` this ticket, ready to finetune: masks on, weights loaded, weights learn.
 
-        Layers that are not masked yet are converted; scores are dropped. Where the ticket knows
-        only the checksum, the model has to come with the initial weights. A model whose layers or
-        weights do not match is left as it was.
+        Layers that are not masked yet are converted, an accelerated model is decelerated, scores
+        are dropped. Where the ticket knows only the checksum, the model has to come with the
+        initial weights. A model whose layers or weights do not match is left as it was, but dense.
 
         Raises:
             GemkernError: a layer, another entry of the state or the checksum does not match.
         """
+        decelerate(model)
         self.check_layers(model)
         self._check_weights(model)
         self._mask_layers(model)
@@ -270,3 +271,8 @@ def _unpack(
             f"{needed} bytes",
         )
     return ops.unpack_mask(packed, shape)
+
+
+def _whole_active(layer: Any) -> Tensor:
+    """Return the mask of a layer in the shape of its whole weight."""
+    return layer.spread(layer.active) if hasattr(layer, "spread") else layer.active

@@ -183,3 +183,15 @@ def test_any_shapes(shapes: list[tuple[int, ...]], kind: str, seed: int) -> None
     ours.step(gpu, kind, grads)
     theirs.step(reference, kind, grads)
     assert_same(ours, theirs)
+
+
+@either_step
+def test_scores_that_are_no_run_of_memory(kind: str) -> None:
+    def strided(tensor: Tensor) -> Tensor:
+        return torch.stack([tensor, tensor], -1)[..., 0]
+
+    ours, theirs = make_model(keep=strided), make_model()
+    for model, backend in ((ours, gpu), (theirs, reference)):
+        model.step(backend, kind, gradients(0), weighted=False, written=False)
+    assert_same(ours, theirs)
+    assert not torch.equal(ours.scores[0], make_model().scores[0])

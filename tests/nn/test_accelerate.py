@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from typing import Any
 
@@ -240,3 +241,34 @@ def test_a_forward_pass_that_depends_on_data_is_refused() -> None:
     with pytest.raises(gk.GemkernError, match="cannot be traced"):
         gk.accelerate(model)
     assert not model.conv.is_compressed
+
+
+def test_an_accelerated_model_becomes_plain() -> None:
+    model = network("resnet8").eval()
+    fast = gk.accelerate(copy.deepcopy(model))
+    gk.unconvert(fast)
+    assert not masked_layers_of(fast)
+    torch.testing.assert_close(fast(images(0)), model(images(0)), rtol=1e-4, atol=1e-5)
+    fast.conv.weight.data.zero_()
+    assert not torch.allclose(fast(images(0)), model(images(0)))
+
+
+def masked_layers_of(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, gk.MaskedConv2d)]
+
+
+def test_a_ticket_of_an_accelerated_model() -> None:
+    model = network("resnet8")
+    plain = gk.Ticket.from_model(model, method="test")
+    fast = gk.accelerate(copy.deepcopy(model))
+    ticket = gk.Ticket.from_model(fast, method="test")
+    assert ticket.checksum == plain.checksum
+    assert all(torch.equal(ticket.masks[name], mask) for name, mask in plain.masks.items())
+    ticket.apply(fast)
+    assert torch.equal(fast.eval()(images(0)), model.eval()(images(0)))
+
+
+def test_it_survives_a_pickle() -> None:
+    fast = gk.accelerate(network("resnet8"))
+    twin = pickle.loads(pickle.dumps(fast))
+    assert torch.equal(twin(images(0)), fast(images(0)))

@@ -70,14 +70,13 @@ def norm_relu(norm: Any, x: Tensor, residual: Tensor | None, relu: bool) -> Tens
     from_batch = norm.training or norm.running_mean is None
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    running = norm.training or not from_batch
     return ops.batch_norm_relu(
         x,
         residual,
         norm.weight,
         norm.bias,
-        norm.running_mean if running else None,
-        norm.running_var if running else None,
+        norm.running_mean,
+        norm.running_var,
         from_batch,
         norm.momentum,
         norm.eps,

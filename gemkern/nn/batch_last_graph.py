@@ -7,6 +7,7 @@ operators keep the layout. Modules and parameters stay the model's own.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from gemkern import ops
+from gemkern.nn.convert import has_hooks
 from gemkern.nn.layers import Masked
+from gemkern.ops.batch_last import LARGEST_WINDOW
+from gemkern.ops.checks import pair
 
 RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
 ADDS = (operator.add, operator.iadd, torch.add)
@@ -67,6 +71,9 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
 
 def norm_relu(norm: Any, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
     """Return relu(norm(x) + residual) for an `nn.BatchNorm2d`, whose statistics it moves."""
+    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
+        y = norm_relu(norm, x, None, relu=False) + residual
+        return y.relu() if relu else y
     from_batch = norm.training or norm.running_mean is None
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -157,6 +164,8 @@ def _replace_pool(
         return
     if getattr(pool, "return_indices", False) or getattr(pool, "divisor_override", None):
         return
+    if math.prod(pair(pool.kernel_size)) > LARGEST_WINDOW:
+        return
     with graph.inserting_before(node):
         module = graph.get_attr(str(node.target))
         replaced = graph.call_function(serve, (module, node.args[0]))
@@ -167,7 +176,8 @@ def _replace_pool(
 def _module(node: fx.Node, model: nn.Module, kind: type[nn.Module]) -> bool:
     if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return False
-    return type(model.get_submodule(str(node.target))) is kind
+    module = model.get_submodule(str(node.target))
+    return type(module) is kind and not has_hooks(module)
 
 
 def _is_relu(node: fx.Node, model: nn.Module) -> bool:

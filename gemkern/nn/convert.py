@@ -187,7 +187,10 @@ def _why_not_plain(module: nn.Module) -> str:
 
 
 def _why_not_replaced(module: nn.Module) -> str:
+    return "it has hooks, which a replacement would lose" if has_hooks(module) else ""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether something is to be called whenever `module` is."""
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, hook) for hook in hooks):
-        return "it has hooks, which a replacement would lose"
-    return ""
+    return any(getattr(module, hook) for hook in hooks)

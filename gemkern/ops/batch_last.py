@@ -15,6 +15,9 @@ from gemkern.ops.registration import LIBRARY, differentiate, once, register
 
 __all__ = ["average_pool2d", "batch_last", "batch_norm_relu", "is_batch_last", "max_pool2d"]
 
+# Pixels of a maximum's window: where it stands is kept in a byte.
+LARGEST_WINDOW = 256
+
 _NORM = "bool training, float momentum, float eps, bool relu, str backend"
 
 _norm = register(
@@ -161,10 +164,10 @@ def max_pool2d(
     """
     geometry = _windows("max_pool2d", x, kernel, stride, padding)
     rows, columns = geometry[0]
-    if rows * columns > 256:
+    if rows * columns > LARGEST_WINDOW:
         raise GemkernError(
-            f"max_pool2d: a window of {rows} x {columns} pixels is larger than the 256 that a byte "
-            "can tell apart; use torch.nn.functional.max_pool2d"
+            f"max_pool2d: a window of {rows} x {columns} pixels is larger than the "
+            f"{LARGEST_WINDOW} that a byte can tell apart; use torch.nn.functional.max_pool2d"
         )
     return _max(x, *geometry, backend or "")[0]
 

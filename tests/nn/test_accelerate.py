@@ -57,12 +57,14 @@ class Mixed(nn.Module):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.average = nn.AvgPool2d(2)
         self.ceiling = nn.MaxPool2d(2, ceil_mode=True)
+        self.shift = nn.Parameter(torch.linspace(-1, 1, 8).view(1, 8, 1, 1))
         self.classifier = nn.Linear(8, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(F.pad(x, (1, 0, 0, 2)))))[:, :, 2:, 1:]
         x = self.pool(self.block(x) + x)
         x = F.relu(x + self.second(x), inplace=True)
+        x = torch.relu(self.norm(x) + self.shift)
         x = self.third(self.second(x).add(x)).relu()
         x = F.adaptive_avg_pool2d(self.ceiling(self.average(x)), 1)
         return self.classifier(torch.flatten(x, 1))
@@ -273,3 +275,20 @@ def test_it_survives_a_pickle() -> None:
     fast = gk.accelerate(network("resnet8"))
     twin = pickle.loads(pickle.dumps(fast))
     assert torch.equal(twin(images(0)), fast(images(0)))
+
+
+def test_hooks_are_called_as_ever() -> None:
+    model = network("resnet8")
+    called: list[str] = []
+    model.norm.register_forward_hook(lambda *_: called.append("norm"))
+    model.stages[1][0].conv1.register_forward_hook(lambda *_: called.append("conv"))
+    fast = gk.accelerate(copy.deepcopy(model))
+    torch.testing.assert_close(fast(images(0)), model(images(0)), rtol=1e-3, atol=1e-4)
+    assert called == ["norm", "conv"] * 2
+
+
+def test_windows_too_large_for_a_byte_stay_pytorchs() -> None:
+    model = sparse(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(17)))
+    fast = gk.accelerate(copy.deepcopy(model))
+    x = images(0, 17)
+    torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-5)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gemkern as gk
-from benchmarks.cpu_layers import Row, keep_freed_memory, rows, summary
+from benchmarks.cpu_layers import Row, keep_freed_memory, rows, spread, summary
 from gemkern.files import write_atomically
 from gemkern.models import build
 from gemkern.optim import masked_layers
@@ -87,7 +87,7 @@ def measure(network: str, density: float, batch: int, rounds: int) -> Step:
     layout = min(("contiguous", "channels-last"), key=medians.__getitem__)
     return Step(
         network, density, batch, torch.get_num_threads(), medians["sparse"],
-        _spread(times["sparse"]), medians[layout], _spread(times[layout]), layout,
+        spread(times["sparse"]), medians[layout], spread(times[layout]), layout,
         medians[layout] / medians["sparse"],
     )  # fmt: skip
 
@@ -133,11 +133,6 @@ def _step(
         return loss.item()
 
     return step
-
-
-def _spread(times: list[float]) -> tuple[float, float]:
-    first, _, third = statistics.quantiles(times, n=4)
-    return first, third
 
 
 def layer_table(means: list[dict[str, Any]]) -> Table:

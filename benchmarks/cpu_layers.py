@@ -183,12 +183,12 @@ def _row(layer: Layer, density: float, which: str, times: dict[str, list[float]]
     layout = min(LAYOUTS, key=lambda name: medians[name])
     sparse, dense = medians["sparse"], medians[layout]
     return Row(
-        *layer, BATCH, density, torch.get_num_threads(), which, sparse, _spread(times["sparse"]),
-        dense, _spread(times[layout]), layout, dense / sparse,
+        *layer, BATCH, density, torch.get_num_threads(), which, sparse, spread(times["sparse"]),
+        dense, spread(times[layout]), layout, dense / sparse,
     )  # fmt: skip
 
 
-def _spread(times: list[float]) -> tuple[float, float]:
+def spread(times: list[float]) -> tuple[float, float]:
     """Return the first and the third quartile."""
     first, _, third = statistics.quantiles(times, n=4)
     return first, third

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import nn
 
 from gemkern.errors import GemkernError
@@ -82,13 +84,15 @@ def acceleration(model: nn.Module) -> Report:
 
 
 def _why_dense(layer: Any) -> str:
-    whole = layer.spread(layer.active)
-    if whole.device.type != "cpu":
-        return f"its weight is on {whole.device}, and the sparse kernels run on the CPU"
-    if str(layer.weight.dtype) != "torch.float32":
-        return f"its weight is {layer.weight.dtype}, and the sparse kernels are float32"
-    density = float(whole.float().mean()) if whole.numel() else 0.0
-    if density > BREAK_EVEN and whole[0].numel() > FEW_INPUTS:
+    weight = layer.weight
+    if weight.device.type != "cpu":
+        return f"its weight is on {weight.device}, and the sparse kernels run on the CPU"
+    if weight.dtype != torch.float32:
+        return f"its weight is {weight.dtype}, and the sparse kernels are float32"
+    outputs, *inputs = layer.whole_shape
+    # Without a count over the whole weight: compressed, `active` holds what remains alone.
+    density = layer.active.sum().item() / max(outputs * math.prod(inputs), 1)
+    if density > BREAK_EVEN and math.prod(inputs) > FEW_INPUTS:
         return f"its density {density:.3g} is above the break-even density {BREAK_EVEN}"
     return ""
 

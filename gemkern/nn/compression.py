@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gemkern import ops
 
-_FIELDS = ("starts", "positions", "input_starts", "input_order")
+# Of a pattern, all but the shape.
+_FIELDS = ops.Pattern._fields[1:]
 _ENTRIES = ("weight", "scores", "active")
 
 
@@ -32,6 +33,11 @@ class Compressible(nn.Module):
     @property
     def is_compressed(self) -> bool:
         return "whole_weight" in self._buffers
+
+    @property
+    def whole_shape(self) -> tuple[int, ...]:
+        """The shape of the whole weight, in either form."""
+        return tuple((self.whole_weight if self.is_compressed else self.weight).shape)
 
     @torch.no_grad()
     def compress(self) -> None:
@@ -66,14 +72,13 @@ class Compressible(nn.Module):
 
     def gather(self, whole: Tensor) -> Tensor:
         """Undo `spread`: return what remains of a tensor in the shape of the whole weight."""
-        if not self.is_compressed or whole.shape != self.whole_weight.shape:
+        if not self.is_compressed or whole.shape != self.whole_shape:
             return whole
         return whole.flatten()[self.positions]
 
     def pattern(self) -> ops.Pattern:
         """Return where the weights of a compressed layer remain."""
-        shape = tuple(self.whole_weight.shape)
-        return ops.Pattern(shape, *(getattr(self, name) for name in _FIELDS))
+        return ops.Pattern(self.whole_shape, *(getattr(self, name) for name in _FIELDS))
 
     def values(self) -> Tensor:
         """Return the effective weights of a compressed layer, [nnz]."""
@@ -109,7 +114,7 @@ class Compressible(nn.Module):
     ) -> None:
         weight = state_dict.get(f"{prefix}weight")
         if self.is_compressed and isinstance(weight, Tensor):
-            if weight.shape == self.whole_weight.shape:
+            if weight.shape == self.whole_shape:
                 self.whole_weight.copy_(weight)
             for name in _ENTRIES:
                 entry = state_dict.get(f"{prefix}{name}")

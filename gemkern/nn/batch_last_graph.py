@@ -1,8 +1,9 @@
 """The forward pass of a model rewritten for batch-last activations.
 
-The model is traced (`torch.fx`); batch norm with the residual and the ReLU that follow it becomes
-one operator, pooling the batch-last one. Everything else runs as it is: PyTorch's pointwise
-operators keep the layout. Modules and parameters stay the model's own.
+The model is traced (`torch.fx`). Batch norm with the residual and the ReLU that follow it becomes
+part of the convolution that reads it and of the one that it reads (`gemkern.nn.activations`),
+pooling the batch-last operator. Everything else runs as it is: PyTorch's pointwise operators keep
+the layout. Modules and parameters stay the model's own.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from gemkern import ops
+from gemkern.nn.activations import convolve, normalise, plain
 from gemkern.nn.convert import has_hooks
-from gemkern.nn.layers import Masked
+from gemkern.nn.layers import Masked, MaskedConv2d
 from gemkern.ops.batch_last import LARGEST_WINDOW
 from gemkern.ops.checks import pair
 
@@ -65,30 +67,14 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
             _replace_pool(graph, node, model.get_submodule(node.target), _average_pool)
         elif node.op == "call_function" and node.target in KEEPING:
             node.target = KEEPING[node.target]
+        elif node.op == "call_method" and node.target == "mean":
+            node.op, node.target = "call_function", keep_mean
+    for node in list(graph.nodes):
+        if _module(node, model, MaskedConv2d):
+            _fuse_convolution(graph, node)
+    _read_tensors(graph)
     graph.lint()
     return fx.GraphModule(model, graph)
-
-
-def norm_relu(norm: Any, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    """Return relu(norm(x) + residual) for an `nn.BatchNorm2d`, whose statistics it moves."""
-    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
-        y = norm_relu(norm, x, None, relu=False) + residual
-        return y.relu() if relu else y
-    from_batch = norm.training or norm.running_mean is None
-    if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    return ops.batch_norm_relu(
-        x,
-        residual,
-        norm.weight,
-        norm.bias,
-        norm.running_mean,
-        norm.running_var,
-        from_batch,
-        norm.momentum,
-        norm.eps,
-        relu,
-    )
 
 
 def _max_pool(pool: Any, x: Tensor) -> Tensor:
@@ -117,6 +103,14 @@ def keep_index(x: Any, index: Any) -> Any:
     return x.movedim(0, -1)[(*rest, slice(None))].movedim(-1, 0)
 
 
+def keep_mean(x: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    """Return `x.mean(...)`; that over the pixels of images reads batch-last ones as they lie."""
+    whole = len(arguments) == 1 and not named and arguments[0] in ((2, 3), [2, 3], (-2, -1))
+    if not whole or not _has_layout(x):
+        return x.mean(*arguments, **named)
+    return x.movedim(0, -1).flatten(1, 2).mean(1).T
+
+
 # What PyTorch would lay out anew, forward or backward.
 KEEPING = {F.pad: keep_pad, operator.getitem: keep_index}
 
@@ -142,9 +136,48 @@ def _fuse_norm(graph: fx.Graph, node: fx.Node, model: nn.Module) -> None:
         last, relu = following, True
     with graph.inserting_before(last):
         norm = graph.get_attr(str(node.target))
-        fused = graph.call_function(norm_relu, (norm, node.args[0], residual, relu))
-    last.replace_all_uses_with(fused)
-    for gone in _chain(node, last):
+        shared = len(last.users) > 1
+        fused = graph.call_function(normalise, (norm, node.args[0], residual, relu, shared))
+    _replace(graph, node, last, fused)
+
+
+def _fuse_convolution(graph: fx.Graph, node: fx.Node) -> None:
+    last, added = node, None
+    following = _only_user(node)
+    if following is not None and _adds(following) and _norm_after(following) is not None:
+        others = [operand for operand in following.args if operand is not node]
+        if len(others) == 1 and isinstance(others[0], fx.Node):
+            last, added = following, others[0]
+    with graph.inserting_before(last):
+        layer = graph.get_attr(str(node.target))
+        norm = _norm_after(last)
+        options = (added, norm and graph.get_attr(norm), len(last.users) > 1)
+        fused = graph.call_function(convolve, (layer, node.args[0], *options))
+    _replace(graph, node, last, fused)
+
+
+def _norm_after(node: fx.Node) -> str | None:
+    """Return the name of the batch norm by which what `node` makes is normalised."""
+    users = (user for user in node.users if user.target is normalise and user.args[1] is node)
+    names = (str(norm.target) for user in users for norm in user.all_input_nodes[:1])
+    return next(names, None)
+
+
+def _read_tensors(graph: fx.Graph) -> None:
+    """Give tensors to the nodes that take no other activations."""
+    for node in list(graph.nodes):
+        if node.target in (convolve, normalise):
+            continue
+        for read in node.all_input_nodes:
+            if read.target in (convolve, normalise):
+                with graph.inserting_before(node):
+                    node.replace_input_with(read, graph.call_function(plain, (read,)))
+
+
+def _replace(graph: fx.Graph, first: fx.Node, last: fx.Node, new: fx.Node) -> None:
+    """Let `new` stand for the nodes from `first` to `last`."""
+    last.replace_all_uses_with(new)
+    for gone in _chain(first, last):
         graph.erase_node(gone)
 
 

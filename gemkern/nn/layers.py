@@ -70,6 +70,11 @@ class Masked(Compressible):
             return self.effective.read(self, self.weight.dtype)
         return self.effective.read(self, compute_dtype(operator, x, self.weight))
 
+    def remaining_weight(self, x: Tensor) -> Tensor:
+        """Return the effective weight [nnz] of a compressed layer that is applied to x."""
+        written = self._written_weight("sparse_weight", x)
+        return self.values() if written is None else written
+
     def _let_weights_learn(self, learn: bool) -> None:
         for parameter in (self.weight, self.bias):
             if parameter is not None:
@@ -127,16 +132,16 @@ class MaskedLinear(Masked, nn.Linear):
         self._add_mask(scores)
 
     def forward(self, input: Tensor) -> Tensor:
-        written = self._written_weight("masked_linear", input)
         if self.is_compressed:
-            return self._forward_compressed(input, written)
+            return self._forward_compressed(input)
+        written = self._written_weight("masked_linear", input)
         if written is not None:
             check_linear(input, written)
             return F.linear(input, written, self.bias)
         return ops.masked_linear(input, self.weight, self.scores, self.active, self.bias)
 
-    def _forward_compressed(self, input: Tensor, written: Tensor | None) -> Tensor:
-        values = self.values() if written is None else written
+    def _forward_compressed(self, input: Tensor) -> Tensor:
+        values = self.remaining_weight(input)
         if input.dim() == 2:
             return ops.sparse_linear(input, values, self.pattern(), self.bias)
         rows = input.reshape(-1, input.shape[-1])
@@ -210,10 +215,10 @@ class MaskedConv2d(Masked, nn.Conv2d):
             input = F.pad(input, (left, right, top, bottom))
             padding = [0, 0]
         geometry = (self.stride, padding, self.dilation, self.groups)
-        written = self._written_weight("masked_conv2d", input)
         if self.is_compressed:
-            values = self.values() if written is None else written
+            values = self.remaining_weight(input)
             return ops.sparse_conv2d(input, values, self.pattern(), self.bias, *geometry)
+        written = self._written_weight("masked_conv2d", input)
         if written is not None:
             check_conv2d(input, written, *geometry)
             return F.conv2d(input, written, self.bias, *geometry)

@@ -16,12 +16,14 @@ from gemkern.ops.masks import (
     threshold_packed,
     unpack_mask,
 )
+from gemkern.ops.norm_sparse import Norm, norm_sparse_conv2d, normalise
 from gemkern.ops.popup import popup_mask, popup_weight
 from gemkern.ops.selection import remove_lowest, select_kth
 from gemkern.ops.sparse import Pattern, pattern, sparse_conv2d, sparse_linear
 from gemkern.ops.steps import score_step_adam, score_step_sgd
 
 __all__ = [
+    "Norm",
     "Pattern",
     "availability",
     "average_pool2d",
@@ -32,6 +34,8 @@ __all__ = [
     "masked_conv2d",
     "masked_linear",
     "max_pool2d",
+    "norm_sparse_conv2d",
+    "normalise",
     "pack_mask",
     "pattern",
     "popup_mask",

@@ -11,7 +11,7 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.batch_last import batch_last, is_batch_last
 from gemkern.ops.checks import pair
-from gemkern.ops.registration import LIBRARY, differentiate, once, register
+from gemkern.ops.registration import differentiable, differentiate, once, register
 
 __all__ = ["average_pool2d", "batch_last", "batch_norm_relu", "is_batch_last", "max_pool2d"]
 
@@ -256,15 +256,5 @@ class _Norm(torch.autograd.Function):
         return grad_x, grad_residual, grad_weight, grad_bias, *[None] * 7
 
 
-def _differentiable(operator: Any, function: Any) -> Any:
-    def autograd(*inputs: Any) -> Any:
-        if torch.is_grad_enabled():
-            return function.apply(*inputs)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*inputs)
-
-    return autograd
-
-
-LIBRARY.impl("max_pool2d", _differentiable(_max, _MaxPool), "Autograd")
-LIBRARY.impl("batch_norm_relu", _differentiable(_norm, _Norm), "Autograd")
+differentiable("max_pool2d", _MaxPool)
+differentiable("batch_norm_relu", _Norm)

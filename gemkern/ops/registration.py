@@ -95,6 +95,19 @@ def differentiate(
     LIBRARY.impl(operator, autograd, "Autograd")
 
 
+def differentiable(operator: str, function: type[torch.autograd.Function]) -> None:
+    """Give gemkern::`operator` the gradients of an autograd `function` of the same arguments."""
+    apply = getattr(torch.ops.gemkern, operator).default
+
+    def autograd(*inputs: Any) -> Any:
+        if torch.is_grad_enabled():
+            return function.apply(*inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return apply(*inputs)
+
+    LIBRARY.impl(operator, autograd, "Autograd")
+
+
 def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Let what `backward` returns refuse to be differentiated again."""
 

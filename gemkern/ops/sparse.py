@@ -15,11 +15,11 @@ from gemkern.ops.registration import differentiate, register
 
 __all__ = ["Pattern", "pattern", "sparse_conv2d", "sparse_linear"]
 
-_PATTERN = "int[] shape, Tensor starts, Tensor positions, Tensor input_starts, Tensor input_order"
-_GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str backend"
+PATTERN = "int[] shape, Tensor starts, Tensor positions, Tensor input_starts, Tensor input_order"
+GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str backend"
 
 
-def _pattern_at(place: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+def pattern_at(place: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
     """Return what makes one Pattern of its fields, which begin at `place` of the arguments."""
     end = place + len(Pattern._fields)
 
@@ -32,33 +32,33 @@ def _pattern_at(place: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
 
 _linear = register(
     "sparse_linear",
-    f"(Tensor x, Tensor values, {_PATTERN}, Tensor? bias, str backend) -> Tensor",
-    _pattern_at(2),
+    f"(Tensor x, Tensor values, {PATTERN}, Tensor? bias, str backend) -> Tensor",
+    pattern_at(2),
 )
 _linear_input_grad = register(
     "sparse_linear_input_grad",
-    f"(Tensor grad_y, Tensor values, {_PATTERN}, str backend) -> Tensor",
-    _pattern_at(2),
+    f"(Tensor grad_y, Tensor values, {PATTERN}, str backend) -> Tensor",
+    pattern_at(2),
 )
 _linear_weight_grad = register(
     "sparse_linear_weight_grad",
-    f"(Tensor grad_y, Tensor x, {_PATTERN}, str backend) -> Tensor",
-    _pattern_at(2),
+    f"(Tensor grad_y, Tensor x, {PATTERN}, str backend) -> Tensor",
+    pattern_at(2),
 )
 _conv2d = register(
     "sparse_conv2d",
-    f"(Tensor x, Tensor values, {_PATTERN}, Tensor? bias, {_GEOMETRY}) -> Tensor",
-    _pattern_at(2),
+    f"(Tensor x, Tensor values, {PATTERN}, Tensor? bias, {GEOMETRY}) -> Tensor",
+    pattern_at(2),
 )
 _conv2d_input_grad = register(
     "sparse_conv2d_input_grad",
-    f"(Tensor grad_y, SymInt[] input_size, Tensor values, {_PATTERN}, {_GEOMETRY}) -> Tensor",
-    _pattern_at(3),
+    f"(Tensor grad_y, SymInt[] input_size, Tensor values, {PATTERN}, {GEOMETRY}) -> Tensor",
+    pattern_at(3),
 )
 _conv2d_weight_grad = register(
     "sparse_conv2d_weight_grad",
-    f"(Tensor grad_y, Tensor x, {_PATTERN}, {_GEOMETRY}) -> Tensor",
-    _pattern_at(2),
+    f"(Tensor grad_y, Tensor x, {PATTERN}, {GEOMETRY}) -> Tensor",
+    pattern_at(2),
 )
 
 
@@ -84,10 +84,10 @@ def sparse_linear(
     Raises:
         GemkernError: shapes, dtypes or devices do not fit, or no backend can serve.
     """
-    x = _checked("sparse_linear", x, values, pattern, bias)
+    x = checked("sparse_linear", x, values, pattern, bias)
     if x.dim() != 2:
         raise GemkernError(f"sparse_linear: x has shape {tuple(x.shape)}; give (batch, features)")
-    check_linear(x, _like(pattern), "sparse_linear")
+    check_linear(x, like(pattern), "sparse_linear")
     return _linear(x, values, *pattern, bias, backend or "")
 
 
@@ -120,14 +120,12 @@ def sparse_conv2d(
         GemkernError: shapes, dtypes, devices or the geometry do not fit, or no backend can serve.
     """
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
-    x = _checked("sparse_conv2d", x, values, pattern, bias)
-    check_conv2d(x, _like(pattern), stride, padding, dilation, groups, "sparse_conv2d")
+    x = checked("sparse_conv2d", x, values, pattern, bias)
+    check_conv2d(x, like(pattern), stride, padding, dilation, groups, "sparse_conv2d")
     return _conv2d(x, values, *pattern, bias, stride, padding, dilation, groups, backend or "")
 
 
-def _checked(
-    where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None
-) -> Tensor:
+def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None) -> Tensor:
     """Return x in the dtype to compute in, after a look at what is common to both operators."""
     if not values.is_floating_point() or values.shape != pattern.positions.shape:
         raise GemkernError(
@@ -155,7 +153,7 @@ def _checked(
     return x
 
 
-def _like(pattern: Pattern) -> Tensor:
+def like(pattern: Pattern) -> Tensor:
     """Return a tensor of the weight's shape, with no memory of its own."""
     return pattern.positions.new_empty(()).expand(pattern.shape)
 

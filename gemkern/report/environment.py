@@ -122,6 +122,8 @@ def _backends_table() -> Table:
         operators_by_row.setdefault(tuple(answers.items()), []).append(operator)
     backends = list(dict.fromkeys(name for row in operators_by_row for name, _ in row))
     table = _table("operators and backends", "operators", *backends)
+    # No name is broken, with the comma after it.
+    table.columns[0].min_width = 1 + max(map(len, availability()))
     for row, operators in operators_by_row.items():
         reasons = dict(row)
         # Text, because a reason may hold square brackets ("gemkern[gpu]"), rich's markup.

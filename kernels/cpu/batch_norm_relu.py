@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.serving import address, served
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu as reference
@@ -251,7 +252,7 @@ def batch_norm_relu(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not _served(x, residual, weight, bias, running_mean, running_var):
+    if not served(x, residual, weight, bias, running_mean, running_var):
         return reference(
             x, residual, weight, bias, running_mean, running_var, training, momentum, eps, relu
         )
@@ -260,9 +261,9 @@ def batch_norm_relu(
     y = torch.empty_like(x)
     mean, invstd = (x.new_empty(x.shape[1]) for _ in range(2))
     forward(
-        start_threads(), x.shape[1], _size(x), x.data_ptr(), _address(residual),
-        y.data_ptr(), _address(weight), _address(bias), _address(running_mean),
-        _address(running_var), mean.data_ptr(), invstd.data_ptr(), training, float(momentum),
+        start_threads(), x.shape[1], _size(x), x.data_ptr(), address(residual),
+        y.data_ptr(), address(weight), address(bias), address(running_mean),
+        address(running_var), mean.data_ptr(), invstd.data_ptr(), training, float(momentum),
         float(eps), relu,
     )  # fmt: skip
     return y, mean, invstd
@@ -281,7 +282,7 @@ def batch_norm_relu_backward(
     has_residual: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     y = y if relu and has_residual else None
-    if not _served(x, grad_y, y, weight, bias, mean, invstd):
+    if not served(x, grad_y, y, weight, bias, mean, invstd):
         return reference_backward(
             grad_y, x, y, weight, bias, mean, invstd, training, relu, has_residual
         )
@@ -293,26 +294,13 @@ def batch_norm_relu_backward(
     grad_bias = None if bias is None else torch.empty_like(bias)
     g = grad_x if grad_residual is None else grad_residual
     backward(
-        start_threads(), x.shape[1], _size(x), grad_y.data_ptr(), x.data_ptr(), _address(y),
-        _address(weight), _address(bias), mean.data_ptr(), invstd.data_ptr(), grad_x.data_ptr(),
-        (g if relu else grad_y).data_ptr(), _address(grad_weight), _address(grad_bias), training,
+        start_threads(), x.shape[1], _size(x), grad_y.data_ptr(), x.data_ptr(), address(y),
+        address(weight), address(bias), mean.data_ptr(), invstd.data_ptr(), grad_x.data_ptr(),
+        (g if relu else grad_y).data_ptr(), address(grad_weight), address(grad_bias), training,
         relu,
     )  # fmt: skip
     return grad_x, grad_residual, grad_weight, grad_bias
 
 
-def _served(x: Tensor, *others: Tensor | None) -> bool:
-    """Return whether all are float32, and what is per channel is one run of memory."""
-    return x.dtype == torch.float32 and all(
-        other is None
-        or (other.dtype == torch.float32 and (other.dim() > 1 or other.is_contiguous()))
-        for other in others
-    )
-
-
 def _size(x: Tensor) -> int:
     return x.numel() // max(x.shape[1], 1)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

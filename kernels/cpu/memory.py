@@ -41,6 +41,12 @@ def integers(address, size):
 
 
 @njit(cache=True)
+def doubles(address, size):
+    """Return float64 [size] at `address`."""
+    return carray(_float64_pointer(address), size)
+
+
+@njit(cache=True)
 def number(address):
     """Return the float64 at `address`."""
     return carray(_float64_pointer(address), 1)[0]

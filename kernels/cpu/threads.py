@@ -5,9 +5,6 @@ from __future__ import annotations
 import numba
 import torch
 
-# Threads that have work to do, at the least: with fewer, channels are shared out as well.
-BUSY = 0.8
-
 
 def start_threads() -> int:
     """Let Numba run on torch's number of threads and return it."""
@@ -18,12 +15,3 @@ def start_threads() -> int:
     if torch.get_num_threads() != wanted:
         torch.set_num_threads(wanted)
     return threads
-
-
-def parts_of(threads: int, tasks: int, channels: int) -> int:
-    """Return in how many parts to take the channels so that `tasks` keep the threads busy."""
-    for parts in range(1, threads):
-        shares = threads // parts
-        if threads % parts == 0 and tasks >= BUSY * shares * -(-tasks // shares):
-            return parts
-    return threads if channels >= threads else 1

@@ -4,8 +4,8 @@ Numba vectorises plain loops but keeps no vector in a register from one loop to 
 loops here are written in LLVM's language instead: their sums are vectors of LANES float32 that
 never leave the registers while the non-zeros of a row go by.
 
-Addresses are int64. Images are the innermost dimension, and `rest` images (below LANES) of a
-masked vector count; a vector that is not masked takes LANES.
+Addresses are int64. A pixel is `vectors` vectors of images. An entry of a list is an int64: eight
+bits of the kernel's row, and above them how many pixels it reads lie from the start of that row.
 """
 
 from __future__ import annotations
@@ -29,19 +29,26 @@ def _lanes() -> int:
 
 LANES = _lanes()
 BYTES_OF_VECTOR = BYTES_OF_FLOAT * LANES
+# Of an entry, the lowest: which row of the kernel it belongs to.
+ROW_BITS = 8
 
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
-MASK = ir.VectorType(ir.IntType(1), LANES)
 ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
 
 
-def _long(number: int) -> ir.Constant:
+def long(number: int) -> ir.Constant:
+    """Return an int64 constant."""
     return ir.Constant(LONG, number)
 
 
 class Emitter:
-    """Writes vector instructions at the builder's place; `rest` (or None) masks memory access."""
+    """Writes vector instructions at the builder's place.
+
+    With a `rest`, memory is read and written for as many lanes alone; others are read as 0.
+    """
+
+    zeros = ZEROS
 
     def __init__(self, builder: ir.IRBuilder, rest: ir.Value | None = None) -> None:
         self.builder = builder
@@ -90,12 +97,15 @@ class Emitter:
         name = f"llvm.masked.store.v{LANES}f32.p0"
         self.call(name, ir.VoidType(), [vector, pointer, align, self.mask])
 
-    def stream(self, vector: ir.Value, address: ir.Value) -> None:
-        """Store a whole vector, at a multiple of its size, past the caches."""
-        pointer = self.pointer(address, VECTOR)
-        stored = self.builder.store(vector, pointer, align=BYTES_OF_VECTOR)
-        hint = self.builder.module.add_metadata([ir.Constant(INT, 1)])
-        stored.set_metadata("nontemporal", hint)
+    def only(self, vector: ir.Value) -> ir.Value:
+        """Return the vector with 0 in the lanes that do not count."""
+        return vector if self.mask is None else self.builder.select(self.mask, vector, ZEROS)
+
+    def prefetch(self, address: ir.Value) -> None:
+        """Let the line at an address come into the second-level cache; any address may be given."""
+        pointer = self.pointer(address, ir.IntType(8))
+        read, near, data = (ir.Constant(INT, number) for number in (0, 2, 1))
+        self.call("llvm.prefetch.p0", ir.VoidType(), [pointer, read, near, data])
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """Return a * b + c, fused where the machine can."""
@@ -128,7 +138,7 @@ class Emitter:
         builder.branch(head)
         builder.position_at_end(head)
         step = builder.phi(LONG)
-        step.add_incoming(_long(0), before)
+        step.add_incoming(long(0), before)
         phis = []
         for value in carried:
             phi = builder.phi(value.type)
@@ -137,150 +147,121 @@ class Emitter:
         builder.cbranch(builder.icmp_signed("<", step, count), inside, after)
         builder.position_at_end(inside)
         results = body(step, list(phis))
-        step.add_incoming(builder.add(step, _long(1)), builder.block)
+        step.add_incoming(builder.add(step, long(1)), builder.block)
         for phi, result in zip(phis, results, strict=True):
             phi.add_incoming(result, builder.block)
         builder.branch(head)
         builder.position_at_end(after)
         return list(phis)
 
-    def choose(
-        self,
-        condition: ir.Value,
-        yes: Callable[[], list[ir.Value]],
-        no: Callable[[], list[ir.Value]],
-    ) -> list[ir.Value]:
-        """Return the vectors of `yes` or of `no`; only the one that is chosen runs."""
-        builder = self.builder
-        taken, other = builder.append_basic_block("yes"), builder.append_basic_block("no")
-        after = builder.append_basic_block("chosen")
-        builder.cbranch(condition, taken, other)
-        phis: list[ir.PhiInstr] = []
-        outcomes = []
-        for block, make in ((taken, yes), (other, no)):
-            builder.position_at_end(block)
-            outcomes.append((make(), builder.block))
-            builder.branch(after)
-        builder.position_at_end(after)
-        for position, value in enumerate(outcomes[0][0]):
-            phi = builder.phi(value.type)
-            for values, block in outcomes:
-                phi.add_incoming(values[position], block)
-            phis.append(phi)
-        return list(phis)
+
+def _source_of(at: Emitter, rows: ir.Value, entry: ir.Value, bytes_of_pixel: int) -> ir.Value:
+    """Return the address that an entry reads: its row's, and as many pixels on as it says."""
+    builder = at.builder
+    row = builder.and_(entry, long(2**ROW_BITS - 1))
+    start = at.scalar(builder.add(rows, builder.mul(row, long(8))), LONG)
+    pixels = builder.ashr(entry, long(ROW_BITS))
+    return builder.add(start, builder.mul(pixels, long(bytes_of_pixel)))
 
 
-def accumulator(pixels: int, vectors: int, masked: bool = False, streamed: bool = False) -> Any:
+def accumulator(pixels: int, vectors: int) -> Any:
     """Return the loop of the forward pass and the input gradient: one channel of a few pixels.
 
-    accumulate(target, target_step, source, source_step, offsets, values, count, start, resume,
-    rest) adds, for each of `count` entries, values[k] times the images at source + offsets[k] to
-    the images at `target`, in `pixels` pixels that lie `target_step` and `source_step` bytes apart
-    and `vectors` vectors in each. The sums begin with `start`, or with what the target holds if
-    `resume`. They are stored past the caches if `streamed`.
+    accumulate(target, target_step, rows, shift, source_step, entries, values, count, start) writes
+    to `pixels` pixels at `target`, `target_step` bytes apart, the sum of `start` and, for each of
+    `count` entries, of values[k] times the pixels it reads: `shift` bytes on from where it says, in
+    rows that begin at the addresses `rows`, and `source_step` bytes apart.
     """
+    bytes_of_pixel = vectors * BYTES_OF_VECTOR
 
-    def emit(builder, target, target_step, source, source_step, offsets, values, count, start,
-             resume, rest):  # fmt: skip
-        at = Emitter(builder, rest if masked else None)
+    def emit(builder, target, target_step, rows, shift, source_step, entries, values, count, start):
+        at = Emitter(builder)
 
         def places(base: ir.Value, step: ir.Value) -> list[ir.Value]:
             return [
                 builder.add(
-                    builder.add(base, builder.mul(step, _long(pixel))),
-                    _long(vector * BYTES_OF_VECTOR),
+                    builder.add(base, builder.mul(step, long(pixel))),
+                    long(vector * BYTES_OF_VECTOR),
                 )
                 for pixel in range(pixels)
                 for vector in range(vectors)
             ]
 
-        written = places(target, target_step)
-        sums = at.choose(
-            builder.icmp_signed("!=", resume, _long(0)),
-            lambda: [at.load(place) for place in written],
-            lambda: [at.spread(start)] * len(written),
-        )
-
         def add_entry(step: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            offset = at.scalar(builder.add(offsets, builder.mul(step, _long(8))), LONG)
-            value = at.scalar(builder.add(values, builder.mul(step, _long(BYTES_OF_FLOAT))), FLOAT)
+            entry = at.scalar(builder.add(entries, builder.mul(step, long(8))), LONG)
+            value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
             factor = at.spread(value)
-            read = places(builder.add(source, offset), source_step)
+            source = builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift)
             return [
                 at.multiply_add(at.load(place), factor, total)
-                for place, total in zip(read, sums, strict=True)
+                for place, total in zip(places(source, source_step), sums, strict=True)
             ]
 
-        store = at.stream if streamed else at.store
-        for place, total in zip(written, at.loop(count, sums, add_entry), strict=True):
-            store(total, place)
-
-    kinds = (types.int64,) * 7 + (types.float32, types.int64, types.int64)
+        begun = [at.spread(start)] * (pixels * vectors)
+        totals = at.loop(count, begun, add_entry)
+        for place, total in zip(places(target, target_step), totals, strict=True):
+            at.store(total, place)
 
     @intrinsic
-    def accumulate(typingctx, target, target_step, source, source_step, offsets, values, count,
-                   start, resume, rest):  # fmt: skip
+    def accumulate(typingctx, target, target_step, rows, shift, source_step, entries, values, count,
+                   start):  # fmt: skip
         def codegen(context, builder, signature, arguments):
             emit(builder, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*kinds), codegen
+        return types.void(*(types.int64,) * 8, types.float32), codegen
 
     return accumulate
 
 
-def dot_products(entries: int, vectors: int, masked: bool = False) -> Any:
-    """Return the loop of the weight gradient: a few entries of one output channel.
+def dot_products(entries: int, vectors: int) -> Any:
+    """Return the loop of the weight gradient: a few entries of one input channel.
 
-    add_products(grad, grad_step, source, source_step, offsets, labels, sums, pixels, rest) adds,
-    for each of `entries` entries, the product of `vectors` vectors at `grad` and at
-    source + offsets[k], over `pixels` pixels that lie `grad_step` and `source_step` bytes apart,
-    to the vector number labels[k] at `sums`.
+    add_products(x, x_step, rows, shift, listed, sums, pixels) adds, for each of `entries` entries,
+    the product of the input at `x`, whose pixels lie `x_step` bytes apart, and of the pixels that
+    it reads side by side, `shift` bytes on from where it says, to its vector at `sums`.
     """
+    bytes_of_pixel = vectors * BYTES_OF_VECTOR
     # Few entries would wait for each other's sums: each then has several, added at the end.
     partial = max(1, min(vectors, 8 // entries))
 
-    def emit(builder, grad, grad_step, source, source_step, offsets, labels, sums, pixels, rest):
-        at = Emitter(builder, rest if masked else None)
-        whole = Emitter(builder)
+    def emit(builder, x, x_step, rows, shift, listed, sums, pixels):
+        at = Emitter(builder)
         bases, places = [], []
-        for entry in range(entries):
-            offset = at.scalar(builder.add(offsets, _long(8 * entry)), LONG)
-            label = at.scalar(builder.add(labels, _long(4 * entry)), INT)
-            shift = builder.mul(builder.sext(label, LONG), _long(BYTES_OF_VECTOR))
-            bases.append(builder.add(source, offset))
-            places.append(builder.add(sums, shift))
+        for number in range(entries):
+            entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
+            bases.append(builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift))
+            places.append(builder.add(sums, long(number * BYTES_OF_VECTOR)))
         begun = [
-            whole.load(place) if part == 0 else ZEROS for place in places for part in range(partial)
+            at.load(place) if part == 0 else ZEROS for place in places for part in range(partial)
         ]
 
         def add_pixel(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
-            grads = builder.add(grad, builder.mul(step, grad_step))
-            shift = builder.mul(step, source_step)
+            pixel = builder.add(x, builder.mul(step, x_step))
+            further = builder.mul(step, long(bytes_of_pixel))
             for vector in range(vectors):
-                inside = _long(vector * BYTES_OF_VECTOR)
-                grad_vector = at.load(builder.add(grads, inside))
-                for entry, base in enumerate(bases):
-                    read = at.load(builder.add(builder.add(base, shift), inside))
-                    number = entry * partial + vector % partial
-                    totals[number] = at.multiply_add(read, grad_vector, totals[number])
+                inside = long(vector * BYTES_OF_VECTOR)
+                of_x = at.load(builder.add(pixel, inside))
+                for number, base in enumerate(bases):
+                    read = at.load(builder.add(builder.add(base, further), inside))
+                    total = number * partial + vector % partial
+                    totals[total] = at.multiply_add(read, of_x, totals[total])
             return totals
 
         totals = at.loop(pixels, begun, add_pixel)
-        for entry, place in enumerate(places):
-            total, *others = totals[entry * partial : (entry + 1) * partial]
+        for number, place in enumerate(places):
+            total, *others = totals[number * partial : (number + 1) * partial]
             for other in others:
                 total = builder.fadd(total, other)
-            whole.store(total, place)
+            at.store(total, place)
 
     @intrinsic
-    def add_products(typingctx, grad, grad_step, source, source_step, offsets, labels, sums, pixels,
-                     rest):  # fmt: skip
+    def add_products(typingctx, x, x_step, rows, shift, listed, sums, pixels):
         def codegen(context, builder, signature, arguments):
             emit(builder, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*(types.int64,) * 9), codegen
+        return types.void(*(types.int64,) * 7), codegen
 
     return add_products
 
@@ -294,14 +275,3 @@ def sum_of_lanes(typingctx, address):
         return at.total(at.load(arguments[0]))
 
     return types.float32(types.int64), codegen
-
-
-@intrinsic
-def wait_for_stores(typingctx):
-    """Let other threads see what this one has stored past the caches."""
-
-    def codegen(context, builder, signature, arguments):
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen

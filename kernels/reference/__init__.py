@@ -14,6 +14,11 @@ from gemkern.kernels.reference.masked_linear import (
     masked_linear_score_grad,
     masked_linear_weight_grad,
 )
+from gemkern.kernels.reference.norm_sparse_conv2d import (
+    norm_sparse_conv2d,
+    norm_sparse_conv2d_backward,
+)
+from gemkern.kernels.reference.normalise import normalise, normalise_backward
 from gemkern.kernels.reference.pooling import (
     average_pool2d,
     average_pool2d_backward,
@@ -52,6 +57,10 @@ __all__ = [
     "masked_linear_weight_grad",
     "max_pool2d",
     "max_pool2d_backward",
+    "norm_sparse_conv2d",
+    "norm_sparse_conv2d_backward",
+    "normalise",
+    "normalise_backward",
     "pack_mask",
     "popup_mask",
     "popup_weight",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_race import settings
@@ -15,13 +17,13 @@ from gemkern.experiments.warm_up import warm_up
 def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which every call of a sparse convolution adds its backend."""
     calls: list[str] = []
-    operator = ops.sparse_conv2d
+    operator = ops.norm_sparse_conv2d
 
-    def counted(*args: object, **kw: object) -> torch.Tensor:
+    def counted(*args: Any, **kw: Any) -> Any:
         calls.append("sparse")
         return operator(*args, **kw)
 
-    monkeypatch.setattr(ops, "sparse_conv2d", counted)
+    monkeypatch.setattr(ops, "norm_sparse_conv2d", counted)
     return calls
 
 

@@ -64,6 +64,15 @@ ARGUMENTS = {
     "sparse_conv2d": (X, VALUES, pattern(*SHAPE), new(6), *GEOMETRY),
     "sparse_conv2d_input_grad": (Y, X.shape, VALUES, pattern(*SHAPE), *GEOMETRY),
     "sparse_conv2d_weight_grad": (Y, X, pattern(*SHAPE), *GEOMETRY),
+    "norm_sparse_conv2d": (
+        X, X, *CHANNELS, VALUES, pattern(*SHAPE), new(6), Y, 1e-5, True, True, True, *GEOMETRY,
+    ),
+    "norm_sparse_conv2d_backward": (
+        Y, X, new(6), new(6), X, Y, new(6), X, X, *CHANNELS, VALUES, pattern(*SHAPE), 1e-5, True,
+        True, True, True, True, *GEOMETRY,
+    ),
+    "normalise": (X, X, *CHANNELS, 1e-5, True),
+    "normalise_backward": (X, X, X, *CHANNELS, 1e-5, True, True),
     "batch_norm_relu": (X, X, *CHANNELS, True, 0.1, 1e-5, True),
     "batch_norm_relu_backward": (X, X, X, *CHANNELS, True, True, True),
     "average_pool2d": (X, *WINDOWS, True),

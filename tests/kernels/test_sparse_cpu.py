@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu import image_chunks
 from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
 from gemkern.kernels.cpu.compiling import announce
-from gemkern.kernels.cpu.sparse_blocks import block_of_pixels
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings
@@ -44,14 +42,6 @@ CONVOLUTIONS = st.builds(
     dilation=pairs(1, 3),
     density=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
 )
-
-
-@pytest.fixture
-def threads():
-    """Set torch's number of threads; it is put back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def assert_same(case: Case, seed: int) -> None:
@@ -132,12 +122,12 @@ def test_images_come_out_batch_last(name: str) -> None:
 
 @pytest.mark.parametrize("image", [(7, 5), (1, 1)])
 @pytest.mark.parametrize("batch", [20, 300])
-def test_results_depend_on_no_number_of_threads(threads, image, batch) -> None:
+def test_results_depend_on_no_number_of_threads(set_threads, image, batch) -> None:
     case = Case(batch, 9, 11, image=image, density=0.3)
     of = operands(case, whole=False).to(torch.float32)
     found = []
     for number in (1, 2, 2):
-        threads(number)
+        set_threads(number)
         found.append(results(kernels, case, of))
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
@@ -170,8 +160,8 @@ def test_values_of_zero_are_left_out() -> None:
     )
 
 
-def test_denormals_count_if_they_do_for_the_caller(threads) -> None:
-    threads(2)
+def test_denormals_count_if_they_do_for_the_caller(set_threads) -> None:
+    set_threads(2)
     case = Case(32, 8, 8, image=(6, 6), density=1.0)
     of = operands(case, whole=True).to(torch.float32)
     tiny = replace(of, values=of.values.abs() * 1e-20, bias=None)
@@ -187,13 +177,6 @@ def test_denormals_count_if_they_do_for_the_caller(threads) -> None:
     assert all(map(torch.equal, results(kernels, case, small), kept))
 
 
-def test_chunks_cover_the_batch_once() -> None:
-    for batch in range(300):
-        chunks = image_chunks.image_chunks(batch)
-        covered = [image for _, first, images in chunks for image in range(first, first + images)]
-        assert covered == list(range(batch))
-
-
 def test_the_first_call_is_announced_once(caplog) -> None:
     announce.cache_clear()
     of = operands(CASES["3x3"], whole=True).to(torch.float32)
@@ -201,17 +184,9 @@ def test_the_first_call_is_announced_once(caplog) -> None:
         results(kernels, CASES["3x3"], of)
         results(kernels, CASES["3x3"], of)
     assert [record.args[0] for record in caplog.records] == [
-        "sparse forward and input gradient",
-        "sparse weight gradient",
+        "sparse forward",
+        "sparse backward",
     ]
-
-
-def test_large_layers_are_read_in_parts_and_blocks() -> None:
-    case = Case(128, 300, 3, image=(4, 40), density=0.05)
-    width, read = block_of_pixels(300, case.image, case.kernel, 1, 128)
-    assert width < 40
-    assert read < 300
-    assert_same(case, seed=0)
 
 
 def test_addresses_pass_two_to_the_31() -> None:
@@ -227,16 +202,6 @@ def test_addresses_pass_two_to_the_31() -> None:
     assert torch.equal(y[:, 0], 3 * x[:, -1])
     found = kernels.sparse_conv2d_weight_grad(y, x, where, *case.geometry)
     assert torch.equal(found, (3 * x[:, -1] ** 2).sum()[None])
-
-
-@pytest.mark.parametrize("batch", [128, 144, 130])
-def test_large_outputs_are_the_same(monkeypatch, threads, batch) -> None:
-    threads(2)
-    chunks = image_chunks.streamed_chunks(batch)
-    assert (chunks[:, 0] == image_chunks.STREAMED).any()
-    monkeypatch.setattr(kernels, "LARGE", 0)
-    for case in (Case(batch), Case(batch, stride=(2, 2)), Case(batch, groups=2)):
-        assert_same(case, seed=0)
 
 
 def test_torch_keeps_its_number_of_threads() -> None:

@@ -145,17 +145,34 @@ def test_a_hundred_steps_follow_the_dense_model() -> None:
 def test_the_layout_is_batch_last_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = gk.accelerate(network("resnet8"))
     seen: list[bool] = []
-    norm = ops.batch_norm_relu
+    convolve = ops.norm_sparse_conv2d
 
-    def watched(x: Tensor, residual: Tensor | None, *args: Any) -> Tensor:
-        y = norm(x, residual, *args)
-        known = [x, y] if residual is None else [x, y, residual]
-        seen.append(all(map(ops.is_batch_last, known)))
-        return y
+    def watched(x: Tensor, *args: Any, norm: Any, **named: Any) -> Any:
+        made = convolve(x, *args, norm=norm, **named)
+        known = [x, made.y, made.z, None if norm is None else norm.residual]
+        seen.append(all(ops.is_batch_last(one) for one in known if one is not None))
+        return made
 
-    monkeypatch.setattr(ops, "batch_norm_relu", watched)
-    fast(images(0))
+    monkeypatch.setattr(ops, "norm_sparse_conv2d", watched)
+    fast(ops.batch_last(images(0)))
     assert seen == [True] * 7
+
+
+def test_norms_between_convolutions_cost_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("resnet8", "wide_resnet28_2"):
+        fast, calls = gk.accelerate(network(name)), []
+        for operator in ("normalise", "batch_norm_relu"):
+            run = getattr(ops, operator)
+
+            def counted(*args: Any, run: Any = run, calls: Any = calls, **named: Any) -> Any:
+                calls.append(run)
+                return run(*args, **named)
+
+            monkeypatch.setattr(ops, operator, counted)
+        fast(images(0)).sum().backward()
+        # The last one ends in the global pooling.
+        assert len(calls) == 1
+        monkeypatch.undo()
 
 
 def test_decelerating_undoes_it() -> None:

@@ -116,6 +116,70 @@ def of_norm_backward() -> dict[str, Arguments]:
     return samples
 
 
+def of_norm_sparse() -> dict[str, Arguments]:
+    def sample(
+        batch: int, norm: bool, residual: bool, added: bool, keep: bool, moments: bool
+    ) -> Arguments:
+        x, where = (batch, 4, 7, 6), pattern(6, 2, 3, 2)
+        statistics = (normal(4), normal(4).abs(), normal(4), normal(4)) if norm else (None,) * 4
+        learning = (normal(*x), normal(*x) if residual else None, *statistics)
+        values, more = normal(len(where.positions)), normal(batch, 6, 4, 8) if added else None
+        required = (t if t is None else t.requires_grad_() for t in (*learning, values))
+        geometry = ((2, 1), (1, 2), (1, 2), 2)
+        return (
+            *required, *where, normal(6), more, 1e-5, norm, keep, moments, *geometry, NO_CHOICE
+        )  # fmt: skip
+
+    return {
+        "norm": sample(3, norm=True, residual=False, added=False, keep=False, moments=True),
+        "residual": sample(3, norm=True, residual=True, added=False, keep=True, moments=True),
+        "added": sample(17, norm=True, residual=False, added=True, keep=True, moments=False),
+        "measured": sample(3, norm=False, residual=False, added=True, keep=False, moments=True),
+    }
+
+
+def of_norm_sparse_backward() -> dict[str, Arguments]:
+    samples = {}
+    for name, sample in of_norm_sparse().items():
+        given = [t.detach() if isinstance(t, Tensor) else t for t in sample]
+        x, residual, *norm_to_pattern = given[:12]
+        added, eps, relu, keep, moments, *geometry = given[13:]
+        y, z, mean, _ = torch.ops.gemkern.norm_sparse_conv2d(*given[:-1], "reference")
+        grad_y = ops.batch_last(normal(*y.shape))
+        of_moments = (normal(6), normal(6)) if moments else (None, None)
+        samples[name] = (
+            grad_y, normal(*x.shape) if keep else None, *of_moments, normal(*x.shape),
+            y if moments else None, mean, z, x, *norm_to_pattern, eps, relu, residual is not None,
+            added is not None, True, True, *geometry,
+        )  # fmt: skip
+    return samples
+
+
+def of_normalise() -> dict[str, Arguments]:
+    def sample(*shape: int, residual: bool, affine: bool, relu: bool) -> Arguments:
+        channels = shape[1]
+        scale = (normal(channels), normal(channels)) if affine else (None, None)
+        other = normal(*shape) if residual else None
+        learning = (normal(*shape), other, normal(channels), normal(channels).abs(), *scale)
+        required = (t if t is None else t.requires_grad_() for t in learning)
+        return (*required, 1e-5, relu, NO_CHOICE)
+
+    return {
+        "residual": sample(4, 3, 5, 2, residual=True, affine=True, relu=True),
+        "plain": sample(17, 3, 2, 2, residual=False, affine=False, relu=False),
+    }
+
+
+def of_normalise_backward() -> dict[str, Arguments]:
+    samples = {}
+    for name, sample in of_normalise().items():
+        x, residual, *rest = (t.detach() if isinstance(t, Tensor) else t for t in sample)
+        y = torch.ops.gemkern.normalise(x, residual, *rest[:-1], "reference")
+        grad_y = ops.batch_last(normal(*x.shape))
+        samples[name] = (grad_y, y, x, *rest[:-1], residual is not None, NO_CHOICE)
+    return samples
+
+
 WINDOWS = {
     "halves": ((2, 3, 6, 4), ((2, 2), (2, 2), (0, 0))),
     "overlapping": ((17, 2, 5, 7), ((3, 2), (2, 1), (1, 1))),
@@ -160,6 +224,10 @@ SAMPLES: dict[str, dict[str, Arguments]] = {
     },
     "batch_norm_relu": of_norm(),
     "batch_norm_relu_backward": of_norm_backward(),
+    "norm_sparse_conv2d": of_norm_sparse(),
+    "norm_sparse_conv2d_backward": of_norm_sparse_backward(),
+    "normalise": of_normalise(),
+    "normalise_backward": of_normalise_backward(),
     "average_pool2d": of_average_pool(),
     "average_pool2d_backward": of_average_pool_backward(),
     "max_pool2d": of_max_pool(),

@@ -241,12 +241,18 @@ CALLS: dict[str, Callable[..., Any]] = {
     "sparse_conv2d": lambda **to: ops.sparse_conv2d(
         NUMBER.view(1, 1, 1, 2), NUMBER[0, :1], ops.pattern(ON.view(1, 1, 1, 2)), **to
     ),
+    "norm_sparse_conv2d": lambda **to: ops.norm_sparse_conv2d(
+        NUMBER.view(1, 1, 1, 2), NUMBER[0, :1], ops.pattern(ON.view(1, 1, 1, 2)), **to
+    ),
+    "normalise": lambda **to: ops.normalise(
+        NUMBER.view(2, 1), ops.Norm(NUMBER[0, :1], NUMBER[0, :1]), **to
+    ),
     "batch_norm_relu": lambda **to: ops.batch_norm_relu(NUMBER.view(2, 1), **to),
     "average_pool2d": lambda **to: ops.average_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
     "max_pool2d": lambda **to: ops.max_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
 }
 # What is there for the operators' sake: layouts and patterns, and who can serve.
-BESIDE = {"Pattern", "availability", "batch_last", "is_batch_last", "pattern"}
+BESIDE = {"Norm", "Pattern", "availability", "batch_last", "is_batch_last", "pattern"}
 
 
 def test_every_public_operator_is_called_here() -> None:

@@ -261,6 +261,11 @@ class Everything(nn.Module):
                 y.flatten(1)[:, :5], self.linear0[0, 0].repeat(8), PATTERN_LINEAR
             ).sum()
         )
+        measured = ops.norm_sparse_conv2d(
+            x[:, :2], self.conv0.flatten()[:8], PATTERN, keep=True, moments=True
+        )
+        statistics = ops.Norm(measured.mean, measured.var)
+        sparse = sparse + ops.normalise(measured.y, statistics).sum() + measured.z.sum()
         kth = kth + popped.sum() + masks[0].sum() + pooled.sum() + sparse
         return y, z, ops.unpack_mask(packed, (3, 5)), ops.pack_mask(self.conv2), kth, ties
 

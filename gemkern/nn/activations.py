@@ -1,0 +1,163 @@
+"""What flows between the layers of a rewritten model: tensors, or what a convolution can finish.
+
+A convolution measures what it writes if a norm follows (`Measured`); the norm only notes what is to
+be done (`Normed`), and the convolution that reads it does it on the way. Whatever else reads it
+gets the tensor (`plain`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemkern import ops
+
+
+class Measured:
+    """What a convolution wrote, with its mean and variance.
+
+    Args:
+        shared: whether more than one node reads it.
+    """
+
+    def __init__(self, tensor: Tensor, mean: Tensor, var: Tensor, shared: bool) -> None:
+        self.tensor, self.mean, self.var, self.shared = tensor, mean, var, shared
+
+
+class Normed:
+    """A norm that is still to be applied to `source`.
+
+    Args:
+        shared: whether more than one node reads it.
+    """
+
+    def __init__(self, source: Measured | Tensor, norm: ops.Norm, shared: bool) -> None:
+        self.source, self.norm, self.shared = source, norm, shared
+        self.made: Tensor | None = None
+
+    def tensor(self) -> Tensor:
+        """Return what the norm makes of its source; it is made once."""
+        if self.made is None:
+            self.made = ops.normalise(plain(self.source), self.norm)
+        return self.made
+
+
+def plain(value: Any) -> Any:
+    """Return the tensor that an activation stands for; anything else as it is."""
+    if isinstance(value, Measured):
+        return value.tensor
+    return value.tensor() if isinstance(value, Normed) else value
+
+
+def convolve(layer: Any, value: Any, added: Any, norm: Any, shared: bool) -> Any:
+    """Return layer(value) + added, measured if `norm`, an `nn.BatchNorm2d` that follows, needs it.
+
+    Args:
+        layer: a `MaskedConv2d`.
+        added: an activation or None.
+        norm: or None.
+        shared: whether more than one node reads the result.
+    """
+    left, right, top, bottom = layer._reversed_padding_repeated_twice
+    x = plain(value.source if isinstance(value, Normed) and value.made is None else value)
+    even = layer.padding_mode == "zeros" and (left, top) == (right, bottom) and x.dim() == 4
+    if not layer.is_compressed or not even or x.dtype != layer.weight.dtype:
+        y = layer(plain(value))
+        return y if added is None else y + plain(added)
+    fits = added is None or _fits(layer, x, plain(added))
+    todo = value if isinstance(value, Normed) and value.made is None else None
+    source = todo.source if todo and isinstance(todo.source, Measured) else None
+    made = ops.norm_sparse_conv2d(
+        x,
+        layer.remaining_weight(x),
+        layer.pattern(),
+        layer.bias,
+        layer.stride,
+        (top, left),
+        layer.dilation,
+        layer.groups,
+        norm=todo.norm if todo else None,
+        added=plain(added) if fits else None,
+        keep=todo is not None and todo.shared,
+        moments=fits and norm is not None and from_batch(norm),
+        skip=source is not None and source.shared,
+    )
+    if todo:
+        todo.made = made.z
+    if source and made.skip is not None:
+        source.tensor = made.skip
+    if not fits:
+        return made.y + plain(added)
+    if made.mean is None or made.var is None:
+        return made.y
+    return Measured(made.y, made.mean, made.var, shared)
+
+
+def normalise(norm: Any, value: Any, residual: Any, relu: bool, shared: bool) -> Any:
+    """Return relu(norm(value) + residual) for an `nn.BatchNorm2d`, whose statistics it moves.
+
+    Args:
+        value, residual: activations; the residual may be None.
+        shared: whether more than one node reads the result.
+    """
+    residual = plain(residual)
+    x = plain(value)
+    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
+        y = plain(normalise(norm, value, None, False, False)) + residual
+        return y.relu() if relu else y
+    if from_batch(norm) and not isinstance(value, Measured):
+        return _measure_and_normalise(norm, x, residual, relu)
+    if isinstance(value, Measured):
+        mean, var = value.mean, value.var
+        _move_statistics(norm, mean, var, x)
+    if not from_batch(norm):
+        # Copies: training may move the statistics before the backward pass reads them.
+        mean, var = norm.running_mean.clone(), norm.running_var.clone()
+    of = ops.Norm(mean, var, norm.weight, norm.bias, norm.eps, residual, relu)
+    return Normed(value, of, shared)
+
+
+def from_batch(norm: Any) -> bool:
+    """Return whether a norm takes its statistics from the batch."""
+    return norm.training or norm.running_mean is None
+
+
+def _measure_and_normalise(norm: Any, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    if norm.training and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return ops.batch_norm_relu(
+        x,
+        residual,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        True,
+        norm.momentum,
+        norm.eps,
+        relu,
+    )
+
+
+@torch.no_grad()
+def _move_statistics(norm: Any, mean: Tensor, var: Tensor, x: Tensor) -> None:
+    """Move the running statistics of a norm that trains towards those of x."""
+    if not norm.training or norm.running_mean is None:
+        return
+    count = x.numel() // max(x.shape[1], 1)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(var * (count / max(count - 1, 1)), norm.momentum)
+
+
+def _fits(layer: Any, x: Tensor, added: Any) -> bool:
+    """Return whether `added` has the shape and dtype of layer(x)."""
+    size = [x.shape[0], layer.out_channels]
+    for axis in (0, 1):
+        reached = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+        free = x.shape[2 + axis] + 2 * layer.padding[axis] - reached - 1
+        size.append(free // layer.stride[axis] + 1)
+    return isinstance(added, Tensor) and (list(added.shape), added.dtype) == (size, x.dtype)

@@ -1,0 +1,255 @@
+"""Convolutions that normalise what they read and measure what they write, and the norm alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gemkern.errors import GemkernError
+from gemkern.kernels.reference.pattern import Pattern
+from gemkern.ops.checks import check_conv2d, pair
+from gemkern.ops.registration import differentiable, once, register
+from gemkern.ops.sparse import GEOMETRY, PATTERN, checked, like, pattern_at
+
+__all__ = ["Norm", "NormSparse", "norm_sparse_conv2d", "normalise"]
+
+_convolve = register(
+    "norm_sparse_conv2d",
+    "(Tensor x, Tensor? residual, Tensor? mean, Tensor? var, Tensor? norm_weight, "
+    f"Tensor? norm_bias, Tensor values, {PATTERN}, Tensor? bias, Tensor? added, float eps, "
+    f"bool relu, bool keep, bool moments, {GEOMETRY}) -> (Tensor, Tensor?, Tensor?, Tensor?)",
+    pattern_at(7),
+)
+_convolve_backward = register(
+    "norm_sparse_conv2d_backward",
+    "(Tensor grad_y, Tensor? grad_z, Tensor? grad_mean_y, Tensor? grad_var_y, Tensor? grad_skip, "
+    "Tensor? y, Tensor? mean_y, Tensor? z, Tensor x, Tensor? mean, Tensor? var, "
+    f"Tensor? norm_weight, Tensor? norm_bias, Tensor values, {PATTERN}, float eps, bool relu, "
+    f"bool has_residual, bool has_added, bool wants_x, bool wants_values, {GEOMETRY}) -> "
+    "(Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)",
+    pattern_at(14),
+)
+_normalise = register(
+    "normalise",
+    "(Tensor x, Tensor? residual, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
+    "float eps, bool relu, str backend) -> Tensor",
+)
+_normalise_backward = register(
+    "normalise_backward",
+    "(Tensor grad_y, Tensor y, Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
+    "float eps, bool relu, bool has_residual, str backend) -> "
+    "(Tensor, Tensor?, Tensor, Tensor, Tensor?, Tensor?)",
+)
+# Of the operator `norm_sparse_conv2d`.
+ARGUMENTS = 23
+
+
+class Norm(NamedTuple):
+    """Batch norm by known statistics, a residual and ReLU.
+
+    Attributes:
+        mean, var: [C], of a batch, or running.
+        weight, bias: [C], or None for 1 and 0.
+        eps: added to the variance.
+        residual: shaped as what is normalised, added after it; or None.
+        relu: whether negative results become 0.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
+    residual: Tensor | None = None
+    relu: bool = True
+
+
+class NormSparse(NamedTuple):
+    """What `norm_sparse_conv2d` returns; None where it was not asked for.
+
+    Attributes:
+        y: [N, Co, H', W'], batch-last.
+        z: as x, what was convolved.
+        mean, var: [Co], the moments of y; the variance is the biased one.
+        skip: x itself; what is done with it adds to the gradient of x at no further pass.
+    """
+
+    y: Tensor
+    z: Tensor | None
+    mean: Tensor | None
+    var: Tensor | None
+    skip: Tensor | None
+
+
+def normalise(x: Tensor, norm: Norm, backend: str | None = None) -> Tensor:
+    """Return relu((x - mean) / sqrt(var + eps) * weight + bias + residual), batch-last.
+
+    Args:
+        x: [N, C, ...], fastest batch-last.
+
+    Raises:
+        GemkernError: shapes or dtypes do not fit, or no backend can serve; in a second derivative.
+    """
+    _check_norm("normalise", x, norm)
+    mean, var, weight, bias, eps, residual, relu = norm
+    return _normalise(x, residual, mean, var, weight, bias, eps, relu, backend or "")
+
+
+def norm_sparse_conv2d(
+    x: Tensor,
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    norm: Norm | None = None,
+    added: Tensor | None = None,
+    keep: bool = False,
+    moments: bool = False,
+    skip: bool = False,
+    backend: str | None = None,
+) -> NormSparse:
+    """Return y = conv(z) + bias + added for z = `normalise(x, norm)`, or x without a norm.
+
+    Args:
+        x: [N, Ci, H, W], fastest batch-last.
+        values, pattern, bias, stride, padding, dilation, groups: as in `sparse_conv2d`.
+        added: as y, or None.
+        keep: whether z is returned.
+        moments: whether mean and variance of y are.
+        skip: whether x is, to be used further.
+
+    Raises:
+        GemkernError: shapes, dtypes, devices or the geometry do not fit, or no backend can serve;
+            in a second derivative.
+    """
+    where = "norm_sparse_conv2d"
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
+    x = checked(where, x, values, pattern, bias)
+    check_conv2d(x, like(pattern), stride, padding, dilation, groups, where)
+    if added is not None:
+        _check_added(where, x, added, pattern, stride, padding, dilation)
+    mean = var = weight = shift = residual = None
+    eps, relu = 0.0, False
+    if norm is not None:
+        _check_norm(where, x, norm)
+        mean, var, weight, shift, eps, residual, relu = norm
+    inputs = (
+        x, residual, mean, var, weight, shift, values, *pattern, bias, added, eps, relu,
+        keep or residual is not None, moments, stride, padding, dilation, groups, backend or "",
+    )  # fmt: skip
+    # Compiled code holds the operator alone: what is done with x then adds a pass.
+    if skip and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        y, z, mean_y, var_y, x = _Convolve.apply(*inputs, skip)
+    else:
+        y, z, mean_y, var_y = _convolve(*inputs)
+    return NormSparse(y, z if keep else None, mean_y, var_y, x if skip else None)
+
+
+def _check_added(
+    where: str, x: Tensor, added: Tensor, pattern: Pattern, stride: Any, padding: Any, dilation: Any
+) -> None:
+    walk = zip(x.shape[2:], padding, dilation, pattern.shape[2:], stride, strict=True)
+    image = [
+        (one + 2 * pad - gap * (taps - 1) - 1) // step + 1 for one, pad, gap, taps, step in walk
+    ]
+    size = (x.shape[0], pattern.shape[0], *image)
+    if (tuple(added.shape), added.dtype) != (size, x.dtype):
+        raise GemkernError(
+            f"{where}: what is added is {added.dtype} {tuple(added.shape)} and the result "
+            f"{x.dtype} {size}; make them alike"
+        )
+
+
+def _check_norm(where: str, x: Tensor, norm: Norm) -> None:
+    if x.dim() < 2 or not x.is_floating_point():
+        raise GemkernError(
+            f"{where}: x is {x.dtype} {tuple(x.shape)}; give floats (batch, channels, ...)"
+        )
+    named = {"mean": norm.mean, "var": norm.var, "weight": norm.weight, "bias": norm.bias}
+    for name, tensor in named.items():
+        if tensor is not None and tensor.shape != x.shape[1:2]:
+            raise GemkernError(
+                f"{where}: {name} of the norm has shape {tuple(tensor.shape)}; "
+                f"give ({x.shape[1]},), one number for each channel"
+            )
+    residual = norm.residual
+    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
+        raise GemkernError(
+            f"{where}: the residual is {residual.dtype} {tuple(residual.shape)} and x "
+            f"{x.dtype} {tuple(x.shape)}; make them alike"
+        )
+
+
+class _Convolve(torch.autograd.Function):
+    """The operator; with `skip`, its last output is x, whose gradient goes into the same pass."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
+        ctx.skips = len(inputs) > ARGUMENTS
+        x, residual, mean, var, weight, shift, values, ctx.shape, *tensors = inputs[:12]
+        added = inputs[13]
+        ctx.eps, ctx.relu, _, moments, *ctx.geometry = inputs[14:ARGUMENTS]
+        ctx.has_residual, ctx.has_added = residual is not None, added is not None
+        ctx.set_materialize_grads(False)
+        with torch._C._AutoDispatchBelowAutograd():
+            y, z, mean_y, var_y = _convolve(*inputs[:ARGUMENTS])
+        ctx.size = y.shape
+        kept = (y if moments else None, mean_y, z, x, mean, var, weight, shift, values, *tensors)
+        ctx.save_for_backward(*kept)
+        return (y, z, mean_y, var_y, x.view_as(x)) if ctx.skips else (y, z, mean_y, var_y)
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_y, grad_z, grad_mean, grad_var, *grad_skip = grads
+        y, mean_y, z, x, mean, var, weight, shift, values, *tensors = ctx.saved_tensors
+        grad_y = x.new_zeros(ctx.size) if grad_y is None else grad_y
+        if mean_y is not None:
+            grad_mean = torch.zeros_like(mean_y) if grad_mean is None else grad_mean
+            grad_var = torch.zeros_like(mean_y) if grad_var is None else grad_var
+        *of_input, grad_values, grad_added = _convolve_backward(
+            grad_y, grad_z, grad_mean, grad_var, grad_skip[0] if ctx.skips else None, y, mean_y, z,
+            x, mean, var, weight, shift, values, ctx.shape, *tensors, ctx.eps, ctx.relu,
+            ctx.has_residual, ctx.has_added, mean is not None or ctx.needs_input_grad[0],
+            ctx.needs_input_grad[6], *ctx.geometry,
+        )  # fmt: skip
+        if ctx.has_added and grad_added is None:
+            grad_added = grad_y
+        grad_bias = None
+        if ctx.needs_input_grad[12]:
+            grad_bias = grad_y.sum((0, 2, 3))
+            # Deviations from a mean sum to 0: the variance has no share.
+            grad_bias = grad_bias if grad_mean is None else grad_bias + grad_mean
+        rest = ARGUMENTS - 14 + ctx.skips
+        return *of_input, grad_values, *[None] * 5, grad_bias, grad_added, *[None] * rest
+
+
+class _Normalise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        x, residual, mean, var, weight, bias, *ctx.how = inputs
+        with torch._C._AutoDispatchBelowAutograd():
+            y = _normalise(*inputs)
+        ctx.has_residual = residual is not None
+        ctx.save_for_backward(y, x, mean, var, weight, bias)
+        return y
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        eps, relu, backend = ctx.how
+        grads = _normalise_backward(
+            grad_y, *ctx.saved_tensors, eps, relu, ctx.has_residual, backend
+        )
+        return *grads, None, None, None
+
+
+differentiable("norm_sparse_conv2d", _Convolve)
+differentiable("normalise", _Normalise)

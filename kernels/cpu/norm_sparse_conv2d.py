@@ -1,0 +1,173 @@
+"""A sparse convolution that normalises what it reads and measures what it writes, with Numba.
+
+Operands as in `kernels/reference/norm_sparse_conv2d.py`, float32 on the CPU; the reference serves
+other dtypes. Of the activations the forward pass reads x, the residual and what is added, and
+writes y and, if it is kept, z. The backward pass reads grad_y, y, x, z if it was kept, and what
+gradients x and z have from elsewhere, and writes those of x, of the residual and of what was added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gemkern.kernels import reference
+from gemkern.kernels.cpu.compiling import announce
+from gemkern.kernels.cpu.scratch import LINE, scratch
+from gemkern.kernels.cpu.serving import address, served
+from gemkern.kernels.cpu.strip_backward import Input, Moments, backward
+from gemkern.kernels.cpu.strip_forward import forward, norm_of
+from gemkern.kernels.cpu.strips import (
+    TAPS,
+    VECTORS,
+    Ring,
+    Walk,
+    bands_of,
+    chunks_of,
+    source_ring,
+    target_ring,
+    walk_of,
+)
+from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES
+from gemkern.kernels.reference.batch_last import batch_last, empty_batch_last
+from gemkern.kernels.reference.norm_sparse_conv2d import Gradients
+from gemkern.kernels.reference.pattern import Pattern
+from torch import Tensor
+
+Pair = Sequence[int]
+
+
+def norm_sparse_conv2d(
+    x: Tensor,
+    residual: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None,
+    added: Tensor | None,
+    eps: float,
+    relu: bool,
+    keep: bool,
+    moments: bool,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    tensors = (residual, mean, var, norm_weight, norm_bias, values, bias, added)
+    if not served(x, *tensors) or pattern.shape[2] > TAPS:
+        return reference.norm_sparse_conv2d(
+            x, residual, mean, var, norm_weight, norm_bias, values, pattern, bias, added, eps, relu,
+            keep, moments, stride, padding, dilation, groups,
+        )  # fmt: skip
+    x, residual, added = batch_last(x), _laid(residual), _laid(added)
+    walk = walk_of(x.shape, pattern.shape, stride, padding, dilation, groups)
+    y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
+    z = empty_batch_last(x.shape, x) if keep else None
+    mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
+    ring = source_ring(walk, keep)
+    chunks = chunks_of(walk.batch, ring)
+    bands = bands_of(walk.steps if keep else walk.out_height, len(chunks))
+    sums = np.empty((len(chunks) * (len(bands) - 1), walk.outputs, 3) if moments else 0)
+    announce("sparse forward")
+    threads, size = start_threads(), _working(walk, chunks, ring)
+    forward(
+        threads, x.data_ptr(), norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu),
+        address(z), y.data_ptr(), address(added), address(bias),
+        sums.ctypes.data if moments else 0, address(mean_y), address(var_y), walk, ring, chunks,
+        bands, _numbers(values), pattern.positions.numpy(), pattern.starts.numpy(),
+        scratch(threads * size), size,
+    )  # fmt: skip
+    return y, z, mean_y, var_y
+
+
+def norm_sparse_conv2d_backward(
+    grad_y: Tensor,
+    grad_z: Tensor | None,
+    grad_mean_y: Tensor | None,
+    grad_var_y: Tensor | None,
+    grad_skip: Tensor | None,
+    y: Tensor | None,
+    mean_y: Tensor | None,
+    z: Tensor | None,
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    values: Tensor,
+    pattern: Pattern,
+    eps: float,
+    relu: bool,
+    has_residual: bool,
+    has_added: bool,
+    wants_x: bool,
+    wants_values: bool,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+) -> Gradients:
+    tensors = (grad_y, grad_z, grad_mean_y, grad_var_y, grad_skip, y, mean_y, z, mean, var)
+    if not served(x, *tensors, norm_weight, norm_bias, values) or pattern.shape[2] > TAPS:
+        return reference.norm_sparse_conv2d_backward(
+            grad_y, grad_z, grad_mean_y, grad_var_y, grad_skip, y, mean_y, z, x, mean, var,
+            norm_weight, norm_bias, values, pattern, eps, relu, has_residual, has_added, wants_x,
+            wants_values, stride, padding, dilation, groups,
+        )  # fmt: skip
+    walk = walk_of(x.shape, pattern.shape, stride, padding, dilation, groups)
+    if mean is not None or wants_values:
+        x = batch_last(x)
+    grad_y, grad_z, grad_skip = batch_last(grad_y), _laid(grad_z), _laid(grad_skip)
+    y, z = _laid(y), _laid(z)
+    grad_x = empty_batch_last(x.shape, grad_y) if wants_x else None
+    grad_residual = empty_batch_last(x.shape, grad_y) if has_residual else None
+    grad_added = None
+    if has_added and mean_y is not None:
+        grad_added = empty_batch_last(grad_y.shape, grad_y)
+    grad_values = grad_y.new_empty(len(pattern.positions) if wants_values else 0)
+    grad_norm = torch.empty((4, walk.inputs))
+    ring = target_ring(walk)
+    chunks = chunks_of(walk.batch, ring)
+    bands = bands_of(walk.steps, len(chunks))
+    sums = np.empty((len(chunks) * (len(bands) - 1), walk.inputs, 2))
+    announce("sparse backward")
+    threads, size = start_threads(), _working(walk, chunks, ring)
+    backward(
+        threads, grad_y.data_ptr(),
+        Moments(address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
+        address(grad_added), x.data_ptr(),
+        norm_of(mean, var, norm_weight, norm_bias, None, eps, relu),
+        Input(*map(address, (z, grad_z, grad_skip, grad_residual, grad_x))), grad_values.numpy(),
+        sums.ctypes.data, grad_norm.numpy(), walk, ring, chunks, bands, _numbers(values),
+        pattern.positions.numpy(), pattern.starts.numpy(), wants_values,
+        scratch(threads * size), size,
+    )  # fmt: skip
+    of_norm = [
+        None if operand is None or not wants_x else gradient.clone()
+        for operand, gradient in zip((mean, var, norm_weight, norm_bias), grad_norm, strict=True)
+    ]
+    return Gradients(
+        grad_x, grad_residual, *of_norm, grad_values if wants_values else None, grad_added
+    )
+
+
+def _working(walk: Walk, chunks: np.ndarray, ring: Ring) -> int:
+    """Return how many bytes a thread works in: addresses of rows, two rows, and a ring."""
+    lanes = max((VECTORS[kind] * LANES for kind in chunks[:, 0]), default=0)
+    row = max(walk.width, walk.out_width) * lanes
+    parts = (2 * TAPS, row, row, ring.floats(lanes))
+    return sum(-(-BYTES_OF_FLOAT * part // LINE) * LINE for part in parts)
+
+
+def _laid(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else batch_last(tensor)
+
+
+def _numbers(values: Tensor) -> np.ndarray:
+    return values.detach().contiguous().numpy()

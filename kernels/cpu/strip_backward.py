@@ -1,0 +1,340 @@
+"""The backward pass: strips of the output's gradient, led back to the input and to the entries.
+
+Each step makes the products of one row of the output's gradient with what it reads of the input,
+and the gradient of the rows of the input that lie over it: both need the same rows, once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from gemkern.kernels.cpu.memory import doubles, floats, integers
+from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.strip_forward import (
+    BYTES,
+    KINDS,
+    accumulate_run,
+    affine,
+    aligned,
+    clear_padding,
+    lanes_of,
+    next_row,
+    numbers_of,
+    rooms,
+    row_shape,
+    slot_of,
+    zero,
+)
+from gemkern.kernels.cpu.strip_lists import entries_by_input
+from gemkern.kernels.cpu.strips import VECTORS
+from gemkern.kernels.cpu.vector_rows import adding, leading_back, reading, reading_grad
+from gemkern.kernels.cpu.vectors import BYTES_OF_VECTOR, LANES, dot_products, sum_of_lanes
+from numba import njit, prange
+
+
+class Moments(NamedTuple):
+    """What a gradient owes to the mean and the variance of the output; addresses or 0.
+
+    grad_mean, grad_var, mean: float32 [channels]; y: the output.
+    """
+
+    grad_mean: int
+    grad_var: int
+    mean: int
+    y: int
+
+
+class Input(NamedTuple):
+    """Where the gradient of the input comes from and goes; addresses of tensors like x, or 0.
+
+    z: the convolution's input, if it was kept; grad_z, grad_skip: gradients that it and x have from
+    elsewhere; grad_residual, grad_x: what is written.
+    """
+
+    z: int
+    grad_z: int
+    grad_skip: int
+    grad_residual: int
+    grad_x: int
+
+
+def _runner(vectors):
+    """Return the function that adds the products of a list of entries over a run of pixels."""
+    eight, four, two, one = (dot_products(entries, vectors) for entries in (8, 4, 2, 1))
+
+    @njit
+    def run(x, x_step, rows, shift, entries, count, sums, pixels):
+        while count >= 8:
+            eight(x, x_step, rows, shift, entries, sums, pixels)
+            entries += 64
+            sums += 8 * BYTES_OF_VECTOR
+            count -= 8
+        if count >= 4:
+            four(x, x_step, rows, shift, entries, sums, pixels)
+            entries += 32
+            sums += 4 * BYTES_OF_VECTOR
+            count -= 4
+        if count >= 2:
+            two(x, x_step, rows, shift, entries, sums, pixels)
+            entries += 16
+            sums += 2 * BYTES_OF_VECTOR
+            count -= 2
+        if count:
+            one(x, x_step, rows, shift, entries, sums, pixels)
+
+    return run
+
+
+run_eight, run_four, run_two, run_one = (_runner(vectors) for vectors in VECTORS)
+
+
+@njit
+def multiply_run(kind, x, x_step, rows, shift, entries, count, sums, pixels):
+    """Add the products of a list of entries over a run of pixels of a chunk of this kind."""
+    if kind == 0:
+        run_eight(x, x_step, rows, shift, entries, count, sums, pixels)
+    elif kind == 1:
+        run_four(x, x_step, rows, shift, entries, count, sums, pixels)
+    elif kind == 2:
+        run_two(x, x_step, rows, shift, entries, count, sums, pixels)
+    else:
+        run_one(x, x_step, rows, shift, entries, count, sums, pixels)
+
+
+copy, with_moments, with_moments_written = (
+    reading_grad(*which) for which in ((False, False), (True, False), (True, True))
+)
+copy_input, norm_input = (reading(*which, False) for which in KINDS[:2])
+to_input, to_input_and_kept = adding(0), adding(1)
+to_norm = leading_back(False, False, False)
+to_norm_kept = leading_back(True, False, False)
+to_norm_skip = leading_back(False, True, False)
+to_norm_both = leading_back(True, True, False)
+to_residual = leading_back(False, False, True)
+to_residual_kept = leading_back(True, False, True)
+to_residual_skip = leading_back(False, True, True)
+to_residual_both = leading_back(True, True, True)
+
+
+@njit
+def read_grad_row(ring, slot, grad, row, moments, table, written, batch, image, images, lanes):
+    """Read a row of the output's gradient into a slot, with the share of the moments."""
+    far, near = BYTES * batch, BYTES * lanes
+    shape = row_shape(images, batch, lanes, ring.columns, ring.rows)
+    for channel in range(ring.channels):
+        offset = ((channel * ring.rows + row) * ring.columns * batch + image) * BYTES
+        target = slot + (channel * ring.width + ring.left) * near
+        if channel == ring.channels - 1:
+            shape = next_row(shape, ring, far)
+        grad_row, y = grad + offset, moments.y + offset
+        numbers = (table[channel, 0], table[channel, 1], table[channel, 2])
+        if moments.mean == 0:
+            copy(shape, (grad_row, target), ())
+        elif written == 0:
+            with_moments(shape, (grad_row, y, target), numbers)
+        else:
+            with_moments_written(shape, (grad_row, y, target, written + offset), numbers)
+
+
+@njit
+def moment_table(moments, walk):
+    """Return float32 [outputs, 3]: the constant, the slope and the mean of each channel."""
+    outputs = walk.outputs
+    table = np.empty((outputs, 3), np.float32)
+    if moments.mean:
+        count = walk.batch * walk.out_height * walk.out_width
+        for output in range(outputs):
+            table[output, 0] = floats(moments.grad_mean, outputs)[output] / count
+            table[output, 1] = 2.0 * floats(moments.grad_var, outputs)[output] / count
+            table[output, 2] = floats(moments.mean, outputs)[output]
+    return table
+
+
+@njit
+def read_input(shape, offset, channel, x, norm, table, inputs, target):
+    """Read a row of the convolution's input: as it was kept, or normalised again."""
+    if inputs.z:
+        copy_input(shape, (inputs.z + offset, target), ())
+    elif norm.mean == 0:
+        copy_input(shape, (x + offset, target), ())
+    else:
+        norm_input(shape, (x + offset, target), numbers_of(table, channel, norm))
+
+
+@njit
+def lead_through_norm(shape, offset, channel, x, norm, table, inputs, gradient, result):
+    """Write the gradients of x and of the residual; return the sums of the norm.
+
+    `gradient` is that of the norm's result, which lies at `result`.
+    """
+    numbers = (table[channel, 0], table[channel, 1], np.float32(norm.least))
+    read = (gradient, result, x + offset)
+    of_z, skip = (inputs.grad_z + offset,), (inputs.grad_skip + offset,)
+    made = (inputs.grad_x + offset,)
+    if inputs.grad_residual == 0:
+        if inputs.grad_z and inputs.grad_skip:
+            return to_norm_both(shape, read + of_z + skip + made, numbers)
+        if inputs.grad_z:
+            return to_norm_kept(shape, read + of_z + made, numbers)
+        if inputs.grad_skip:
+            return to_norm_skip(shape, read + skip + made, numbers)
+        return to_norm(shape, read + made, numbers)
+    both = (inputs.grad_x + offset, inputs.grad_residual + offset)
+    if inputs.grad_z and inputs.grad_skip:
+        return to_residual_both(shape, read + of_z + skip + both, numbers)
+    if inputs.grad_z:
+        return to_residual_kept(shape, read + of_z + both, numbers)
+    if inputs.grad_skip:
+        return to_residual_skip(shape, read + skip + both, numbers)
+    return to_residual(shape, read + both, numbers)
+
+
+@njit
+def reach_back(rows, ring_at, ring, row, walk, pixel):
+    """Write the addresses of the rows of the output that read a row of the input, by tap."""
+    places = integers(rows, walk.kernel_height)
+    for tap in range(walk.kernel_height):
+        place = (row + walk.pad_height - tap * walk.dilation_height) // walk.stride_height
+        places[tap] = slot_of(ring_at, ring, place, pixel)
+
+
+@njit
+def lead_row_back(
+    row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists, chunk, rows, buffer,
+    result,
+):  # fmt: skip
+    """Make the products of a row of the input, its gradient, and the sums of the norm."""
+    entries, values, _, bounds, zeros = lists
+    kind, image, images = chunk
+    lanes = lanes_of(kind)
+    pixel, stride = BYTES * lanes, walk.stride_width
+    shape = row_shape(images, walk.batch, lanes, walk.width, walk.height)
+    row_phase = (row + walk.pad_height) % walk.stride_height
+    reach_back(rows, ring_at, ring, row, walk, pixel)
+    for channel in range(walk.inputs):
+        offset = ((channel * walk.height + row) * walk.width * walk.batch + image) * BYTES
+        if products or norm.mean:
+            read_input(shape, offset, channel, x, norm, table, inputs, result)
+        for phase in range(stride):
+            column = (phase - walk.pad_width) % stride
+            count = (walk.width - column + stride - 1) // stride
+            shift = (column + walk.pad_width) // stride * pixel
+            number = (channel * walk.stride_height + row_phase) * stride + phase
+            begin = bounds[number]
+            listed = entries.ctypes.data + begin * 8
+            if products:
+                multiply_run(kind, result + column * pixel, stride * pixel, rows, shift, listed,
+                             bounds[number + 1] - begin, products + begin * BYTES_OF_VECTOR,
+                             count)  # fmt: skip
+            if inputs.grad_x:
+                accumulate_run(kind, buffer + column * pixel, stride * pixel, rows, shift, pixel,
+                               listed, values.ctypes.data + begin * 4, zeros[number] - begin,
+                               np.float32(0), count)  # fmt: skip
+        if inputs.grad_x and norm.mean:
+            found = doubles(sums + channel * 16, 2)
+            once, twice = lead_through_norm(shape, offset, channel, x, norm, table, inputs, buffer,
+                                            result)  # fmt: skip
+            found[0] += once
+            found[1] += twice
+        elif inputs.grad_x and inputs.grad_z:
+            to_input_and_kept(shape, (buffer, inputs.grad_z + offset, inputs.grad_x + offset), ())
+        elif inputs.grad_x:
+            to_input(shape, (buffer, inputs.grad_x + offset), ())
+
+
+@njit
+def backward_strip(
+    grad_y, moments, moment_rows, written, x, norm, table, inputs, products, sums, walk, ring,
+    chunk, first, last, lists, scratch,
+):  # fmt: skip
+    """Lead the steps first:last of a chunk back."""
+    kind, image, images = chunk
+    lanes = lanes_of(kind)
+    pixel = BYTES * lanes
+    rows, buffer, result = rooms(scratch, walk.width * lanes)
+    ring_at = result + aligned(walk.width * pixel)
+    clear_padding(ring_at, ring, lanes, images)
+    if images < lanes:
+        zero(result, walk.width * lanes)
+    following = 0
+    for step in range(first, last):
+        following = max(following, step + ring.first)
+        while following <= min(step + ring.last, ring.rows - 1):
+            own = first <= following < last
+            read_grad_row(
+                ring, slot_of(ring_at, ring, following, pixel), grad_y, following, moments,
+                moment_rows, written if own else 0, walk.batch, image, images, lanes,
+            )  # fmt: skip
+            following += 1
+        below = min((step + 1) * walk.stride_height, walk.height)
+        for row in range(step * walk.stride_height, below):
+            lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists,
+                          chunk, rows, buffer, result)  # fmt: skip
+
+
+@njit
+def clear(address, size):
+    """Write zeros to float64 [size]."""
+    sums = doubles(address, size)
+    for i in range(size):
+        sums[i] = 0
+
+
+@njit
+def write_norm_grads(sums, strips, channels, norm, table, grad_norm):
+    """Write the gradients of mean, variance, weight and bias from the sums of all strips."""
+    for channel in range(channels):
+        once, twice = 0.0, 0.0
+        for strip in range(strips):
+            found = doubles(sums + (strip * channels + channel) * 16, 2)
+            once += found[0]
+            twice += found[1]
+        scale, inverse = table[channel, 1], table[channel, 3]
+        grad_norm[0, channel] = -once * scale
+        grad_norm[1, channel] = -0.5 * twice * scale * inverse * inverse
+        grad_norm[2, channel] = twice * inverse
+        grad_norm[3, channel] = once
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def backward(
+    threads, grad_y, moments, written, x, norm, inputs, grad_values, sums, grad_norm, walk, ring,
+    chunks, bands, values, positions, starts, wants_values, scratch, scratch_step,
+):  # fmt: skip
+    """Write the gradients, strip by strip; those of the norm to grad_norm [4, inputs]."""
+    control = float_control()
+    strips = len(chunks) * (len(bands) - 1)
+    channels = walk.inputs
+    lists = entries_by_input(values, positions, starts, walk, ring)
+    table, moment_rows = affine(norm, channels), moment_table(moments, walk)
+    count = len(positions) if wants_values else 0
+    of_strips = np.empty((strips, count), np.float32)
+    products = np.empty((threads, count, LANES), np.float32)
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        for strip in range(strips * thread // threads, strips * (thread + 1) // threads):
+            chunk, band = divmod(strip, len(bands) - 1)
+            zero(products.ctypes.data + thread * count * BYTES_OF_VECTOR, count * LANES)
+            at = sums + strip * channels * 16
+            if norm.mean:
+                clear(at, 2 * channels)
+            backward_strip(
+                grad_y, moments, moment_rows, written, x, norm, table, inputs,
+                products.ctypes.data + thread * count * BYTES_OF_VECTOR if count else 0, at, walk,
+                ring, (chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]), bands[band],
+                bands[band + 1], lists, scratch + thread * scratch_step,
+            )  # fmt: skip
+            for entry in range(count):
+                of_strips[strip, entry] = sum_of_lanes(
+                    products.ctypes.data + (thread * count + entry) * BYTES_OF_VECTOR
+                )
+        set_float_control(before)
+    for entry in range(count):
+        total = np.float32(0)
+        for strip in range(strips):
+            total += of_strips[strip, entry]
+        grad_values[lists[2][entry]] = total
+    if norm.mean:
+        write_norm_grads(sums, strips, channels, norm, table, grad_norm)

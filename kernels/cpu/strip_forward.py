@@ -1,0 +1,349 @@
+"""The forward pass: strips of a normalised input, convolved by the entries that remain."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from gemkern.kernels.cpu.memory import doubles, floats, integers
+from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.serving import address
+from gemkern.kernels.cpu.strip_lists import entries_by_output
+from gemkern.kernels.cpu.strips import TAPS, VECTORS
+from gemkern.kernels.cpu.vector_rows import adding, reading, writing
+from gemkern.kernels.cpu.vectors import LANES, accumulator
+from numba import njit, prange
+from torch import Tensor
+
+# Sums that stay in registers: of 32 there are with AVX-512, of 16 otherwise.
+SUMS = 16 if LANES == 16 else 8
+BYTES = 4
+# Whether there is a norm, and a residual.
+KINDS = ((False, False), (True, False), (True, True))
+
+
+class Norm(NamedTuple):
+    """What makes the input of a convolution of x; addresses of float32, 0 for what is not there.
+
+    mean, var, weight, bias: [channels]; without a mean the input is x itself. residual: as x.
+    least: 0 with a ReLU, else -inf.
+    """
+
+    mean: int
+    var: int
+    weight: int
+    bias: int
+    residual: int
+    eps: float
+    least: float
+
+
+def norm_of(
+    mean: Tensor | None,
+    var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    eps: float,
+    relu: bool,
+) -> Norm:
+    """Return the norm of tensors."""
+    tensors = (mean, var, weight, bias, residual)
+    return Norm._make((*map(address, tensors), float(eps), 0.0 if relu else -math.inf))
+
+
+@njit(cache=True)
+def affine(norm, channels):
+    """Return float32 [channels, 4]: mean, scale, shift and 1 / sqrt(var + eps) of each channel."""
+    table = np.empty((channels, 4), np.float32)
+    if norm.mean == 0:
+        return table
+    for channel in range(channels):
+        inverse = 1.0 / math.sqrt(floats(norm.var, channels)[channel] + norm.eps)
+        weight = floats(norm.weight, channels)[channel] if norm.weight else np.float32(1)
+        table[channel, 0] = floats(norm.mean, channels)[channel]
+        table[channel, 1] = inverse * weight
+        table[channel, 2] = floats(norm.bias, channels)[channel] if norm.bias else np.float32(0)
+        table[channel, 3] = inverse
+    return table
+
+
+def _runner(vectors):
+    """Return the function that accumulates a run of pixels, some at once and then the others."""
+    at_once = max(1, SUMS // vectors)
+    some, one = accumulator(at_once, vectors), accumulator(1, vectors)
+
+    @njit
+    def run(target, target_step, rows, shift, source_step, entries, values, count, start, pixels):
+        while pixels >= at_once:
+            some(target, target_step, rows, shift, source_step, entries, values, count, start)
+            target += at_once * target_step
+            shift += at_once * source_step
+            pixels -= at_once
+        for pixel in range(pixels):
+            one(target + pixel * target_step, target_step, rows, shift + pixel * source_step,
+                source_step, entries, values, count, start)  # fmt: skip
+
+    return run
+
+
+run_eight, run_four, run_two, run_one = (_runner(vectors) for vectors in VECTORS)
+
+
+@njit
+def accumulate_run(kind, target, target_step, rows, shift, source_step, entries, values, count,
+                   start, pixels):  # fmt: skip
+    """Write a run of pixels of a chunk of this kind, `start` plus the sum of what entries read."""
+    if kind == 0:
+        run_eight(target, target_step, rows, shift, source_step, entries, values, count, start,
+                  pixels)  # fmt: skip
+    elif kind == 1:
+        run_four(target, target_step, rows, shift, source_step, entries, values, count, start,
+                 pixels)  # fmt: skip
+    elif kind == 2:
+        run_two(target, target_step, rows, shift, source_step, entries, values, count, start,
+                pixels)  # fmt: skip
+    else:
+        run_one(target, target_step, rows, shift, source_step, entries, values, count, start,
+                pixels)  # fmt: skip
+
+
+@njit
+def lanes_of(kind):
+    """Return how many images the vectors of a chunk hold."""
+    return LANES * (8 >> kind)
+
+
+@njit
+def clear_padding(ring_at, ring, lanes, images):
+    """Write the zeros of a ring: its last slot, its padding, and lanes that hold no image."""
+    pixel = BYTES * lanes
+    plane = ring.channels * ring.width * pixel
+    slots = ring.last - ring.first + 1
+    if images < lanes:
+        zero(ring_at, (slots + 1) * plane // BYTES)
+        return
+    zero(ring_at + slots * plane, plane // BYTES)
+    for row in range(slots * ring.channels):
+        start = ring_at + row * ring.width * pixel
+        zero(start, ring.left * lanes)
+        right = ring.left + ring.columns
+        zero(start + right * pixel, (ring.width - right) * lanes)
+
+
+@njit
+def zero(start, size):
+    """Write zeros to float32 [size]."""
+    target = floats(start, size)
+    for i in range(size):
+        target[i] = 0
+
+
+@njit
+def rooms(scratch, floats_of_row):
+    """Return where the addresses of rows, a row of results and a ring lie."""
+    buffer = scratch + 8 * TAPS
+    return scratch, buffer, buffer + aligned(BYTES * floats_of_row)
+
+
+@njit
+def aligned(size):
+    """Return the next multiple of a cache line."""
+    return (size + 63) // 64 * 64
+
+
+@njit
+def slot_of(ring_at, ring, row, pixel):
+    """Return where a row of the tensor lies in its ring: in the slot of zeros if outside."""
+    slots = ring.last - ring.first + 1
+    slot = row % slots if 0 <= row < ring.rows else slots
+    return ring_at + slot * ring.channels * ring.width * pixel
+
+
+@njit
+def reach(rows, ring_at, ring, row, walk, pixel):
+    """Write the addresses of the rows of the input that a row of the output reads, by tap."""
+    places = integers(rows, walk.kernel_height)
+    for tap in range(walk.kernel_height):
+        place = row * walk.stride_height - walk.pad_height + tap * walk.dilation_height
+        places[tap] = slot_of(ring_at, ring, place, pixel)
+
+
+copy, norm_only, norm_and_add = (reading(*which, False) for which in KINDS)
+copy_keep, norm_keep, norm_and_add_keep = (reading(*which, True) for which in KINDS)
+write_sums, add_and_write_sums = writing(False), writing(True)
+write, add_and_write = adding(0), adding(1)
+
+
+@njit
+def row_shape(images, batch, lanes, columns, rows):
+    """Return the shape of a row of a chunk, for the loops over rows.
+
+    A row is one run where the chunk is the batch. What is read next is the same row of the next
+    channel, of `rows` rows.
+    """
+    near, far = BYTES * lanes, BYTES * batch
+    ahead = rows * columns * far
+    if images == batch == lanes:
+        return 1, columns * lanes, near, far, ahead
+    return columns, images, near, far, ahead
+
+
+@njit
+def next_row(shape, ring, far):
+    """Return the shape of a row of the last channel: the next row begins with the first one."""
+    ahead = (1 - (ring.channels - 1) * ring.rows) * ring.columns * far
+    return shape[0], shape[1], shape[2], shape[3], ahead
+
+
+@njit
+def numbers_of(table, channel, norm):
+    """Return mean, scale, shift and least of a channel."""
+    return table[channel, 0], table[channel, 1], table[channel, 2], np.float32(norm.least)
+
+
+@njit
+def read_row(ring, slot, tensor, row, norm, table, z, batch, image, images, lanes):
+    """Read a row of every channel into a slot, normalised if there is a norm; keep it in z, if."""
+    far, near = BYTES * batch, BYTES * lanes
+    shape = row_shape(images, batch, lanes, ring.columns, ring.rows)
+    for channel in range(ring.channels):
+        offset = ((channel * ring.rows + row) * ring.columns * batch + image) * BYTES
+        target = slot + (channel * ring.width + ring.left) * near
+        if channel == ring.channels - 1:
+            shape = next_row(shape, ring, far)
+        x = tensor + offset
+        if norm.mean == 0:
+            if z == 0:
+                copy(shape, (x, target), ())
+            else:
+                copy_keep(shape, (x, target, z + offset), ())
+            continue
+        numbers = numbers_of(table, channel, norm)
+        if norm.residual == 0:
+            if z == 0:
+                norm_only(shape, (x, target), numbers)
+            else:
+                norm_keep(shape, (x, target, z + offset), numbers)
+        elif z == 0:
+            norm_and_add(shape, (x, norm.residual + offset, target), numbers)
+        else:
+            norm_and_add_keep(shape, (x, norm.residual + offset, target, z + offset), numbers)
+
+
+@njit
+def write_row(shape, buffer, added, y, found):
+    """Write a row of results; `found`, if it is not 0, is the address of pivot and sums."""
+    if found == 0:
+        if added == 0:
+            write(shape, (buffer, y), ())
+        else:
+            add_and_write(shape, (buffer, added, y), ())
+        return
+    moments = doubles(found, 3)
+    pivot = (np.float32(moments[0]),)
+    if added == 0:
+        once, twice = write_sums(shape, (buffer, y), pivot)
+    else:
+        once, twice = add_and_write_sums(shape, (buffer, added, y), pivot)
+    moments[1] += once
+    moments[2] += twice
+
+
+@njit
+def start_moments(found, pivot):
+    """Begin the sums of a channel: a value of it is near enough to the mean."""
+    moments = doubles(found, 3)
+    moments[0], moments[1], moments[2] = pivot, 0.0, 0.0
+
+
+@njit
+def forward_strip(
+    x, norm, table, z, y, added, bias, moments, walk, ring, chunk, first, last, lists, scratch
+):  # fmt: skip
+    """Write what the steps first:last make of a chunk's output."""
+    entries, values, bounds = lists
+    kind, image, images = chunk
+    lanes = lanes_of(kind)
+    pixel, outputs, columns = BYTES * lanes, walk.outputs, walk.out_width
+    shape = row_shape(images, walk.batch, lanes, columns, walk.out_height)
+    rows, buffer, ring_at = rooms(scratch, columns * lanes)
+    clear_padding(ring_at, ring, lanes, images)
+    following = 0
+    for row in range(first, last):
+        following = max(following, row * ring.step + ring.first)
+        while following <= min(row * ring.step + ring.last, ring.rows - 1):
+            # A row that two bands read is kept by the one in which it lies.
+            own = first * ring.step <= following < last * ring.step
+            read_row(ring, slot_of(ring_at, ring, following, pixel), x, following, norm, table,
+                     z if own else 0, walk.batch, image, images, lanes)  # fmt: skip
+            following += 1
+        if row >= walk.out_height:
+            continue
+        reach(rows, ring_at, ring, row, walk, pixel)
+        for output in range(outputs):
+            start = floats(bias, outputs)[output] if bias else np.float32(0)
+            accumulate_run(kind, buffer, pixel, rows, 0, walk.stride_width * pixel,
+                           entries.ctypes.data + bounds[output] * 8,
+                           values.ctypes.data + bounds[output] * 4,
+                           bounds[output + 1] - bounds[output], start, columns)  # fmt: skip
+            offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
+            found = moments + output * 24 if moments else 0
+            if found and row == first:
+                start_moments(found, floats(buffer, 1)[0])
+            write_row(shape, buffer, added + offset if added else 0, y + offset, found)
+
+
+@njit
+def combine_moments(moments, walk, chunks, bands, mean, var):
+    """Write mean and (biased) variance of each output channel from those of the strips.
+
+    Chan et al., "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
+    """
+    outputs, height, width = walk.outputs, walk.out_height, walk.out_width
+    means, variances = floats(mean, outputs), floats(var, outputs)
+    strips = len(chunks) * (len(bands) - 1)
+    for output in range(outputs):
+        count, centre, spread = 0.0, 0.0, 0.0
+        for strip in range(strips):
+            chunk, band = divmod(strip, len(bands) - 1)
+            rows = min(bands[band + 1], height) - min(bands[band], height)
+            size = float(chunks[chunk, 2] * width * rows)
+            if size == 0:
+                continue
+            pivot, once, twice = doubles(moments + (strip * outputs + output) * 24, 3)
+            left = once / size
+            count += size
+            away = pivot + left - centre
+            centre += away * (size / count)
+            spread += twice - once * left + away * away * (size * (count - size) / count)
+        means[output] = centre
+        # Not max(): a NaN has to stay one.
+        variances[output] = 0.0 if spread < 0 else spread / count
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def forward(
+    threads, x, norm, z, y, added, bias, moments, mean, var, walk, ring, chunks, bands, values,
+    positions, starts, scratch, scratch_step,
+):  # fmt: skip
+    """Write the output, strip by strip, and its moments if there is room for them."""
+    control = float_control()
+    strips = len(chunks) * (len(bands) - 1)
+    lists = entries_by_output(values, positions, starts, walk, ring)
+    table = affine(norm, ring.channels)
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        for strip in range(strips * thread // threads, strips * (thread + 1) // threads):
+            chunk, band = divmod(strip, len(bands) - 1)
+            forward_strip(
+                x, norm, table, z, y, added, bias,
+                moments + strip * walk.outputs * 24 if moments else 0, walk, ring,
+                (chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]), bands[band],
+                bands[band + 1], lists, scratch + thread * scratch_step,
+            )  # fmt: skip
+        set_float_control(before)
+    if moments:
+        combine_moments(moments, walk, chunks, bands, mean, var)

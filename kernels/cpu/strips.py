@@ -1,0 +1,163 @@
+"""How a sparse convolution is cut into strips whose rows of pixels stay in a core's cache.
+
+A strip is a chunk of images and a band of rows. It is walked from top to bottom: each step reads
+the rows that come into reach into a ring of rows in the cache, with the padding written out as
+zeros, and makes one row of the output, or of the gradient of the input. How a batch is cut depends
+on shapes alone, so that results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES, ROW_BITS
+
+# Rows of a kernel that an entry can tell apart.
+TAPS = 2**ROW_BITS
+# Vectors of images in a chunk of each kind, the widest first.
+VECTORS = (8, 4, 2, 1)
+# Bytes of rings that stay in the second-level cache of 2 MiB beside what flows through it.
+CACHE = 2_300_000
+# Rows of a band: those at its borders are read by both neighbours. Where that makes fewer strips
+# than keep threads busy, bands are smaller.
+BAND, SMALLEST_BAND, STRIPS = 8, 2, 4
+
+
+class Walk(NamedTuple):
+    """A convolution; sizes of images, kernel, stride, padding and dilation are pixels."""
+
+    batch: int
+    inputs: int
+    outputs: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+    kernel_height: int
+    kernel_width: int
+    stride_height: int
+    stride_width: int
+    pad_height: int
+    pad_width: int
+    dilation_height: int
+    dilation_width: int
+    groups: int
+
+    @property
+    def steps(self) -> int:
+        """Rows of the output, or more where the input goes on below them."""
+        return max(self.out_height, -(-self.height // self.stride_height))
+
+
+class Ring(NamedTuple):
+    """Rows of a tensor of images, [slots + 1, channels, width, images]; the last slot is zeros.
+
+    Attributes:
+        channels, rows, columns: of the tensor.
+        left, width: columns of zeros before a row, and its columns with those on both sides.
+        step, first, last: step s of a walk reads the rows s * step + first ... s * step + last.
+    """
+
+    channels: int
+    rows: int
+    columns: int
+    left: int
+    width: int
+    step: int
+    first: int
+    last: int
+
+    @property
+    def slots(self) -> int:
+        """Rows that are in reach together."""
+        return self.last - self.first + 1
+
+    def floats(self, lanes: int) -> int:
+        """How many numbers it holds for a chunk of `lanes` images."""
+        return (self.slots + 1) * self.channels * self.width * lanes
+
+
+def walk_of(
+    size: Sequence[int],
+    shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Walk:
+    """Return the walk of images of `size` [N, Ci, H, W] and a weight of `shape`."""
+    batch, inputs, *source = size
+    outputs, _, *kernel = shape
+    target = [
+        (source[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis]
+        + 1
+        for axis in (0, 1)
+    ]
+    numbers = (batch, inputs, outputs, *source, *target, *kernel, *stride, *padding, *dilation)
+    return Walk._make(map(int, (*numbers, groups)))
+
+
+@lru_cache(maxsize=4096)
+def source_ring(walk: Walk, backward: bool) -> Ring:
+    """Return the ring of the input; backward it also holds the rows whose gradient is made."""
+    first = -walk.pad_height
+    last = walk.dilation_height * (walk.kernel_height - 1) - walk.pad_height
+    if backward:
+        first, last = min(first, 0), max(last, walk.stride_height - 1)
+    span = walk.dilation_width * (walk.kernel_width - 1) + 1
+    reached = (walk.out_width - 1) * walk.stride_width + span
+    width = max(reached, walk.pad_width + walk.width)
+    return Ring(
+        walk.inputs, walk.height, walk.width, walk.pad_width, width, walk.stride_height, first, last
+    )
+
+
+@lru_cache(maxsize=4096)
+def target_ring(walk: Walk) -> Ring:
+    """Return the ring of the output's gradient."""
+    furthest = (walk.kernel_height - 1) * walk.dilation_height
+    first = min(0, -((furthest - walk.pad_height) // walk.stride_height))
+    last = (walk.stride_height - 1 + walk.pad_height) // walk.stride_height
+    furthest = (walk.kernel_width - 1) * walk.dilation_width
+    left = max(0, furthest // walk.stride_width - walk.pad_width // walk.stride_width)
+    right = (walk.width - 1 + walk.pad_width) // walk.stride_width
+    width = left + max(right + 1, walk.out_width)
+    return Ring(walk.outputs, walk.out_height, walk.out_width, left, width, 1, first, last)
+
+
+@lru_cache(maxsize=4096)
+def chunks_of(batch: int, *rings: Ring) -> np.ndarray:
+    """Return int64 [chunks, 3]: the kind, the first image and how many there are.
+
+    A chunk is as wide as the cache allows; the last one may have fewer images than its vectors.
+    """
+    kinds = range(len(VECTORS))
+    fitting = (kind for kind in kinds if _bytes(rings, VECTORS[kind] * LANES) <= CACHE)
+    widest = next(fitting, kinds[-1])
+    chunks, first = [], 0
+    while first < batch:
+        left = batch - first
+        narrower = (
+            k for k in reversed(kinds) if VECTORS[k] * LANES >= min(left, VECTORS[widest] * LANES)
+        )
+        kind = next(narrower)
+        images = min(left, VECTORS[kind] * LANES)
+        chunks.append((kind, first, images))
+        first += images
+    return np.array(chunks, dtype=np.int64).reshape(-1, 3)
+
+
+@lru_cache(maxsize=4096)
+def bands_of(steps: int, chunks: int) -> np.ndarray:
+    """Return int64 [bands + 1], the first step of each band, and how many steps there are."""
+    bands = max(1, steps // BAND)
+    if chunks * bands < STRIPS:
+        bands = max(1, min(steps // SMALLEST_BAND, -(-STRIPS // max(chunks, 1))))
+    return np.array([steps * band // bands for band in range(bands + 1)], dtype=np.int64)
+
+
+def _bytes(rings: Sequence[Ring], lanes: int) -> int:
+    return BYTES_OF_FLOAT * sum(ring.floats(lanes) for ring in rings)

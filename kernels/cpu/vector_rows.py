@@ -1,0 +1,193 @@
+"""Loops over rows of pixels, one pass each: several rows read, several written, and sums made.
+
+A row is `pixels` runs of `size` images, float32. Rows in the cache lie `near_step` bytes apart from
+pixel to pixel, those of a tensor `far_step`. While a row of a tensor is read, the one that lies
+`ahead` bytes on is fetched: no hardware guesses the jump from channel to channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gemkern.kernels.cpu.vectors import (
+    BYTES_OF_VECTOR,
+    FLOAT,
+    LANES,
+    LONG,
+    Emitter,
+    long,
+)
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+Vectors = list[ir.Value]
+# Numbers of a `shape`.
+SHAPE = 5
+# What is made of the vectors read and of the scalars: the vectors to write and those to sum.
+Body = Callable[[Emitter, Vectors, Vectors], tuple[Vectors, Vectors]]
+
+
+def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> Any:
+    """Return a loop over rows: run(shape, rows, numbers).
+
+    Args:
+        reads, writes: for each row "n" if it lies in the cache, near, or "f" if far, in a tensor.
+        scalars: how many float32 `numbers`, a tuple, holds; `rows` holds the addresses, and `shape`
+            is (pixels, size, near_step, far_step, ahead).
+        sums: how many sums `body` makes; the loop returns a tuple of them, float32.
+    """
+    places = reads + writes
+
+    def emit(builder: ir.IRBuilder, arguments: Sequence[ir.Value]) -> Vectors:
+        pixels, size, near_step, far_step, ahead, *rest = arguments
+        rows, numbers = rest[: len(places)], rest[len(places) :]
+        whole = Emitter(builder)
+        spread = [whole.spread(number) for number in numbers]
+        full = builder.sdiv(size, long(LANES))
+        left = builder.srem(size, long(LANES))
+        tail = Emitter(builder, left)
+
+        def vector(at: Emitter, bases: Vectors, step: ir.Value, totals: Vectors) -> Vectors:
+            here = builder.mul(step, long(BYTES_OF_VECTOR))
+            addresses = [builder.add(base, here) for base in bases]
+            for place, address in zip(reads, addresses, strict=False):
+                if place == "f":
+                    at.prefetch(builder.add(address, ahead))
+            read = [at.load(address) for address in addresses[: len(reads)]]
+            written, added = body(at, read, spread)
+            for value, address in zip(written, addresses[len(reads) :], strict=True):
+                at.store(value, address)
+            return [
+                builder.fadd(total, at.only(value))
+                for total, value in zip(totals, added, strict=True)
+            ]
+
+        def pixel(step: ir.Value, totals: Vectors) -> Vectors:
+            bases = [
+                builder.add(row, builder.mul(step, near_step if place == "n" else far_step))
+                for row, place in zip(rows, places, strict=True)
+            ]
+            totals = whole.loop(full, totals, lambda s, t: vector(whole, bases, s, t))
+            some = builder.zext(builder.icmp_signed(">", left, long(0)), LONG)
+            return whole.loop(some, totals, lambda s, t: vector(tail, bases, full, t))
+
+        totals = whole.loop(pixels, [whole.spread(ir.Constant(FLOAT, 0.0))] * sums, pixel)
+        return [whole.total(total) for total in totals]
+
+    @intrinsic
+    def run(typingctx, shape, rows, numbers):
+        returned = types.UniTuple(types.float32, sums) if sums else types.void
+        signature = returned(
+            types.UniTuple(types.int64, SHAPE),
+            types.UniTuple(types.int64, len(places)),
+            types.UniTuple(types.float32, scalars) if scalars else types.Tuple(()),
+        )
+
+        def codegen(context, builder, signature, arguments):
+            counts = (SHAPE, len(places), scalars)
+            unpacked = [
+                builder.extract_value(argument, place)
+                for argument, count in zip(arguments, counts, strict=True)
+                for place in range(count)
+            ]
+            totals = emit(builder, unpacked)
+            if not sums:
+                return context.get_dummy_value()
+            return context.make_tuple(builder, signature.return_type, totals)
+
+        return signature, codegen
+
+    return run
+
+
+def _at_most(at: Emitter, value: ir.Value, least: ir.Value) -> ir.Value:
+    """Return `least` where value <= least, else the value: a NaN stays one."""
+    builder = at.builder
+    return builder.select(builder.fcmp_ordered("<=", value, least), least, value)
+
+
+def reading(norm: bool, residual: bool, keep: bool) -> Any:
+    """Return the loop that reads x and a residual, normalises them, and writes ring and kept.
+
+    Its numbers are mean, scale, shift and least, if there is a norm.
+    """
+
+    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+        value = read[0]
+        if norm:
+            mean, scale, shift, least = numbers
+            away = at.builder.fsub(value, mean)
+            value = at.multiply_add(away, scale, shift)
+            if residual:
+                value = at.builder.fadd(value, read[1])
+            value = _at_most(at, value, least)
+        return [value] * (1 + keep), []
+
+    return row_loop("f" * (1 + residual), "n" + "f" * keep, 4 * norm, 0, body)
+
+
+def writing(added: bool) -> Any:
+    """Return the loop that writes results plus what is added; it sums value - pivot and squares."""
+
+    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+        value = at.builder.fadd(read[0], read[1]) if added else read[0]
+        away = at.builder.fsub(value, numbers[0])
+        return [value], [away, at.builder.fmul(away, away)]
+
+    return row_loop("n" + "f" * added, "f", 1, 2, body)
+
+
+def reading_grad(moments: bool, written: bool) -> Any:
+    """Return the loop that reads a gradient, with what moments owe to y, and writes it to a ring.
+
+    Its numbers are constant, slope and mean, if there are moments.
+    """
+
+    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+        value = read[0]
+        if moments:
+            constant, slope, mean = numbers
+            away = at.builder.fsub(read[1], mean)
+            value = at.builder.fadd(value, at.multiply_add(away, slope, constant))
+        return [value] * (1 + written), []
+
+    return row_loop("f" * (1 + moments), "n" + "f" * written, 3 * moments, 0, body)
+
+
+def leading_back(kept: bool, skip: bool, residual: bool) -> Any:
+    """Return the loop that leads a gradient through ReLU and norm to x, and to a residual.
+
+    It reads the gradient and the result of the ReLU in the cache, x, and what gradients the result
+    (`kept`) and x (`skip`) have from elsewhere. Its numbers are mean, scale and least; it sums the
+    gradient behind the ReLU, and its product with x - mean.
+    """
+
+    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+        builder = at.builder
+        gradient, result, x, *others = read
+        mean, scale, least = numbers
+        if kept:
+            gradient = builder.fadd(gradient, others.pop(0))
+        closed = builder.fcmp_ordered("<=", result, least)
+        gradient = builder.select(closed, at.zeros, gradient)
+        scaled = builder.fmul(gradient, scale)
+        if skip:
+            scaled = builder.fadd(scaled, others.pop(0))
+        away = builder.fsub(x, mean)
+        return [scaled, gradient][: 1 + residual], [gradient, builder.fmul(gradient, away)]
+
+    return row_loop("nnf" + "f" * (kept + skip), "f" * (1 + residual), 3, 2, body)
+
+
+def adding(others: int) -> Any:
+    """Return the loop that writes a row of the cache, plus others of tensors, to a tensor."""
+
+    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+        value, *more = read
+        for other in more:
+            value = at.builder.fadd(value, other)
+        return [value], []
+
+    return row_loop("n" + "f" * others, "f", 0, 0, body)

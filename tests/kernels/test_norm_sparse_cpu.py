@@ -1,0 +1,168 @@
+"""Numba's convolutions with a norm against the reference in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from gemkern.kernels import reference
+from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
+from gemkern.kernels.cpu import normalise as norm_kernels
+from gemkern.kernels.cpu.strips import VECTORS, bands_of, chunks_of, source_ring, walk_of
+from gemkern.kernels.cpu.vectors import LANES
+from gemkern.kernels.reference.batch_last import is_batch_last
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from norm_sparse_cases import HOWS, How, backward, cast, forward, operands
+from sparse_cases import CASES, Case
+
+FULL = [name for name, case in CASES.items() if case.inputs and case.outputs and case.batch]
+
+
+def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
+    return st.tuples(st.integers(low, high), st.integers(low, high))
+
+
+CONVOLUTIONS = st.builds(
+    Case,
+    batch=st.one_of(st.integers(1, 20), st.sampled_from([32, 64, 96, 128, 130])),
+    inputs=st.integers(1, 5),
+    outputs=st.integers(1, 5),
+    groups=st.integers(1, 3),
+    image=pairs(1, 12),
+    kernel=pairs(1, 4),
+    stride=pairs(1, 3),
+    padding=pairs(0, 3),
+    dilation=pairs(1, 3),
+    density=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+)
+
+
+def assert_exact(case: Case, how: How, seed: int) -> None:
+    """Compare all that whole numbers leave exact bit for bit, and the moments closely."""
+    of = operands(case, how, whole=True, seed=seed)
+    single = cast(of, torch.float32)
+    true = forward(reference, case, how, of)
+    ours = forward(kernels, case, how, single)
+    assert is_batch_last(ours[0])
+    for one, exact in zip(ours[:2], true[:2], strict=True):
+        assert (one is None) == (exact is None)
+        assert one is None or torch.equal(one.double(), exact)
+    if how.moments:
+        for one, exact in zip(ours[2:], true[2:], strict=True):
+            torch.testing.assert_close(one.double(), exact, rtol=1e-5, atol=1e-5)
+    y = true[0]
+    exact_grads = backward(reference, case, how, of, y, true[1])
+    grads = backward(kernels, case, how, single, y.float(), ours[1])
+    for name, one, exact in zip(grads._fields, grads, exact_grads, strict=True):
+        assert (one is None) == (exact is None), name
+        if one is not None and one.dim() == 4:
+            assert torch.equal(one.double(), exact), name
+        elif one is not None and one.numel():
+            # Sums over the batch can pass what float32 holds exactly.
+            assert (one - exact).abs().max() <= 1e-6 * exact.abs().max(), name
+
+
+@given(case=CONVOLUTIONS, how=st.sampled_from(list(HOWS.values())), seed=st.integers(0, 2**31))
+@settings(max_examples=300, deadline=None)
+def test_on_whole_numbers_every_convolution_is_exact(case: Case, how: How, seed: int) -> None:
+    assume(min(case.output_image) > 0)
+    assert_exact(case, how, seed)
+
+
+@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+def test_on_whole_numbers_the_cases_are_exact(name: str, how: How) -> None:
+    assert_exact(CASES[name], how, seed=0)
+
+
+@pytest.mark.parametrize("batch", [20, 130])
+@pytest.mark.parametrize("how", ["everything", "before activation, kept"])
+def test_results_depend_on_no_number_of_threads(set_threads, how: str, batch: int) -> None:
+    case = Case(batch, 9, 11, image=(18, 5), density=0.3)
+    of = cast(operands(case, HOWS[how], whole=False), torch.float32)
+    found: list[list[Any]] = []
+    for number in (1, 2, 2):
+        set_threads(number)
+        y, z, *moments = forward(kernels, case, HOWS[how], of)
+        found.append([y, z, *moments, *backward(kernels, case, HOWS[how], of, y, z)])
+    for other in found[1:]:
+        assert all(
+            a is b is None or torch.equal(a, b) for a, b in zip(found[0], other, strict=True)
+        )
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_moments_are_as_exact_as_pytorchs(offset: float) -> None:
+    case, how = Case(77, 6, 8, image=(20, 9), density=1.0), HOWS["measured alone"]
+    of = operands(case, How(norm=False, relu=False, bias=True), whole=False)
+    of["bias"] = of["bias"] + offset
+    y, _, mean, var = forward(kernels, case, how, cast(of, torch.float32))
+    wide = y.double()
+    plain = y.contiguous()
+    true = (wide.mean((0, 2, 3)), wide.var((0, 2, 3), unbiased=False))
+    theirs = (plain.mean((0, 2, 3)), plain.var((0, 2, 3), unbiased=False))
+    for one, other, exact in zip((mean, var), theirs, true, strict=True):
+        error, allowed = (one - exact).abs().max(), (other - exact).abs().max()
+        assert error <= 2 * allowed + 1e-6 * exact.abs().max()
+
+
+def test_a_nan_stays_one_in_its_image_and_passes_its_gradient() -> None:
+    case, how = Case(20, 3, 4, density=1.0), HOWS["norm and ReLU"]
+    of = cast(operands(case, how, whole=True), torch.float32)
+    of["x"][3, 0, 2, 2] = torch.nan
+    y, *_, mean, var = forward(kernels, case, how, of)
+    assert y[3].isnan().any()
+    assert not y[:3].isnan().any()
+    assert mean[0].isnan()
+    assert var[0].isnan()
+    grads = backward(kernels, case, how, of, y, None)
+    exact = backward(reference, case, how, of, y, None)
+    assert torch.equal(grads.x.isnan(), exact.x.isnan())
+
+
+def test_strips_cover_images_and_rows_once() -> None:
+    for batch in (0, 1, 15, 16, 17, 100, 128, 250):
+        ring = source_ring(
+            walk_of((batch, 64, 32, 32), (64, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1), False
+        )
+        chunks = chunks_of(batch, ring)
+        covered = [one for _, first, images in chunks for one in range(first, first + images)]
+        assert covered == list(range(batch))
+        assert all(images <= VECTORS[kind] * LANES for kind, _, images in chunks)
+    for steps in range(1, 70):
+        for chunks in (1, 2, 8):
+            bands = bands_of(steps, chunks)
+            assert (bands[0], bands[-1]) == (0, steps)
+            assert (bands[1:] > bands[:-1]).all()
+
+
+def test_wide_layers_are_cut_into_chunks() -> None:
+    case = Case(20, 600, 3, image=(2, 40), density=0.01)
+    ring = source_ring(walk_of((20, 600, 2, 40), (3, 600, 3, 3), *case.geometry), False)
+    assert len(chunks_of(20, ring)) > 1
+    assert_exact(case, HOWS["norm and ReLU"], seed=0)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("shape", [(128, 3, 32, 8), (7, 5, 3, 2), (16, 2), (0, 3, 2, 2)])
+def test_on_whole_numbers_the_norm_is_exact(residual: bool, relu: bool, shape) -> None:
+    how = How(residual=residual, relu=relu)
+    image = shape[2:] or (1, 1)
+    of = operands(Case(shape[0], shape[1], 2, image=image), how, whole=True)
+    names = ("x", "residual", "mean", "var", "norm_weight", "norm_bias")
+    found = []
+    for module, dtype in ((norm_kernels, torch.float32), (reference, torch.float64)):
+        x, other, *statistics = (
+            one if one is None or one.dim() == 1 else one.view(shape).to(dtype)
+            for one in cast({name: of[name] for name in names}, dtype).values()
+        )
+        y = module.normalise(x, other, *statistics, 0.0, relu)
+        grad_y = torch.arange(y.numel()).remainder(7).sub(3).to(dtype).view(shape)
+        grads = module.normalise_backward(grad_y, y, x, *statistics, 0.0, relu, residual)
+        found.append([y, *grads])
+    for one, exact in zip(*found, strict=True):
+        assert (one is None) == (exact is None)
+        assert one is None or torch.equal(one.double(), exact)

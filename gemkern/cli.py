@@ -229,7 +229,8 @@ def _open(out: Path, settings: Settings, **what: Any) -> RunFolder:
 
 
 def _warm_up(laboratory: Laboratory) -> None:
-    with console.status("making the CPU kernels ready (compiled once, in about half a minute)"):
+    # Where they are compiled, a warning says so (`gemkern.kernels.cpu.compiling`).
+    with console.status("making the CPU kernels ready"):
         warm_up(laboratory)
 
 

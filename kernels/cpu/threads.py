@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numba
 import torch
+from gemkern.kernels.cpu.compiling import announce_compiling
 
 # Threads that have work to do, at the least: with fewer, channels are shared out as well.
 BUSY = 0.8
 
 
 def start_threads() -> int:
-    """Let Numba run on torch's number of threads and return it."""
+    """Let Numba run on torch's number of threads and return it; every kernel begins with this."""
+    announce_compiling()
     wanted = torch.get_num_threads()
     threads = min(wanted, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     numba.set_num_threads(threads)

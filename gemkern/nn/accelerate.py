@@ -14,9 +14,11 @@ from gemkern.nn.compression import compressible_layers, is_accelerated
 from gemkern.nn.convert import Report
 from gemkern.ops.dispatch import choose
 
-# A layer with a larger part of its weights stays dense: whole steps break even at about 0.3
-# (`python -m benchmarks.cpu`).
-BREAK_EVEN = 0.25
+# A layer with a larger part of its weights stays dense: whole steps break even at 0.2 to 0.3
+# (`python -m benchmarks.break_even`).
+BREAK_EVEN = 0.2
+# A step on fewer pixels is spent on launching kernels (`python -m benchmarks.break_even`).
+FEWEST_PIXELS = 4096
 # With so few inputs to an output a layer is bound by its activations, and sparse at any density.
 FEW_INPUTS = 64
 
@@ -66,6 +68,15 @@ def pays(model: nn.Module) -> bool:
         return False
     report = acceleration(model)
     return bool(report.converted) and not report.left
+
+
+def large_enough(batch: int, height: int, width: int) -> bool:
+    """Return whether a step on a batch of images of this size is long enough to be accelerated.
+
+    A committed number decides, not a measurement when training begins: dense and sparse sums round
+    differently, and one seed has to give one result.
+    """
+    return batch * height * width >= FEWEST_PIXELS
 
 
 def acceleration(model: nn.Module) -> Report:

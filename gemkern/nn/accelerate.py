@@ -14,10 +14,12 @@ from gemkern.nn.compression import compressible_layers, is_accelerated
 from gemkern.nn.convert import Report
 from gemkern.ops.dispatch import choose
 
-# A layer with a larger part of its weights stays dense: whole steps break even at 0.2 to 0.3
-# (`python -m benchmarks.break_even`).
-BREAK_EVEN = 0.2
-# A step on fewer pixels is spent on launching kernels (`python -m benchmarks.break_even`).
+# A layer with a larger part of its weights stays dense: whole steps break even at about 0.3
+# (`python -m benchmarks.cpu`).
+BREAK_EVEN = 0.25
+# Up to this density no measured network is slower (`python -m benchmarks.break_even`).
+SURE_TO_PAY = 0.15
+# A step on fewer pixels is spent on launching kernels.
 FEWEST_PIXELS = 4096
 # With so few inputs to an output a layer is bound by its activations, and sparse at any density.
 FEW_INPUTS = 64
@@ -60,13 +62,13 @@ def runs_sparse(device: str) -> bool:
 
 
 def pays(model: nn.Module) -> bool:
-    """Return whether every masked layer of `model` would be faster accelerated; reads the device.
+    """Return whether `model` is sure to be faster accelerated, in every layer; reads the device.
 
     One dense layer among sparse ones costs two conversions of the layout.
     """
     if not runs_sparse("cpu"):
         return False
-    report = acceleration(model)
+    report = _report(model, SURE_TO_PAY)
     return bool(report.converted) and not report.left
 
 
@@ -84,9 +86,13 @@ def acceleration(model: nn.Module) -> Report:
 
     Reads the device.
     """
+    return _report(model, BREAK_EVEN)
+
+
+def _report(model: nn.Module, break_even: float) -> Report:
     report = Report()
     for name, layer in compressible_layers(model):
-        reason = _why_dense(layer)
+        reason = _why_dense(layer, break_even)
         if reason:
             report.left[name] = reason
         else:
@@ -94,7 +100,7 @@ def acceleration(model: nn.Module) -> Report:
     return report
 
 
-def _why_dense(layer: Any) -> str:
+def _why_dense(layer: Any, break_even: float) -> str:
     weight = layer.weight
     if weight.device.type != "cpu":
         return f"its weight is on {weight.device}, and the sparse kernels run on the CPU"
@@ -103,8 +109,8 @@ def _why_dense(layer: Any) -> str:
     outputs, *inputs = layer.whole_shape
     # Without a count over the whole weight: compressed, `active` holds what remains alone.
     density = layer.active.sum().item() / max(outputs * math.prod(inputs), 1)
-    if density > BREAK_EVEN and math.prod(inputs) > FEW_INPUTS:
-        return f"its density {density:.3g} is above the break-even density {BREAK_EVEN}"
+    if density > break_even and math.prod(inputs) > FEW_INPUTS:
+        return f"its density {density:.3g} is above the break-even density {break_even}"
     return ""
 
 

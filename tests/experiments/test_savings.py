@@ -78,8 +78,8 @@ def test_a_search_is_measured_once_it_is_sparse() -> None:
     for seed, density in enumerate((0.3, 0.02)):
         laboratory = Laboratory(settings(density=density, batch_size=BATCH, mine_epochs=5))
         mine(laboratory, Notebook("gem-miner", seed, lambda record: None, savings.append))
-    # Of the weights, 0.14 and 0.05 remain in the last two epochs on the way to 0.02.
-    assert [(saving.seed, saving.phase, saving.steps) for saving in savings] == [(1, "find", 4)]
+    # On the way to 0.02 of the weights, 0.05 remain in the last epoch, in every layer few enough.
+    assert [(saving.seed, saving.phase, saving.steps) for saving in savings] == [(1, "find", 2)]
 
 
 def test_measuring_steps_touches_neither_the_model_nor_random_numbers() -> None:

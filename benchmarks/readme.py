@@ -2,6 +2,9 @@
 
 python -m benchmarks.readme                     write the tables anew
 python -m benchmarks.readme RUN_FOLDER NAME     first keep a run as benchmarks/results/NAME.json
+
+A block "accelerated: NAME" shows the race NAME beside NAME-dense, the same race run with
+`--set accelerate=false`; a block "saved: NAME" shows what the steps of NAME saved.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.readme_accelerated import accelerated, saved
 from gemkern.experiments.records import Run
 from gemkern.files import write_atomically
 from gemkern.report import markdown_table, paired_gain
@@ -21,7 +25,10 @@ from gemkern.report import markdown_table, paired_gain
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- (race|gains|steps|layers): ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- (race|gains|accelerated|saved|steps|layers): ([\w-]+) -->\n).*?(<!-- end -->)",
+    re.DOTALL,
+)
 
 
 def keep(run_folder: Path, name: str) -> None:
@@ -41,13 +48,21 @@ def filled(text: str) -> str:
 
 
 def _block(kind: str, name: str) -> str:
-    kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    kept = _kept(name)
+    if kind == "accelerated":
+        return f"\n{accelerated(kept, _kept(f'{name}-dense'))}\n{_provenance(kept)}\n"
+    if kind == "saved":
+        return f"\n{saved(kept)}\n{_provenance(kept)}\n"
     if kind in ("steps", "layers"):
         table = _steps(kept["steps"]) if kind == "steps" else _layers(kept["layers"])
         return f"\n{table}\n{_machine(kept)}\n"
     runs = [Run(**run) for run in kept["runs"]]
     table = markdown_table(runs) if kind == "race" else _gains(runs)
     return f"\n{table}\n{_provenance(kept)}\n"
+
+
+def _kept(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _gains(runs: list[Run], method: str = "gem-miner") -> str:

@@ -18,7 +18,7 @@ from gemkern.errors import GemkernError
 from gemkern.experiments.laboratory import Laboratory, Notebook
 from gemkern.experiments.presets import resolve
 from gemkern.experiments.race import finetune_ticket, race, total_epochs
-from gemkern.experiments.records import EpochRecord
+from gemkern.experiments.records import EpochRecord, Saving
 from gemkern.experiments.search import (
     Found,
     check_methods,
@@ -28,7 +28,15 @@ from gemkern.experiments.search import (
 )
 from gemkern.experiments.settings import Settings
 from gemkern.experiments.warm_up import warm_up
-from gemkern.report import RunFolder, gain_table, info, race_figure, race_table, settings_table
+from gemkern.report import (
+    RunFolder,
+    gain_table,
+    info,
+    race_figure,
+    race_table,
+    savings_table,
+    settings_table,
+)
 from gemkern.tickets import Ticket
 
 app = typer.Typer(
@@ -94,13 +102,22 @@ def race_command(
     def save(method: str, seed: int, ticket: Ticket) -> None:
         ticket.save(_ticket_path(out, method, seed))
 
+    savings: list[Saving] = []
     epochs_in_all = total_epochs(laboratory, names, range(seeds))
     with _progress(epochs_in_all, folder) as on_epoch:
-        runs = race(laboratory, names, range(seeds), on_epoch=on_epoch, on_ticket=save)
-    folder.finish(runs)
+        runs = race(
+            laboratory,
+            names,
+            range(seeds),
+            on_epoch=on_epoch,
+            on_ticket=save,
+            on_saving=savings.append,
+        )
+    folder.finish(runs, savings)
     race_figure(runs, folder.epochs(), out / "race.png")
     console.print(race_table(runs))
     console.print(gain_table(runs))
+    _print_savings(settings, savings)
     console.print(f"results, tickets and race.png are in {out}")
 
 
@@ -165,10 +182,13 @@ def finetune_command(
     laboratory = Laboratory(settings)
     folder = _open(out, settings, ticket=str(ticket), seed=seed)
     _warm_up(laboratory)
+    savings: list[Saving] = []
     with _progress(settings.finetune_epochs, folder) as on_epoch:
-        run = finetune_ticket(laboratory, Notebook(loaded.method, seed, on_epoch), Found(loaded))
-    folder.finish([run])
+        notebook = Notebook(loaded.method, seed, on_epoch, savings.append)
+        run = finetune_ticket(laboratory, notebook, Found(loaded))
+    folder.finish([run], savings)
     console.print(race_table([run]))
+    _print_savings(settings, savings)
     console.print(f"results are in {out}")
 
 
@@ -207,14 +227,16 @@ def _search(method: str, settings: Settings, seed: int, out: Path) -> None:
     rehearse(laboratory)
     folder = _open(out, settings, methods=[method], seed=seed)
     _warm_up(laboratory)
+    savings: list[Saving] = []
     searches = {"gem-miner": mine, "imp": prune_iteratively}
     epochs = total_epochs(laboratory, [method], [seed]) - settings.finetune_epochs
     with _progress(epochs, folder) as on_epoch:
-        notebook = Notebook(method, seed, on_epoch)
+        notebook = Notebook(method, seed, on_epoch, savings.append)
         found = searches[method](laboratory, notebook)
     path = _ticket_path(out, method, seed)
     found.ticket.save(path)
-    folder.finish([])
+    folder.finish([], savings)
+    _print_savings(settings, savings)
     console.print(
         f"{method} kept {found.ticket.weights_left} weights ({100 * found.ticket.density:.2f} %) "
         f"after {notebook.epochs('find')} epochs and {notebook.seconds('find'):.1f} s: {path}"
@@ -229,8 +251,14 @@ def _open(out: Path, settings: Settings, **what: Any) -> RunFolder:
 
 
 def _warm_up(laboratory: Laboratory) -> None:
-    with console.status("making the CPU kernels ready (compiled once, in about half a minute)"):
+    # Where they are compiled, a warning says so (`gemkern.kernels.cpu.compiling`).
+    with console.status("making the CPU kernels ready"):
         warm_up(laboratory)
+
+
+def _print_savings(settings: Settings, savings: list[Saving]) -> None:
+    if settings.accelerate:
+        console.print(savings_table(savings))
 
 
 def _ticket_path(out: Path, method: str, seed: int) -> Path:

@@ -32,6 +32,8 @@ def test_a_race_leaves_everything_it_promises(
     assert "freeze_every" in shown.out, "the settings are printed in full"
     assert all(method in shown.out for method in methods.split(","))
     assert "52/52" in shown.err, "progress is shown while it works"
+    assert re.search(r"Acceleration (saved|lost) \d|Nothing ran accelerated", shown.out)
+    assert "savings" in json.loads((out / "results.json").read_text())
 
     folder = RunFolder.load(out)
     runs, epochs = folder.runs(), folder.epochs()

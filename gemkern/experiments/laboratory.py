@@ -6,14 +6,15 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
-from gemkern.data import Dataset, load
+from gemkern.data import Dataset, batches, load
 from gemkern.errors import GemkernError
-from gemkern.experiments.records import EpochRecord, Phase
+from gemkern.experiments.records import EpochRecord, Phase, Saving
+from gemkern.experiments.savings import EpochTimes, step_times
 from gemkern.experiments.settings import Settings
 from gemkern.models import build
-from gemkern.nn import accelerate, pays
+from gemkern.nn import accelerate, is_accelerated, large_enough, pays, runs_sparse
 from gemkern.tickets import Search, Ticket
 from gemkern.training import EpochStats, Method, WeightTraining, evaluate, train
 
@@ -25,6 +26,7 @@ class Notebook:
     method: str
     seed: int
     on_epoch: Callable[[EpochRecord], None]
+    on_saving: Callable[[Saving], None] = lambda saving: None
     records: list[EpochRecord] = field(default_factory=list)
 
     def write(self, phase: Phase, stats: EpochStats, density: float, validation: float) -> None:
@@ -98,15 +100,47 @@ class Laboratory:
             seed=seed,
         ).to(self.settings.device)
 
+    @property
+    def accelerates(self) -> bool:
+        """Whether the sparse kernels serve here, where so much is masked that they pay."""
+        settings, (_, height, width) = self.settings, self.dataset.image_shape
+        return (
+            settings.accelerate
+            and runs_sparse(settings.device)
+            and large_enough(settings.batch_size, height, width)
+        )
+
+    def first_batch(self) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a training step: the first batch of seed 0."""
+        return next(
+            batches(
+                self.dataset.train,
+                self.settings.batch_size,
+                seed=0,
+                epoch=0,
+                mean=self.dataset.mean,
+                std=self.dataset.std,
+                augment=self.dataset.augment,
+            )
+        )
+
     def find(self, search: Search, notebook: Notebook) -> None:
         """Run a search to its end."""
-        self._train(search.model, search, "find", lambda: search.density, notebook)
+        times = self._train(search.model, search, "find", lambda: search.density, notebook)
+        saving = times.saving(notebook.method, notebook.seed, "find")
+        if saving is not None:
+            notebook.on_saving(saving)
 
     def finetune(self, model: nn.Module, density: float, notebook: Notebook) -> None:
         """Train the weights of `model` under its masks, by the settings' finetuning recipe."""
-        if self.settings.accelerate and pays(model):
+        if self.accelerates and pays(model):
             accelerate(model)
-        self._train(model, self.finetuning(model), "finetune", lambda: density, notebook)
+        times = self._train(model, self.finetuning(model), "finetune", lambda: density, notebook)
+        if is_accelerated(model):
+            measured = step_times(model, self.finetuning, *self.first_batch())
+            notebook.on_saving(
+                Saving(notebook.method, notebook.seed, "finetune", times.steps, *measured)
+            )
 
     def finetuning(self, model: nn.Module) -> WeightTraining:
         """Return the settings' finetuning recipe for `model`, before its first step."""
@@ -135,8 +169,11 @@ class Laboratory:
         phase: Phase,
         density: Callable[[], float],
         notebook: Notebook,
-    ) -> None:
+    ) -> EpochTimes:
+        times = EpochTimes(model)
+
         def write(stats: EpochStats) -> None:
+            times.add(stats)
             validation = evaluate(model, self.dataset.validation, self.dataset)
             notebook.write(phase, stats, density(), validation)
 
@@ -148,3 +185,4 @@ class Laboratory:
             seed=notebook.seed,
             on_epoch=write,
         )
+        return times

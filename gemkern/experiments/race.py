@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gemkern.experiments.laboratory import Laboratory, Notebook
-from gemkern.experiments.records import EpochRecord, Run
+from gemkern.experiments.records import EpochRecord, Run, Saving
 from gemkern.experiments.search import (
     SEARCHES,
     VARIATIONS,
@@ -24,11 +24,13 @@ def race(
     *,
     on_epoch: Callable[[EpochRecord], None] = lambda record: None,
     on_ticket: Callable[[str, int, Ticket], None] = lambda method, seed, ticket: None,
+    on_saving: Callable[[Saving], None] = lambda saving: None,
 ) -> list[Run]:
     """Let each method find a ticket and finetune it, for each seed; return a run for each pair.
 
     All tickets keep as many weights as Gem-Miner's schedule leaves and are finetuned by one recipe;
     "dense" is the whole network trained by it. A seed sets the initial weights and the data order.
+    What acceleration saved is measured beside the race: its seconds do not count.
 
     Raises:
         GemkernError: the methods do not fit together, or a run fails.
@@ -38,7 +40,7 @@ def race(
     for seed in seeds:
         mined: Ticket | None = None
         for method in _mined_first(methods):
-            notebook = Notebook(method, seed, on_epoch)
+            notebook = Notebook(method, seed, on_epoch, on_saving)
             if method == "dense":
                 runs.append(_train_dense(laboratory, notebook))
                 continue

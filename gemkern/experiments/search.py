@@ -92,7 +92,7 @@ def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:
         seed=seed,
         name=settings.model,
         fused=True,
-        accelerated=settings.accelerate,
+        accelerated=laboratory.accelerates,
     )
 
 
@@ -112,7 +112,7 @@ def _imp(laboratory: Laboratory, seed: int) -> IMP:
         schedule=settings.finetune_schedule,
         seed=seed,
         name=settings.model,
-        accelerated=settings.accelerate,
+        accelerated=laboratory.accelerates,
     )
 
 

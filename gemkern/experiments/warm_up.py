@@ -5,9 +5,8 @@ from __future__ import annotations
 from torch import nn
 from torch.nn import functional as F
 
-from gemkern.data import batches
 from gemkern.experiments.laboratory import Laboratory
-from gemkern.nn import accelerate, convert, runs_sparse
+from gemkern.nn import accelerate, convert
 from gemkern.tickets import GemMiner
 from gemkern.training import Method
 
@@ -19,7 +18,7 @@ def warm_up(laboratory: Laboratory) -> None:
 
     What is compiled stays on the disk: the next time this takes a second.
     """
-    if not laboratory.settings.accelerate or not runs_sparse(laboratory.settings.device):
+    if not laboratory.accelerates:
         return
     model = laboratory.fresh_model(seed=0)
     convert(model, scores=True)
@@ -37,18 +36,7 @@ def warm_up(laboratory: Laboratory) -> None:
 
 
 def _step(laboratory: Laboratory, model: nn.Module, method: Method) -> None:
-    data, size = laboratory.dataset, laboratory.settings.batch_size
-    images, labels = next(
-        batches(
-            data.train,
-            size,
-            seed=0,
-            epoch=0,
-            mean=data.mean,
-            std=data.std,
-            augment=data.augment,
-        )
-    )
+    images, labels = laboratory.first_batch()
     for _ in range(2):
         F.cross_entropy(model(images), labels).backward()
         method.step()

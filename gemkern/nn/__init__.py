@@ -1,6 +1,6 @@
 """Masked layers in place of PyTorch's, and the conversion of whole models."""
 
-from gemkern.nn.accelerate import accelerate, acceleration, pays, runs_sparse
+from gemkern.nn.accelerate import accelerate, acceleration, large_enough, pays, runs_sparse
 from gemkern.nn.compression import decelerate, is_accelerated
 from gemkern.nn.convert import Report, convert, unconvert
 from gemkern.nn.layers import MaskedConv2d, MaskedLinear
@@ -14,6 +14,7 @@ __all__ = [
     "convert",
     "decelerate",
     "is_accelerated",
+    "large_enough",
     "pays",
     "runs_sparse",
     "unconvert",

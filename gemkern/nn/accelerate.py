@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,12 @@ from gemkern.ops.dispatch import choose
 # A layer with a larger part of its weights stays dense: whole steps break even at about 0.3
 # (`python -m benchmarks.cpu`).
 BREAK_EVEN = 0.25
+# A network of at most this density is not slower, whichever it is (`python -m
+# benchmarks.break_even`). Among its layers one stays dense later: it costs two conversions of the
+# layout, which took ResNet-20 from twice as fast as the dense step to slower than it.
+SURE_TO_PAY, BREAK_EVEN_AMONG_SPARSE = 0.15, 0.5
+# A step on fewer pixels is spent on launching kernels.
+FEWEST_PIXELS = 4096
 # With so few inputs to an output a layer is bound by its activations, and sparse at any density.
 FEW_INPUTS = 64
 
@@ -58,14 +65,23 @@ def runs_sparse(device: str) -> bool:
 
 
 def pays(model: nn.Module) -> bool:
-    """Return whether every masked layer of `model` would be faster accelerated; reads the device.
+    """Return whether `model` is sure to be faster accelerated; reads the device.
 
-    One dense layer among sparse ones costs two conversions of the layout.
+    It is sparse enough as a whole, and no layer stays dense.
     """
     if not runs_sparse("cpu"):
         return False
     report = acceleration(model)
-    return bool(report.converted) and not report.left
+    return bool(report.converted) and not report.left and _density(model) <= SURE_TO_PAY
+
+
+def large_enough(batch: int, height: int, width: int) -> bool:
+    """Return whether a step on a batch of images of this size is long enough to be accelerated.
+
+    A committed number decides, not a measurement when training begins: dense and sparse sums round
+    differently, and one seed has to give one result.
+    """
+    return batch * height * width >= FEWEST_PIXELS
 
 
 def acceleration(model: nn.Module) -> Report:
@@ -74,8 +90,10 @@ def acceleration(model: nn.Module) -> Report:
     Reads the device.
     """
     report = Report()
+    is_sparse = _density(model) <= SURE_TO_PAY
+    break_even = BREAK_EVEN_AMONG_SPARSE if is_sparse else BREAK_EVEN
     for name, layer in compressible_layers(model):
-        reason = _why_dense(layer)
+        reason = _why_dense(layer, break_even)
         if reason:
             report.left[name] = reason
         else:
@@ -83,17 +101,27 @@ def acceleration(model: nn.Module) -> Report:
     return report
 
 
-def _why_dense(layer: Any) -> str:
+def _density(model: nn.Module) -> float:
+    return _density_of([layer for _, layer in compressible_layers(model)])
+
+
+def _density_of(layers: Sequence[Any]) -> float:
+    """Return the fraction that remains, of the weights of layers with more than a few inputs."""
+    judged = [layer for layer in layers if math.prod(layer.whole_shape[1:]) > FEW_INPUTS]
+    # Without a count over the whole weight: compressed, `active` holds what remains alone.
+    left = sum(layer.active.sum().item() for layer in judged)
+    return left / max(sum(math.prod(layer.whole_shape) for layer in judged), 1)
+
+
+def _why_dense(layer: Any, break_even: float) -> str:
     weight = layer.weight
     if weight.device.type != "cpu":
         return f"its weight is on {weight.device}, and the sparse kernels run on the CPU"
     if weight.dtype != torch.float32:
         return f"its weight is {weight.dtype}, and the sparse kernels are float32"
-    outputs, *inputs = layer.whole_shape
-    # Without a count over the whole weight: compressed, `active` holds what remains alone.
-    density = layer.active.sum().item() / max(outputs * math.prod(inputs), 1)
-    if density > BREAK_EVEN and math.prod(inputs) > FEW_INPUTS:
-        return f"its density {density:.3g} is above the break-even density {BREAK_EVEN}"
+    density = _density_of([layer])
+    if density > break_even:
+        return f"its density {density:.3g} is above the break-even density {break_even}"
     return ""
 
 

@@ -11,6 +11,7 @@ from gemkern.report.console import (
 from gemkern.report.environment import devices, info, versions
 from gemkern.report.figures import draw_race, race_figure
 from gemkern.report.run_folder import RunFolder
+from gemkern.report.savings import savings_markdown, savings_table
 
 __all__ = [
     "RunFolder",
@@ -22,6 +23,8 @@ __all__ = [
     "paired_gain",
     "race_figure",
     "race_table",
+    "savings_markdown",
+    "savings_table",
     "settings_table",
     "summarise",
     "versions",

@@ -162,9 +162,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
         _accuracy(row["accuracy_before"], row["accuracy_before_std"]),
         _accuracy(row["accuracy_after"], row["accuracy_after_std"]),
         f"{row['find_epochs']:g}+{row['finetune_epochs']:g}",
-        _short(row["find_seconds"]),
-        _short(row["total_seconds"]),
-        _short(row["step_ms"]),
+        short(row["find_seconds"]),
+        short(row["total_seconds"]),
+        short(row["step_ms"]),
         _speedup(row["find_speedup"]),
         _speedup(row["total_speedup"]),
     ]
@@ -221,7 +221,7 @@ def _accuracy(mean: float, std: float | None) -> str:
     return f"{100 * mean:.2f}" if std is None else f"{100 * mean:.2f}±{100 * std:.2f}"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Seconds or milliseconds in five characters, up to 99999."""
     digits = 2 if value < 10 else 1 if value < 1000 else 0
     return f"{value:.{digits}f}"

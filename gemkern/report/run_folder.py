@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.records import EpochRecord, Run
+from gemkern.experiments.records import EpochRecord, Run, Saving
 from gemkern.files import write_atomically
 from gemkern.report.console import summarise
 from gemkern.report.environment import devices, versions
@@ -74,13 +74,17 @@ class RunFolder:
                 "free some space or choose another --out"
             ) from error
 
-    def finish(self, runs: Sequence[Run]) -> None:
-        """Write `results.json`: every run, and what they come to (`console.summarise`).
+    def finish(self, runs: Sequence[Run], savings: Sequence[Saving] = ()) -> None:
+        """Write `results.json`: every run, what they come to (`console.summarise`), and savings.
 
         Raises:
             GemkernError: the file cannot be written.
         """
-        content = {"summary": summarise(runs), "runs": [asdict(run) for run in runs]}
+        content = {
+            "summary": summarise(runs),
+            "runs": [asdict(run) for run in runs],
+            "savings": [asdict(saving) for saving in savings],
+        }
         _write_json(self.path / RESULTS, content)
 
     @classmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numba
 import torch
+from gemkern.kernels.cpu.compiling import announce_compiling
 
 
 def start_threads() -> int:
-    """Let Numba run on torch's number of threads and return it."""
+    """Let Numba run on torch's number of threads and return it; every kernel begins with this."""
+    announce_compiling()
     wanted = torch.get_num_threads()
     threads = min(wanted, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     numba.set_num_threads(threads)

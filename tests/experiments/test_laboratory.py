@@ -15,7 +15,6 @@ from gemkern.data import Split
 from gemkern.errors import GemkernError
 from gemkern.experiments.laboratory import Laboratory, Notebook
 from gemkern.experiments.records import EpochRecord, Phase
-from gemkern.nn import is_accelerated
 from gemkern.optim import masked_layers
 from gemkern.tickets import GemMiner, Ticket, weights_left
 from gemkern.training import EpochStats, evaluate
@@ -201,16 +200,3 @@ def test_a_batch_that_cannot_be_filled_is_refused(batch_size: int, message: str)
     with pytest.raises(GemkernError, match=message):
         Laboratory(settings(batch_size=batch_size))
     assert Laboratory(settings(batch_size=128)).settings.batch_size == 128
-
-
-@pytest.mark.parametrize(("density", "accelerate"), [(0.1, True), (0.5, True), (0.1, False)])
-def test_finetuning_is_accelerated_where_that_pays(density: float, accelerate: bool) -> None:
-    laboratory = Laboratory(settings(accelerate=accelerate, finetune_epochs=1))
-    model = laboratory.fresh_model(seed=0)
-    gk.convert(model)
-    for layer in masked_layers(model).values():
-        layer.active.copy_(
-            torch.arange(layer.active.numel()).view_as(layer.active) % 20 < 20 * density
-        )
-    laboratory.finetune(model, density, silent_notebook())
-    assert is_accelerated(model) == (accelerate and density < 0.25)

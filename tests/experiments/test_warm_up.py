@@ -29,7 +29,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_it_runs_what_a_race_will_run(served: list[str], optimizer: str) -> None:
-    laboratory = Laboratory(settings(score_optimizer=optimizer))
+    laboratory = Laboratory(settings(score_optimizer=optimizer, batch_size=64))
     before = laboratory.fresh_model(seed=0).state_dict()
     images = laboratory.dataset.train.images.clone()
     warm_up(laboratory)
@@ -43,9 +43,10 @@ def test_it_runs_what_a_race_will_run(served: list[str], optimizer: str) -> None
 def test_nothing_runs_where_nothing_would_be_used(
     served: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warm_up(Laboratory(settings(accelerate=False)))
+    warm_up(Laboratory(settings(batch_size=64, accelerate=False)))
+    warm_up(Laboratory(settings(batch_size=63)))  # of 8 x 8 pixels: too short a step
     monkeypatch.setenv("GEMKERN_BACKEND", "reference")
-    warm_up(Laboratory(settings()))
+    warm_up(Laboratory(settings(batch_size=64)))
     monkeypatch.setenv("GEMKERN_BACKEND", "gpu")
-    warm_up(Laboratory(settings()))
+    warm_up(Laboratory(settings(batch_size=64)))
     assert served == []

@@ -14,6 +14,8 @@ import pytest
 import torch
 from guards import Guards
 
+pytest.register_assert_rewrite("suites")
+
 if os.environ.get("TRITON_INTERPRET") != "1":
     raise pytest.UsageError(
         "tests/interpreter needs TRITON_INTERPRET=1 from the start of the process: see Makefile"

@@ -8,6 +8,8 @@ import pytest
 import torch
 from guards import Guards
 
+pytest.register_assert_rewrite("suites")
+
 
 @pytest.fixture
 def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:

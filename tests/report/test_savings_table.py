@@ -1,0 +1,52 @@
+"""What acceleration saved is summed up, a loss and nothing at all as well."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from gemkern.experiments.records import Saving
+from gemkern.report import RunFolder, savings_markdown, savings_table
+
+SAVINGS = [
+    Saving("imp", 0, "find", 100, 20.0, 10.0),
+    Saving("imp", 1, "find", 300, 40.0, 20.0),
+    Saving("imp", 0, "finetune", 50, 10.0, 12.0),
+]
+
+
+def printed(savings: list[Saving]) -> str:
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(savings_table(savings))
+    return capture.get()
+
+
+def test_rows_are_means_and_sums_over_seeds() -> None:
+    lines = savings_markdown(SAVINGS).splitlines()
+    assert lines[2] == "| imp | find | 400 | 30.0 | 15.0 | 2.00x | 7.0 |"
+    assert lines[3] == "| imp | finetune | 50 | 10.0 | 12.0 | 0.83x | -0.1 |"
+    assert lines[-1] == "Acceleration saved 6.9 s over 450 steps."
+
+
+def test_a_terminal_shows_the_same() -> None:
+    shown = printed(SAVINGS)
+    assert "0.83x" in shown
+    assert "Acceleration saved 6.9 s over 450 steps." in shown
+
+
+def test_a_loss_is_called_one_and_says_what_to_do() -> None:
+    sentence = savings_markdown(SAVINGS[2:]).splitlines()[-1]
+    assert sentence.startswith("Acceleration lost 0.1 s over 50 steps: leave it off with --set ")
+
+
+def test_nothing_saved_is_said() -> None:
+    assert "Nothing ran accelerated" in printed([])
+
+
+def test_results_hold_them(tmp_path: Path) -> None:
+    RunFolder(tmp_path).finish([], SAVINGS)
+    kept = json.loads((tmp_path / "results.json").read_text())["savings"]
+    assert [Saving(**entry) for entry in kept] == SAVINGS

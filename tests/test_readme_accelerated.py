@@ -1,0 +1,68 @@
+"""A race and the same race without acceleration, side by side on README's page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import readme
+from gemkern.experiments.records import Run, Saving
+
+
+def run(method: str, seed: int, seconds: float, accuracy: float) -> dict[str, Any]:
+    return asdict(
+        Run(method, seed, 0.01, 7, 0.1, accuracy, 5, 2, seconds, seconds / 4, 3.0, {"linear": 0.01})
+    )
+
+
+def kept(accelerate: bool, seconds: float, **config: Any) -> dict[str, Any]:
+    runs = [run(m, s, seconds, 0.8 + 0.02 * s) for m in ("imp", "gem-miner") for s in (0, 1)]
+    return {
+        "command": "gemkern race --out DIR",
+        "config": {"model": "resnet20", "device": "cpu", "accelerate": accelerate, **config},
+        "versions": {"torch": "2", "python": "3"},
+        "devices": [{"name": "CPU", "torch_threads": 2}],
+        "runs": runs,
+        "savings": [asdict(Saving("imp", 0, "find", 100, 20.0, 10.0))],
+    }
+
+
+def page(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: dict[str, Any]
+) -> list[str]:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    for name, content in (("digits", kept(True, 20.0)), ("digits-dense", dense)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    return readme.filled(f"<!-- {kind}: digits -->\nold\n<!-- end -->\n").splitlines()
+
+
+def test_each_method_is_shown_dense_and_accelerated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = page("accelerated", tmp_path, monkeypatch, kept(False, 40.0))
+    assert lines[4:8] == [
+        "| imp | dense | 40.0 | 50.0 | 1.0 | 81.00±1.41 |",
+        "| imp | accelerated | 20.0 | 25.0 | 2.0 | 81.00±1.41 |",
+        "| gem-miner | dense | 40.0 | 50.0 | 1.0 | 81.00±1.41 |",
+        "| gem-miner | accelerated | 20.0 | 25.0 | 2.0 | 81.00±1.41 |",
+    ]
+    assert lines[9].startswith("`gemkern race --out DIR`: resnet20, 2 seeds")
+    assert "old" not in lines
+
+
+@pytest.mark.parametrize("dense", [kept(False, 40.0, model="vgg16"), kept(True, 40.0)])
+def test_other_races_are_not_compared(
+    dense: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(AssertionError):
+        page("accelerated", tmp_path, monkeypatch, dense)
+
+
+def test_what_steps_saved_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = page("saved", tmp_path, monkeypatch, kept(False, 40.0))
+    assert "| imp | find | 100 | 20.0 | 10.0 | 2.00x | 1.0 |" in lines
+    assert "Acceleration saved 1.0 s over 100 steps." in lines

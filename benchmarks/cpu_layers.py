@@ -8,11 +8,8 @@ training loop: otherwise the page faults of fresh outputs would be timed, on bot
 
 from __future__ import annotations
 
-import ctypes
 import json
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -24,11 +21,15 @@ from gemkern.kernels.reference.pattern import pattern
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.cpu_timing import interleaved, keep_freed_memory, spread
+
 BATCH = 128
-DENSITIES = (0.0144, 0.05)
+DENSITIES = (0.005, 0.0144, 0.05, 0.2, 0.5)
 PASSES = ("forward", "input gradient", "weight gradient")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 CALLS_IN_A_ROW = 4
+# Of a row, for all its contenders.
+SECONDS = 0.6
 Call = Callable[[], Tensor]
 
 
@@ -85,24 +86,17 @@ class Row:
     ratio: float
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, where it is glibc."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        trim_threshold, mmap_max = -1, -4
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(mmap_max, 0)
-
-
 def rows(
-    layers: tuple[Layer, ...] = LAYERS, densities: tuple[float, ...] = DENSITIES, rounds: int = 8
+    layers: tuple[Layer, ...] = LAYERS,
+    densities: tuple[float, ...] = DENSITIES,
+    seconds: float = SECONDS,
 ) -> Iterator[Row]:
-    """Measure every layer, density and pass on torch's number of threads."""
+    """Measure every layer, density and pass on torch's number of threads, in `seconds` each."""
     keep_freed_memory()
     for layer in layers:
         for density in densities:
             for which, contenders in calls(layer, density).items():
-                yield _row(layer, density, which, _times(contenders, rounds))
+                yield _row(layer, density, which, interleaved(contenders, seconds, CALLS_IN_A_ROW))
 
 
 def calls(layer: Layer, density: float) -> dict[str, dict[str, Call]]:
@@ -162,22 +156,6 @@ def _check(made: dict[str, dict[str, Call]], positions: Tensor) -> None:
         torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4 * scale)
 
 
-def _times(contenders: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Return milliseconds of each contender's calls.
-
-    On one thread the clock is the thread's own, which other work on the machine does not stretch.
-    """
-    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, call in contenders.items():
-            for _ in range(CALLS_IN_A_ROW):
-                start = clock()
-                call()
-                times[name].append(1e3 * (clock() - start))
-    return times
-
-
 def _row(layer: Layer, density: float, which: str, times: dict[str, list[float]]) -> Row:
     medians = {name: statistics.median(found) for name, found in times.items()}
     layout = min(LAYOUTS, key=lambda name: medians[name])
@@ -186,12 +164,6 @@ def _row(layer: Layer, density: float, which: str, times: dict[str, list[float]]
         *layer, BATCH, density, torch.get_num_threads(), which, sparse, spread(times["sparse"]),
         dense, spread(times[layout]), layout, dense / sparse,
     )  # fmt: skip
-
-
-def spread(times: list[float]) -> tuple[float, float]:
-    """Return the first and the third quartile."""
-    first, _, third = statistics.quantiles(times, n=4)
-    return first, third
 
 
 def summary(measured: list[Row]) -> list[dict[str, Any]]:

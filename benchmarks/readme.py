@@ -1,6 +1,6 @@
-"""Keep what races measured, and write README's tables from what is kept.
+"""Keep what races measured, and write README's tables and figures from what is kept.
 
-python -m benchmarks.readme                     write the tables anew
+python -m benchmarks.readme                     write tables and figures anew
 python -m benchmarks.readme RUN_FOLDER NAME     first keep a run as benchmarks/results/NAME.json
 
 A block "accelerated: NAME" shows the race NAME beside NAME-dense, the same race run with
@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from statistics import geometric_mean
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.figures import draw
 from benchmarks.readme_accelerated import accelerated, saved
+from benchmarks.readme_cpu import CPU_BLOCKS, machine
 from gemkern.experiments.records import Run
 from gemkern.files import write_atomically
 from gemkern.report import markdown_table, paired_gain
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
 BLOCK = re.compile(
-    r"(<!-- (race|gains|accelerated|saved|steps|layers): ([\w-]+) -->\n).*?(<!-- end -->)",
+    r"(<!-- (race|gains|accelerated|saved|steps|layers|means): ([\w-]+) -->\n).*?(<!-- end -->)",
     re.DOTALL,
 )
 
@@ -53,9 +54,8 @@ def _block(kind: str, name: str) -> str:
         return f"\n{accelerated(kept, _kept(f'{name}-dense'))}\n{_provenance(kept)}\n"
     if kind == "saved":
         return f"\n{saved(kept)}\n{_provenance(kept)}\n"
-    if kind in ("steps", "layers"):
-        table = _steps(kept["steps"]) if kind == "steps" else _layers(kept["layers"])
-        return f"\n{table}\n{_machine(kept)}\n"
+    if kind in CPU_BLOCKS:
+        return f"\n{CPU_BLOCKS[kind](kept)}\n{machine(kept)}\n"
     runs = [Run(**run) for run in kept["runs"]]
     table = markdown_table(runs) if kind == "race" else _gains(runs)
     return f"\n{table}\n{_provenance(kept)}\n"
@@ -76,51 +76,6 @@ def _gains(runs: list[Run], method: str = "gem-miner") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _steps(rows: list[dict[str, Any]]) -> str:
-    lines = ["| network | density<br>% | batch | sparse<br>ms | dense<br>ms | dense / sparse |"]
-    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for row in rows:
-        times = f"{_milliseconds(row, 'sparse')} | {_milliseconds(row, 'dense')}"
-        where = f"{row['network']} | {100 * row['density']:g} | {row['batch']}"
-        lines.append(f"| {where} | {times} | {row['ratio']:.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-def _milliseconds(row: dict[str, Any], of: str) -> str:
-    """Return the median with the quartiles, 93 (92 to 95)."""
-    first, third = row[f"{of}_spread"]
-    return f"{row[of]:.0f} ({first:.0f} to {third:.0f})"
-
-
-def _layers(rows: list[dict[str, Any]]) -> str:
-    """Return the ratios of each layer by pass, and their geometric mean in the last line."""
-    densities = sorted({row["density"] for row in rows})
-    passes = list(dict.fromkeys(row["which"] for row in rows))
-    columns = [(density, which) for density in densities for which in passes]
-    layers: dict[str, dict[tuple[float, str], float]] = {}
-    for row in rows:
-        stride = "" if row["stride"] == 1 else f", stride {row['stride']}"
-        side = f"{row['size']}x{row['size']}"
-        name = f"{row['network']}: {row['inputs']} to {row['outputs']} at {side}{stride}"
-        layers.setdefault(name, {})[row["density"], row["which"]] = row["ratio"]
-    heads = [f"{which}<br>{100 * density:g} %" for density, which in columns]
-    lines = [f"| layer | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(columns)]
-    for name, ratios in layers.items():
-        lines.append(f"| {name} | {' | '.join(f'{ratios[key]:.1f}' for key in columns)} |")
-    means = (geometric_mean([ratios[key] for ratios in layers.values()]) for key in columns)
-    lines.append(f"| geometric mean | {' | '.join(f'{mean:.1f}' for mean in means)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _machine(kept: dict[str, Any]) -> str:
-    versions, machine = kept["versions"], kept["devices"][0]
-    return (
-        f"`{kept['command']}`: medians, the dense step or layer in the faster of two layouts; "
-        f"{kept['dtype']} on {machine['name']}, {machine['torch_threads']} threads, torch "
-        f"{versions['torch']}, numba {versions['numba']}, Python {versions['python']}.\n"
-    )
-
-
 def _provenance(kept: dict[str, Any]) -> str:
     versions, config = kept["versions"], kept["config"]
     machine = kept["devices"][0]
@@ -136,10 +91,11 @@ def main(
     run_folder: Annotated[Path | None, typer.Argument(help="A finished run to keep.")] = None,
     name: Annotated[str | None, typer.Argument(help="Name of the kept results.")] = None,
 ) -> None:
-    """Keep a run, if one is given with a name, and write README's tables."""
+    """Keep a run, if one is given with a name, and write README's tables and figures."""
     if run_folder is not None and name is not None:
         keep(run_folder, name)
     text = filled(README.read_text(encoding="utf-8"))
+    draw(_kept("cpu")["steps"], RESULTS)
     write_atomically(README, lambda path: path.write_text(text, "utf-8"))
 
 

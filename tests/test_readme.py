@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.readme import BLOCK, README, filled
+from benchmarks.figures import digest_in, draw
+from benchmarks.readme import BLOCK, README, RESULTS, filled
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -21,6 +24,19 @@ def test_a_figure_changed_by_hand_is_noticed() -> None:
     changed = re.sub(r"\| gem-miner \| (\d)", r"| gem-miner | 9\1", TEXT)
     assert changed != TEXT
     assert filled(changed) == TEXT
+
+
+def test_the_figures_are_those_of_the_result_file(tmp_path: Path) -> None:
+    steps = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))["steps"]
+    figures = draw(steps, tmp_path)
+    assert len(figures) == 2
+    for figure in figures:
+        assert digest_in(RESULTS / figure.name) == digest_in(figure), (
+            "run python -m benchmarks.readme"
+        )
+        assert f"(benchmarks/results/{figure.name})" in TEXT
+    steps[0]["sparse"] += 1
+    assert digest_in(draw(steps, tmp_path)[0]) != digest_in(RESULTS / figures[0].name)
 
 
 @pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", TEXT))))

@@ -69,17 +69,20 @@ class ResNet(nn.Module):
         return self.classifier(x.mean((2, 3)))
 
 
-def cifar_resnet(blocks: int, channels: int, classes: int, norm: Norm) -> ResNet:
-    """Return the network of 6 * `blocks` + 2 layers: 8, 20 or 32 for 1, 3 or 5 blocks a stage."""
-    stages, inputs = [], 16
-    for outputs in (16, 32, 64):
+def cifar_resnet(blocks: int, channels: int, classes: int, norm: Norm, width: int = 16) -> ResNet:
+    """Return the network of 6 * `blocks` + 2 layers: 8, 20 or 32 for 1, 3 or 5 blocks a stage.
+
+    Its stages have `width`, 2 * `width` and 4 * `width` channels.
+    """
+    stages, inputs = [], width
+    for outputs in (width, 2 * width, 4 * width):
         stage = []
-        for stride in [1 if outputs == 16 else 2] + [1] * (blocks - 1):
+        for stride in [1 if outputs == width else 2] + [1] * (blocks - 1):
             shortcut = PaddedShortcut(inputs, outputs, stride) if stride > 1 else nn.Identity()
             stage.append(BasicBlock(inputs, outputs, stride, norm, shortcut))
             inputs = outputs
         stages.append(nn.Sequential(*stage))
-    return ResNet(conv3x3(channels, 16), nn.Sequential(*stages), inputs, norm, classes)
+    return ResNet(conv3x3(channels, width), nn.Sequential(*stages), inputs, norm, classes)
 
 
 def resnet18(channels: int, classes: int, norm: Norm) -> ResNet:

@@ -11,12 +11,6 @@ logger = logging.getLogger(__name__)
 
 
 @cache
-def announce(kernels: str) -> None:
-    """Log once in a process that these kernels are made ready."""
-    logger.info("Numba makes the %s kernels ready; the first time takes some seconds.", kernels)
-
-
-@cache
 def announce_compiling() -> None:
     """From now on warn, once in a process, when a kernel of this package is compiled.
 

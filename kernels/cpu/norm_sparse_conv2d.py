@@ -13,7 +13,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.compiling import announce
 from gemkern.kernels.cpu.scratch import LINE, scratch
 from gemkern.kernels.cpu.serving import address, served
 from gemkern.kernels.cpu.strip_backward import Input, Moments, backward
@@ -74,7 +73,6 @@ def norm_sparse_conv2d(
     chunks = chunks_of(walk.batch, ring)
     bands = bands_of(walk.steps if keep else walk.out_height, len(chunks))
     sums = np.empty((len(chunks) * (len(bands) - 1), walk.outputs, 3) if moments else 0)
-    announce("sparse forward")
     threads, size = start_threads(), _working(walk, chunks, ring)
     forward(
         threads, x.data_ptr(), norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu),
@@ -136,7 +134,6 @@ def norm_sparse_conv2d_backward(
     chunks = chunks_of(walk.batch, ring)
     bands = bands_of(walk.steps, len(chunks))
     sums = np.empty((len(chunks) * (len(bands) - 1), walk.inputs, 2))
-    announce("sparse backward")
     threads, size = start_threads(), _working(walk, chunks, ring)
     backward(
         threads, grad_y.data_ptr(),

@@ -252,10 +252,19 @@ def write_row(shape, buffer, added, y, found):
 
 
 @njit
-def start_moments(found, pivot):
-    """Begin the sums of a channel: a value of it is near enough to the mean."""
+def start_moments(found, buffer, lanes, added, far, columns, images):
+    """Begin the sums of a channel with the mean of a row of results as their pivot."""
+    total = 0.0
+    for pixel in range(columns):
+        results = floats(buffer + pixel * lanes * BYTES, images)
+        for image in range(images):
+            total += results[image]
+        if added:
+            more = floats(added + pixel * far, images)
+            for image in range(images):
+                total += more[image]
     moments = doubles(found, 3)
-    moments[0], moments[1], moments[2] = pivot, 0.0, 0.0
+    moments[0], moments[1], moments[2] = np.float32(total / (columns * images)), 0.0, 0.0
 
 
 @njit
@@ -290,9 +299,10 @@ def forward_strip(
                            bounds[output + 1] - bounds[output], start, columns)  # fmt: skip
             offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
             found = moments + output * 24 if moments else 0
+            more = added + offset if added else 0
             if found and row == first:
-                start_moments(found, floats(buffer, 1)[0])
-            write_row(shape, buffer, added + offset if added else 0, y + offset, found)
+                start_moments(found, buffer, lanes, more, shape[3], columns, images)
+            write_row(shape, buffer, more, y + offset, found)
 
 
 @njit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +12,6 @@ import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
-from gemkern.kernels.cpu.compiling import announce
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings
@@ -175,18 +173,6 @@ def test_denormals_count_if_they_do_for_the_caller(set_threads) -> None:
         torch.set_flush_denormal(False)
     assert not any((result.view(torch.int32) & 0x7FFFFFFF).any() for result in flushed)
     assert all(map(torch.equal, results(kernels, case, small), kept))
-
-
-def test_the_first_call_is_announced_once(caplog) -> None:
-    announce.cache_clear()
-    of = operands(CASES["3x3"], whole=True).to(torch.float32)
-    with caplog.at_level(logging.INFO, logger="gemkern"):
-        results(kernels, CASES["3x3"], of)
-        results(kernels, CASES["3x3"], of)
-    assert [record.args[0] for record in caplog.records] == [
-        "sparse forward",
-        "sparse backward",
-    ]
 
 
 def test_addresses_pass_two_to_the_31() -> None:

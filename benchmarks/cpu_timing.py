@@ -1,0 +1,53 @@
+"""Clocks of the CPU benchmarks: contenders take turns in one process, for a number of seconds."""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+# Turns that every contender has, however long they take.
+LEAST = 3
+Call = Callable[[], object]
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, where it is glibc."""
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        trim_threshold, mmap_max = -1, -4
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(mmap_max, 0)
+
+
+def interleaved(
+    contenders: Mapping[str, Call], seconds: float, calls_in_a_row: int = 1
+) -> dict[str, list[float]]:
+    """Return milliseconds of each contender's calls, some in a row a turn, until `seconds` pass.
+
+    A first turn of one call is not timed. On one thread the clock is the thread's own, which other
+    work on the machine does not stretch.
+    """
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for call in contenders.values():
+        call()
+    turns, end = 0, time.perf_counter() + seconds
+    while turns < LEAST or time.perf_counter() < end:
+        turns += 1
+        for name, call in contenders.items():
+            for _ in range(calls_in_a_row):
+                start = clock()
+                call()
+                times[name].append(1e3 * (clock() - start))
+    return times
+
+
+def spread(times: list[float]) -> tuple[float, float]:
+    """Return the first and the third quartile."""
+    first, _, third = statistics.quantiles(times, n=4)
+    return first, third

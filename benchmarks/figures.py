@@ -1,0 +1,112 @@
+"""Draw how the cost of a training step grows, from what `benchmarks.cpu` has kept.
+
+`python -m benchmarks.readme` draws them with README's tables. A figure holds the digest of the rows
+that it is drawn from, so that a test can tell whether it is of the results that are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from PIL import Image
+
+from gemkern.files import write_atomically
+
+BATCH, DENSITY = 128, 0.0144
+WIDTHS = {"resnet20": 1, "resnet20-2x": 2, "resnet20-4x": 4}
+# What is drawn of a row, and how.
+LINES = {
+    "dense": {"color": "tab:gray", "marker": "s"},
+    "sparse": {"color": "tab:blue", "marker": "o"},
+    "floor": {"color": "black", "linestyle": ":"},
+}
+LABELS = {"dense": "dense", "sparse": "accelerated", "floor": "memory floor"}
+Row = dict[str, Any]
+
+
+def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write the figures of the rows of training steps to a folder and return their paths."""
+    uniform = [row for row in rows if row["masks"] == "uniform"]
+    figures = {
+        "density.png": [
+            (f"{network}, batch {BATCH}", "density", _of(uniform, network, batch=BATCH))
+            for network in ("resnet20", "vgg16")
+        ],
+        "size.png": [
+            (
+                f"resnet20, density {100 * DENSITY:g} %",
+                "batch",
+                _of(uniform, "resnet20", density=DENSITY),
+            ),
+            (
+                f"resnet20, batch {BATCH}, density {100 * DENSITY:g} %",
+                "width",
+                _wide(uniform),
+            ),
+        ],
+    }
+    return [_figure(folder / name, panels) for name, panels in figures.items()]
+
+
+def digest(rows: Sequence[Any]) -> str:
+    """Return what tells apart the rows that a figure is drawn from."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def digest_in(path: Path) -> str:
+    """Return the digest that a figure holds."""
+    with Image.open(path) as image:
+        return str(image.info["Rows"])
+
+
+def _figure(path: Path, panels: Sequence[tuple[str, str, list[Row]]]) -> Path:
+    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.6), layout="constrained")
+    for axis, (title, name, rows) in zip(axes, panels, strict=True):
+        _panel(axis, title, name, rows)
+    metadata = {"Rows": digest([rows for _, _, rows in panels]), "Software": ""}
+
+    def save(place: Path) -> None:
+        figure.savefig(place, dpi=80, format="png", metadata=metadata)
+
+    write_atomically(path, save)
+    plt.close(figure)
+    return path
+
+
+def _panel(axis: Axes, title: str, name: str, rows: list[Row]) -> None:
+    for line, style in LINES.items():
+        axis.plot(
+            [row[name] for row in rows], [row[line] for row in rows], label=LABELS[line], **style
+        )
+    axis.set(title=title, xlabel=name, ylabel="milliseconds a step", xscale="log", yscale="log")
+    if name != "density":
+        ticks = [row[name] for row in rows]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+        axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def _of(rows: Sequence[Row], network: str, **fixed: Any) -> list[Row]:
+    """Return the rows of a network with these values, by density and batch."""
+    found = [
+        row
+        for row in rows
+        if row["network"] == network and all(row[key] == fixed[key] for key in fixed)
+    ]
+    return sorted(found, key=lambda row: (row["density"], row["batch"]))
+
+
+def _wide(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the widths of ResNet-20, with their width."""
+    found = (row for name in WIDTHS for row in _of(rows, name, batch=BATCH, density=DENSITY))
+    return [row | {"width": WIDTHS[row["network"]]} for row in found]

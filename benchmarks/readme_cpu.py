@@ -1,0 +1,82 @@
+"""README's tables of sparse training on a CPU, from what `benchmarks.cpu` has kept."""
+
+from __future__ import annotations
+
+from statistics import geometric_mean
+from typing import Any
+
+# Densities that are shown layer by layer.
+SHOWN = (0.0144, 0.05)
+MEBIBYTE = 2**20
+Row = dict[str, Any]
+
+
+def _steps(kept: dict[str, Any]) -> str:
+    heads = "network", "density<br>%", "batch", "accelerated<br>ms", "dense<br>ms"
+    more = "dense /<br>accelerated", "floor<br>ms", "accelerated<br>MiB", "dense<br>MiB"
+    lines = [f"| {' | '.join((*heads, *more))} |", "| --- |" + " ---: |" * 8]
+    for row in kept["steps"]:
+        name = row["network"] + (", as in a ticket" if row["masks"] == "ticket" else "")
+        memory = (_mebibytes(row[f"{of}_memory"]) for of in ("sparse", "dense"))
+        cells = (
+            name, f"{100 * row['density']:g}", row["batch"], _milliseconds(row, "sparse"),
+            _milliseconds(row, "dense"), f"{row['ratio']:.1f}", f"{row['floor']:.0f}", *memory,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _milliseconds(row: Row, of: str) -> str:
+    """Return the median with the quartiles, 93 (92 to 95)."""
+    first, third = row[f"{of}_spread"]
+    return f"{row[of]:.0f} ({first:.0f} to {third:.0f})"
+
+
+def _mebibytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / MEBIBYTE:.0f}"
+
+
+def _layers(kept: dict[str, Any]) -> str:
+    """Return the ratios of each layer by pass, and their geometric mean in the last line."""
+    rows = [row for row in kept["layers"] if row["density"] in SHOWN]
+    passes = list(dict.fromkeys(row["which"] for row in rows))
+    columns = [(density, which) for density in SHOWN for which in passes]
+    layers: dict[str, dict[tuple[float, str], float]] = {}
+    for row in rows:
+        stride = "" if row["stride"] == 1 else f", stride {row['stride']}"
+        side = f"{row['size']}x{row['size']}"
+        name = f"{row['network']}: {row['inputs']} to {row['outputs']} at {side}{stride}"
+        layers.setdefault(name, {})[row["density"], row["which"]] = row["ratio"]
+    heads = [f"{which}<br>{100 * density:g} %" for density, which in columns]
+    lines = [f"| layer | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(columns)]
+    for name, ratios in layers.items():
+        lines.append(f"| {name} | {' | '.join(f'{ratios[key]:.1f}' for key in columns)} |")
+    means = (geometric_mean([ratios[key] for ratios in layers.values()]) for key in columns)
+    lines.append(f"| geometric mean | {' | '.join(f'{mean:.1f}' for mean in means)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _means(kept: dict[str, Any]) -> str:
+    """Return the geometric means over all layers, a density a line."""
+    found: dict[float, dict[str, float]] = {}
+    for row in kept["geometric_means"]:
+        found.setdefault(row["density"], {})[row["which"]] = row["geometric_mean"]
+    passes = list(dict.fromkeys(row["which"] for row in kept["geometric_means"]))
+    lines = [f"| density<br>% | {' | '.join(passes)} |", "| ---: |" + " ---: |" * len(passes)]
+    for density, means in sorted(found.items()):
+        cells = " | ".join(f"{means[which]:.1f}" for which in passes)
+        lines.append(f"| {100 * density:g} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine(kept: dict[str, Any]) -> str:
+    """Return the command, the machine and the versions."""
+    versions, machine = kept["versions"], kept["devices"][0]
+    return (
+        f"`{kept['command']}`: medians, the dense step or layer in the faster of two layouts; "
+        f"{kept['dtype']} on {machine['name']}, {machine['torch_threads']} threads, torch "
+        f"{versions['torch']}, numba {versions['numba']}, Python {versions['python']}.\n"
+    )
+
+
+CPU_BLOCKS = {"steps": _steps, "layers": _layers, "means": _means}

@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from gemkern.files import write_atomically
@@ -69,7 +66,8 @@ def digest_in(path: Path) -> str:
 
 
 def _figure(path: Path, panels: Sequence[tuple[str, str, list[Row]]]) -> Path:
-    figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(panels))
     for axis, (title, name, rows) in zip(axes, panels, strict=True):
         _panel(axis, title, name, rows)
     metadata = {"Rows": digest([rows for _, _, rows in panels]), "Software": ""}
@@ -78,7 +76,6 @@ def _figure(path: Path, panels: Sequence[tuple[str, str, list[Row]]]) -> Path:
         figure.savefig(place, dpi=80, format="png", metadata=metadata)
 
     write_atomically(path, save)
-    plt.close(figure)
     return path
 
 

@@ -49,8 +49,10 @@ def test_a_row_is_measured_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path) -
 
 
 def test_a_wrong_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerate = gk.accelerate
+
     def spoilt(model: nn.Module) -> nn.Module:
-        fast = gk.accelerate(model)
+        fast = accelerate(model)
         with torch.no_grad():
             fast.classifier.weight.add_(0.1)
         return fast

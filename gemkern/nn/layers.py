@@ -72,7 +72,7 @@ class Masked(Compressible):
 
     def remaining_weight(self, x: Tensor) -> Tensor:
         """Return the effective weight [nnz] of a compressed layer that is applied to x."""
-        written = self._written_weight("sparse_weight", x)
+        written = self._written_weight(type(self).__name__, x)
         return self.values() if written is None else written
 
     def _let_weights_learn(self, learn: bool) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gemkern import ops
+from gemkern.kernels.geometry import Pair, output_image
 
 
 class Measured:
@@ -61,22 +62,21 @@ def convolve(layer: Any, value: Any, added: Any, norm: Any, shared: bool) -> Any
         shared: whether more than one node reads the result.
     """
     left, right, top, bottom = layer._reversed_padding_repeated_twice
-    x = plain(value.source if isinstance(value, Normed) and value.made is None else value)
+    todo = value if isinstance(value, Normed) and value.made is None else None
+    x = plain(todo.source if todo else value)
     even = layer.padding_mode == "zeros" and (left, top) == (right, bottom) and x.dim() == 4
     if not layer.is_compressed or not even or x.dtype != layer.weight.dtype:
         y = layer(plain(value))
         return y if added is None else y + plain(added)
-    fits = added is None or _fits(layer, x, plain(added))
-    todo = value if isinstance(value, Normed) and value.made is None else None
+    walk = (layer.stride, (top, left), layer.dilation)
+    fits = added is None or _fits(layer, x, plain(added), walk)
     source = todo.source if todo and isinstance(todo.source, Measured) else None
     made = ops.norm_sparse_conv2d(
         x,
         layer.remaining_weight(x),
         layer.pattern(),
         layer.bias,
-        layer.stride,
-        (top, left),
-        layer.dilation,
+        *walk,
         layer.groups,
         norm=todo.norm if todo else None,
         added=plain(added) if fits else None,
@@ -153,11 +153,8 @@ def _move_statistics(norm: Any, mean: Tensor, var: Tensor, x: Tensor) -> None:
     norm.running_var.lerp_(var * (count / max(count - 1, 1)), norm.momentum)
 
 
-def _fits(layer: Any, x: Tensor, added: Any) -> bool:
+def _fits(layer: Any, x: Tensor, added: Any, walk: tuple[Pair, Pair, Pair]) -> bool:
     """Return whether `added` has the shape and dtype of layer(x)."""
-    size = [x.shape[0], layer.out_channels]
-    for axis in (0, 1):
-        reached = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
-        free = x.shape[2 + axis] + 2 * layer.padding[axis] - reached - 1
-        size.append(free // layer.stride[axis] + 1)
-    return isinstance(added, Tensor) and (list(added.shape), added.dtype) == (size, x.dtype)
+    image = output_image(x.shape[2:], layer.kernel_size, *walk)
+    size = (x.shape[0], layer.out_channels, *image)
+    return isinstance(added, Tensor) and (added.shape, added.dtype) == (size, x.dtype)

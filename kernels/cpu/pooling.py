@@ -11,6 +11,7 @@ import torch
 from gemkern.kernels.cpu.memory import flag_rows, rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import pooling as reference
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pooling import Pair, Shape
@@ -204,7 +205,7 @@ def average_pool2d(
     if x.dtype != torch.float32:
         return reference.average_pool2d(x, kernel, stride, padding, count_include_pad)
     x = batch_last(x)
-    out = _out(x.shape, kernel, stride, padding)
+    out = output_image(x.shape[2:], kernel, stride, padding)
     y = _empty(x, (*x.shape[:2], *out), x.dtype)
     average(
         start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
@@ -239,7 +240,7 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Te
     if x.dtype != torch.float32:
         return reference.max_pool2d(x, kernel, stride, padding)
     x = batch_last(x)
-    out = _out(x.shape, kernel, stride, padding)
+    out = output_image(x.shape[2:], kernel, stride, padding)
     y, taps = (_empty(x, (*x.shape[:2], *out), dtype) for dtype in (x.dtype, torch.uint8))
     maximum(
         start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
@@ -261,14 +262,6 @@ def max_pool2d_backward(
         tuple(padding),
     )  # fmt: skip
     return grad_x
-
-
-def _out(shape: torch.Size, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
-    height, width = (
-        (size + 2 * pad - reach) // step + 1
-        for size, reach, step, pad in zip(shape[2:], kernel, stride, padding, strict=True)
-    )
-    return height, width
 
 
 def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

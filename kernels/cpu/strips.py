@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES, ROW_BITS
+from gemkern.kernels.geometry import output_image
 
 # Rows of a kernel that an entry can tell apart.
 TAPS = 2**ROW_BITS
@@ -91,11 +92,7 @@ def walk_of(
     """Return the walk of images of `size` [N, Ci, H, W] and a weight of `shape`."""
     batch, inputs, *source = size
     outputs, _, *kernel = shape
-    target = [
-        (source[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1) // stride[axis]
-        + 1
-        for axis in (0, 1)
-    ]
+    target = output_image(source, kernel, stride, padding, dilation)
     numbers = (batch, inputs, outputs, *source, *target, *kernel, *stride, *padding, *dilation)
     return Walk._make(map(int, (*numbers, groups)))
 

@@ -144,6 +144,29 @@ def test_a_hundred_steps_follow_the_dense_model() -> None:
     torch.testing.assert_close(losses[1], losses[0], rtol=0.1, atol=0.05)
 
 
+class SamePadding(nn.Module):
+    """A block that is added to before its norm, its padding given in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding="same", bias=False)
+        self.second = nn.Conv2d(8, 8, 3, padding="same", bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 4, 3, padding="same", bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.last(F.relu(self.norm(self.second(x) + x)))
+
+
+def test_a_sum_before_a_norm_may_follow_padding_in_words() -> None:
+    torch.manual_seed(0)
+    model = sparse(SamePadding(), 0.24)
+    x = images(0)
+    expected = copy.deepcopy(model)(x)
+    torch.testing.assert_close(gk.accelerate(model)(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_layout_is_batch_last_throughout(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = gk.accelerate(network("resnet8"))
     seen: list[bool] = []

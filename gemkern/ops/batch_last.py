@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.batch_last import batch_last, is_batch_last
-from gemkern.ops.checks import pair
+from gemkern.ops.checks import check_norm, pair
 from gemkern.ops.registration import differentiable, differentiate, once, register
 
 __all__ = ["average_pool2d", "batch_last", "batch_norm_relu", "is_batch_last", "max_pool2d"]
@@ -80,27 +80,13 @@ def batch_norm_relu(
     Raises:
         GemkernError: shapes or dtypes do not fit, or no backend can serve; in a second derivative.
     """
-    if x.dim() < 2 or not x.is_floating_point():
-        raise GemkernError(
-            f"batch_norm_relu: x is {x.dtype} {tuple(x.shape)}; give floats (batch, channels, ...)"
-        )
-    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
-        raise GemkernError(
-            f"batch_norm_relu: the residual is {residual.dtype} {tuple(residual.shape)} and x "
-            f"{x.dtype} {tuple(x.shape)}; make them alike"
-        )
     named = {
         "weight": weight,
         "bias": bias,
         "running_mean": running_mean,
         "running_var": running_var,
     }
-    for name, tensor in named.items():
-        if tensor is not None and tensor.shape != x.shape[1:2]:
-            raise GemkernError(
-                f"batch_norm_relu: {name} has shape {tuple(tensor.shape)}; "
-                f"give ({x.shape[1]},), one number for each channel"
-            )
+    check_norm("batch_norm_relu", x, residual, named)
     if not training and (running_mean is None or running_var is None):
         raise GemkernError(
             "batch_norm_relu: evaluation needs running statistics; give both, or train"

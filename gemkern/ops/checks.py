@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -137,6 +137,27 @@ def check_conv2d(
                 f"{where}: a kernel of {tuple(weight.shape[2:])} with dilation "
                 f"{tuple(dilation)} is larger than the image {tuple(x.shape[2:])} with padding "
                 f"{tuple(padding)}; pad more or shrink the kernel"
+            )
+
+
+def check_norm(
+    where: str, x: Tensor, residual: Tensor | None, named: Mapping[str, Tensor | None]
+) -> None:
+    """Check x [N, C, ...], its residual, and what is per channel, by name, of a norm."""
+    if x.dim() < 2 or not x.is_floating_point():
+        raise GemkernError(
+            f"{where}: x is {x.dtype} {tuple(x.shape)}; give floats (batch, channels, ...)"
+        )
+    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
+        raise GemkernError(
+            f"{where}: the residual is {residual.dtype} {tuple(residual.shape)} and x "
+            f"{x.dtype} {tuple(x.shape)}; make them alike"
+        )
+    for name, tensor in named.items():
+        if tensor is not None and tensor.shape != x.shape[1:2]:
+            raise GemkernError(
+                f"{where}: {name} has shape {tuple(tensor.shape)}; "
+                f"give ({x.shape[1]},), one number for each channel"
             )
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
+from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.pattern import Pattern
-from gemkern.ops.checks import check_conv2d, pair
+from gemkern.ops.checks import check_conv2d, check_norm, pair
 from gemkern.ops.registration import differentiable, once, register
 from gemkern.ops.sparse import GEOMETRY, PATTERN, checked, like, pattern_at
 
@@ -134,7 +135,8 @@ def norm_sparse_conv2d(
     x = checked(where, x, values, pattern, bias)
     check_conv2d(x, like(pattern), stride, padding, dilation, groups, where)
     if added is not None:
-        _check_added(where, x, added, pattern, stride, padding, dilation)
+        image = output_image(x.shape[2:], pattern.shape[2:], stride, padding, dilation)
+        _check_added(where, x, added, pattern.shape[0], image)
     mean = var = weight = shift = residual = None
     eps, relu = 0.0, False
     if norm is not None:
@@ -152,14 +154,8 @@ def norm_sparse_conv2d(
     return NormSparse(y, z if keep else None, mean_y, var_y, x if skip else None)
 
 
-def _check_added(
-    where: str, x: Tensor, added: Tensor, pattern: Pattern, stride: Any, padding: Any, dilation: Any
-) -> None:
-    walk = zip(x.shape[2:], padding, dilation, pattern.shape[2:], stride, strict=True)
-    image = [
-        (one + 2 * pad - gap * (taps - 1) - 1) // step + 1 for one, pad, gap, taps, step in walk
-    ]
-    size = (x.shape[0], pattern.shape[0], *image)
+def _check_added(where: str, x: Tensor, added: Tensor, outputs: int, image: Pair) -> None:
+    size = (x.shape[0], outputs, *image)
     if (tuple(added.shape), added.dtype) != (size, x.dtype):
         raise GemkernError(
             f"{where}: what is added is {added.dtype} {tuple(added.shape)} and the result "
@@ -168,23 +164,9 @@ def _check_added(
 
 
 def _check_norm(where: str, x: Tensor, norm: Norm) -> None:
-    if x.dim() < 2 or not x.is_floating_point():
-        raise GemkernError(
-            f"{where}: x is {x.dtype} {tuple(x.shape)}; give floats (batch, channels, ...)"
-        )
-    named = {"mean": norm.mean, "var": norm.var, "weight": norm.weight, "bias": norm.bias}
-    for name, tensor in named.items():
-        if tensor is not None and tensor.shape != x.shape[1:2]:
-            raise GemkernError(
-                f"{where}: {name} of the norm has shape {tuple(tensor.shape)}; "
-                f"give ({x.shape[1]},), one number for each channel"
-            )
-    residual = norm.residual
-    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
-        raise GemkernError(
-            f"{where}: the residual is {residual.dtype} {tuple(residual.shape)} and x "
-            f"{x.dtype} {tuple(x.shape)}; make them alike"
-        )
+    numbers = {"mean": norm.mean, "var": norm.var, "weight": norm.weight, "bias": norm.bias}
+    named = {f"{name} of the norm": tensor for name, tensor in numbers.items()}
+    check_norm(where, x, norm.residual, named)
 
 
 class _Convolve(torch.autograd.Function):

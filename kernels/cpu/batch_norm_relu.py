@@ -6,8 +6,7 @@ read comes from there. The backward pass reads x twice and grad_y once, and writ
 ReLU let through of grad_y lies in grad_x meanwhile. With a residual and a ReLU it also reads y, and
 writes grad_residual, where that lies then.
 
-Sums are of blocks, in float32, and of those in float64 (Chan et al., "Updating formulae and a
-pairwise algorithm for computing sample variances", 1979). Channels are shared out among threads; a
+Sums are of blocks, in float32, and of those in float64. Channels are shared out among threads; a
 result does not depend on how many there are.
 """
 
@@ -18,6 +17,7 @@ import math
 import numpy as np
 import torch
 from gemkern.kernels.cpu.memory import floats
+from gemkern.kernels.cpu.moments import merged
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address, served
 from gemkern.kernels.cpu.threads import start_threads
@@ -76,11 +76,7 @@ def moments(values):
         # A mean near enough: what it lacks is the mean of what is left.
         centre = values.dtype.type(total(block) / size)
         once, twice = deviations(block, centre)
-        left = once / size
-        count += size
-        away = centre + left - mean
-        mean += away * (size / count)
-        spread += twice - once * left + away * away * (size * (count - size) / count)
+        count, mean, spread = merged(count, mean, spread, size, float(centre), once, twice)
     return mean, spread / count
 
 

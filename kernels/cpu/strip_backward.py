@@ -13,22 +13,25 @@ from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
-    KINDS,
     accumulate_run,
+    add_and_write,
     affine,
     aligned,
     clear_padding,
+    copy,
     lanes_of,
     next_row,
+    norm_only,
     numbers_of,
     rooms,
     row_shape,
     slot_of,
+    write,
     zero,
 )
 from gemkern.kernels.cpu.strip_lists import entries_by_input
 from gemkern.kernels.cpu.strips import VECTORS
-from gemkern.kernels.cpu.vector_rows import adding, leading_back, reading, reading_grad
+from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
 from gemkern.kernels.cpu.vectors import BYTES_OF_VECTOR, LANES, dot_products, sum_of_lanes
 from numba import njit, prange
 
@@ -102,11 +105,7 @@ def multiply_run(kind, x, x_step, rows, shift, entries, count, sums, pixels):
         run_one(x, x_step, rows, shift, entries, count, sums, pixels)
 
 
-copy, with_moments, with_moments_written = (
-    reading_grad(*which) for which in ((False, False), (True, False), (True, True))
-)
-copy_input, norm_input = (reading(*which, False) for which in KINDS[:2])
-to_input, to_input_and_kept = adding(0), adding(1)
+with_moments, with_moments_written = reading_grad(False), reading_grad(True)
 to_norm = leading_back(False, False, False)
 to_norm_kept = leading_back(True, False, False)
 to_norm_skip = leading_back(False, True, False)
@@ -155,11 +154,11 @@ def moment_table(moments, walk):
 def read_input(shape, offset, channel, x, norm, table, inputs, target):
     """Read a row of the convolution's input: as it was kept, or normalised again."""
     if inputs.z:
-        copy_input(shape, (inputs.z + offset, target), ())
+        copy(shape, (inputs.z + offset, target), ())
     elif norm.mean == 0:
-        copy_input(shape, (x + offset, target), ())
+        copy(shape, (x + offset, target), ())
     else:
-        norm_input(shape, (x + offset, target), numbers_of(table, channel, norm))
+        norm_only(shape, (x + offset, target), numbers_of(table, channel, norm))
 
 
 @njit
@@ -238,9 +237,9 @@ def lead_row_back(
             found[0] += once
             found[1] += twice
         elif inputs.grad_x and inputs.grad_z:
-            to_input_and_kept(shape, (buffer, inputs.grad_z + offset, inputs.grad_x + offset), ())
+            add_and_write(shape, (buffer, inputs.grad_z + offset, inputs.grad_x + offset), ())
         elif inputs.grad_x:
-            to_input(shape, (buffer, inputs.grad_x + offset), ())
+            write(shape, (buffer, inputs.grad_x + offset), ())
 
 
 @njit

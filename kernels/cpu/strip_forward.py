@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
+from gemkern.kernels.cpu.moments import merged
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import entries_by_output
@@ -173,7 +174,7 @@ def reach(rows, ring_at, ring, row, walk, pixel):
 copy, norm_only, norm_and_add = (reading(*which, False) for which in KINDS)
 copy_keep, norm_keep, norm_and_add_keep = (reading(*which, True) for which in KINDS)
 write_sums, add_and_write_sums = writing(False), writing(True)
-write, add_and_write = adding(0), adding(1)
+write, add_and_write = adding(False), adding(True)
 
 
 @njit
@@ -307,10 +308,7 @@ def forward_strip(
 
 @njit
 def combine_moments(moments, walk, chunks, bands, mean, var):
-    """Write mean and (biased) variance of each output channel from those of the strips.
-
-    Chan et al., "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
-    """
+    """Write mean and (biased) variance of each output channel from the sums of the strips."""
     outputs, height, width = walk.outputs, walk.out_height, walk.out_width
     means, variances = floats(mean, outputs), floats(var, outputs)
     strips = len(chunks) * (len(bands) - 1)
@@ -323,11 +321,7 @@ def combine_moments(moments, walk, chunks, bands, mean, var):
             if size == 0:
                 continue
             pivot, once, twice = doubles(moments + (strip * outputs + output) * 24, 3)
-            left = once / size
-            count += size
-            away = pivot + left - centre
-            centre += away * (size / count)
-            spread += twice - once * left + away * away * (size * (count - size) / count)
+            count, centre, spread = merged(count, centre, spread, size, pivot, once, twice)
         means[output] = centre
         # Not max(): a NaN has to stay one.
         variances[output] = 0.0 if spread < 0 else spread / count

@@ -139,21 +139,19 @@ def writing(added: bool) -> Any:
     return row_loop("n" + "f" * added, "f", 1, 2, body)
 
 
-def reading_grad(moments: bool, written: bool) -> Any:
-    """Return the loop that reads a gradient, with what moments owe to y, and writes it to a ring.
+def reading_grad(written: bool) -> Any:
+    """Return the loop that reads a gradient and y, adds what moments owe to y, and writes a ring.
 
-    Its numbers are constant, slope and mean, if there are moments.
+    Its numbers are constant, slope and mean; `written` is whether it writes to a tensor as well.
     """
 
     def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
-        value = read[0]
-        if moments:
-            constant, slope, mean = numbers
-            away = at.builder.fsub(read[1], mean)
-            value = at.builder.fadd(value, at.multiply_add(away, slope, constant))
+        constant, slope, mean = numbers
+        away = at.builder.fsub(read[1], mean)
+        value = at.builder.fadd(read[0], at.multiply_add(away, slope, constant))
         return [value] * (1 + written), []
 
-    return row_loop("f" * (1 + moments), "n" + "f" * written, 3 * moments, 0, body)
+    return row_loop("ff", "n" + "f" * written, 3, 0, body)
 
 
 def leading_back(kept: bool, skip: bool, residual: bool) -> Any:
@@ -181,13 +179,10 @@ def leading_back(kept: bool, skip: bool, residual: bool) -> Any:
     return row_loop("nnf" + "f" * (kept + skip), "f" * (1 + residual), 3, 2, body)
 
 
-def adding(others: int) -> Any:
-    """Return the loop that writes a row of the cache, plus others of tensors, to a tensor."""
+def adding(added: bool) -> Any:
+    """Return the loop that writes a row of the cache, plus one of a tensor, to a tensor."""
 
     def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
-        value, *more = read
-        for other in more:
-            value = at.builder.fadd(value, other)
-        return [value], []
+        return [at.builder.fadd(read[0], read[1]) if added else read[0]], []
 
-    return row_loop("n" + "f" * others, "f", 0, 0, body)
+    return row_loop("n" + "f" * added, "f", 0, 0, body)

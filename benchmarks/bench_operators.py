@@ -14,6 +14,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.score_steps import FUSED, LAYERS, PLAIN, SCORES, score_steps
 from gemkern import ops
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -95,33 +96,8 @@ def bench_freeze(benchmark: BenchmarkFixture, which: str, count: int) -> None:
     timed(benchmark, work[which])
 
 
-@pytest.mark.parametrize("which", ["torch.optim.SGD", "score_step_sgd"])
+@pytest.mark.parametrize("which", [PLAIN, FUSED])
 def bench_score_step(benchmark: BenchmarkFixture, which: str) -> None:
     """One step over the scores of ResNet-20: PyTorch's SGD with a clamp, and `score_step_sgd`."""
-    benchmark.group = "score step, 20 layers, 268,336 scores, float32"
-    sizes = [268_336 // 20] * 20
-    scores = [torch.rand(size, device=DEVICE).requires_grad_() for size in sizes]
-    grads = [torch.randn(size, device=DEVICE) for size in sizes]
-    active = [torch.rand(size, device=DEVICE) < 0.5 for size in sizes]
-    optimizer = torch.optim.SGD(scores, lr=0.1, momentum=0.9, weight_decay=1e-4)
-
-    def plain() -> None:
-        for score, grad in zip(scores, grads, strict=True):
-            score.grad = grad
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_clamp_min_(scores, 0.0)
-            torch._foreach_clamp_max_(scores, 1.0)
-
-    buffers = [torch.zeros_like(grad) for grad in grads]
-
-    def ours() -> None:
-        with torch.no_grad():
-            ops.score_step_sgd(
-                scores, active, grads, buffers, None, None,
-                lr=0.1, l2=5e-5, momentum=0.9, nesterov=False,
-            )  # fmt: skip
-
-    ours()
-    assert all(not score[~on].any() for score, on in zip(scores, active, strict=True))
-    timed(benchmark, {"torch.optim.SGD": plain, "score_step_sgd": ours}[which])
+    benchmark.group = f"score step, {LAYERS} layers, {SCORES:,} scores, float32"
+    timed(benchmark, score_steps(DEVICE)[which])

@@ -98,6 +98,6 @@ def bench_freeze(benchmark: BenchmarkFixture, which: str, count: int) -> None:
 
 @pytest.mark.parametrize("which", [PLAIN, FUSED])
 def bench_score_step(benchmark: BenchmarkFixture, which: str) -> None:
-    """One step over the scores of ResNet-20: PyTorch's SGD with a clamp, and `score_step_sgd`."""
+    """One step over the scores of ResNet-20: in plain PyTorch, and `score_step_sgd`."""
     benchmark.group = f"score step, {LAYERS} layers, {SCORES:,} scores, float32"
     timed(benchmark, score_steps(DEVICE)[which])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import regressions
+from benchmarks import regressions, score_steps
 from benchmarks.cpu_timing import Call
 from benchmarks.regressions import ATTEMPTS, BOUNDS, MAKERS, measure, ratio
 
@@ -45,7 +45,24 @@ def test_a_contender_that_became_slow_is_noticed(monkeypatch: pytest.MonkeyPatch
     assert len(ratios) == ATTEMPTS
 
 
-def test_threads_are_put_back() -> None:
-    before = torch.get_num_threads()
-    measure("score step")
-    assert torch.get_num_threads() == before
+def test_one_thread_measures_and_all_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, found = torch.get_num_threads(), []
+
+    def noted(*arguments: object) -> float:
+        found.append(torch.get_num_threads())
+        return BOUNDS["score step"]
+
+    monkeypatch.setattr(regressions, "ratio", noted)
+    torch.set_num_threads(2)
+    try:
+        measure("score step")
+        assert torch.get_num_threads() == 2
+        assert found == [1]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_wrong_score_step_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score_steps.ops, "score_step_sgd", lambda *lists, **options: None)
+    with pytest.raises(AssertionError):
+        score_steps.score_steps()

@@ -18,9 +18,14 @@ class MaskedSGD(torch.optim.SGD):
     Masks are the layers' `active`, read when a step is taken. Given a model, every other trainable
     parameter (bias, norm) learns too, and a model with no masked layer trains as with plain SGD.
 
+    Momentum is there from the start, zero, and stays where it is: what loads a state writes it
+    there, for captured graphs of a step.
+
     Args:
         layers: a model, masked layers, or groups {"layers": model or layers, "lr": ..., ...}.
         lr, momentum, weight_decay, nesterov: as in `torch.optim.SGD`.
+        capturable: keep each group's learning rate in a 0-d tensor on the device, for captured
+            graphs to read; change it in place. A step is then PyTorch's fused one.
 
     Raises:
         GemkernError: an option is out of its range.
@@ -33,6 +38,7 @@ class MaskedSGD(torch.optim.SGD):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        capturable: bool = False,
     ) -> None:
         options: dict[str, Any] = {
             "lr": lr,
@@ -47,7 +53,14 @@ class MaskedSGD(torch.optim.SGD):
             groups = [{"params": self._adopt(members), **own} for members, own in grouped(layers)]
         for group in groups:
             _check({**options, **group})
-        super().__init__(groups, **options)
+        super().__init__(groups, **options, fused=capturable or None)
+        for group in self.param_groups:
+            if capturable:
+                device = group["params"][0].device
+                group["lr"] = torch.full((), group["lr"], dtype=torch.float32, device=device)
+            if group["momentum"]:
+                for parameter in group["params"]:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -60,6 +73,27 @@ class MaskedSGD(torch.optim.SGD):
             if buffer is not None:
                 buffer.masked_fill_(masked, 0)
         return loss
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Set all momentum to zero."""
+        for memory in self.state.values():
+            memory["momentum_buffer"].zero_()
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load `state_dict` into the tensors that are there; momentum it does not have is zero."""
+        kept = [(group["lr"], group["fused"]) for group in self.param_groups]
+        memories = dict(self.state)
+        super().load_state_dict(state_dict)
+        for group, (rate, fused) in zip(self.param_groups, kept, strict=True):
+            # A captured state may go on where nothing is captured, and the other way round.
+            group["fused"], lr = fused, group["lr"]
+            group["lr"] = rate.fill_(lr) if isinstance(rate, Tensor) else float(lr)
+        for parameter, memory in memories.items():
+            buffer, loaded = memory["momentum_buffer"], self.state[parameter]
+            buffer.copy_(loaded.get("momentum_buffer", torch.zeros_like(buffer)))
+            self.state[parameter] = memory
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_layers": self._layers}

@@ -1,0 +1,100 @@
+"""Steps as CUDA graphs: the host asks for a whole step at once instead of for each of its kernels.
+
+A graph repeats the device's part of a call, on the addresses and with the host's numbers of the
+moment in which it was captured; Python takes no part in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
+from typing import Protocol
+
+import torch
+
+from gemkern.training.step import TrainingStep
+
+# Steps before the capture: the first ones choose dtypes, make memory and compile kernels.
+WARM_UPS = 3
+
+Call = Callable[[], None]
+
+logger = logging.getLogger(__name__)
+
+
+class Graphs(Protocol):
+    """How a device captures calls."""
+
+    def warm_up(self, call: Call) -> None:
+        """Run `call` where it will be captured."""
+
+    def capture(self, call: Call) -> Call:
+        """Return what replays `call`; nothing is computed by now."""
+
+
+class CudaGraphs:
+    """CUDA graphs of calls that work on `device`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._failed: list[torch.cuda.CUDAGraph] = []
+
+    def warm_up(self, call: Call) -> None:
+        stream = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(stream)
+        with torch.cuda.stream(self._stream):
+            call()
+        stream.wait_stream(self._stream)
+
+    def capture(self, call: Call) -> Call:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                call()
+        except Exception:
+            # What failed may leave its stream behind, and the allocator may ask its graph again.
+            torch.cuda.set_stream(stream)
+            self._failed.append(graph)
+            raise
+        return graph.replay
+
+
+def graphs_on(device: torch.device) -> Graphs | None:
+    """Return how calls that work on `device` are captured; None where they cannot be."""
+    return CudaGraphs(device) if device.type == "cuda" else None
+
+
+def ways_to_run(step: TrainingStep) -> Iterator[Call]:
+    """Yield how to take each step: from Python, and captured, where that is possible, after a few.
+
+    Every one is a step of the training. Where steps could be captured and are not, a warning says
+    why, and the training goes on from Python.
+    """
+    graphs = graphs_on(step.device)
+    if graphs is None:
+        yield from repeat(step)
+    elif not step.capturable:
+        _warn("it changes what a graph would read")
+        yield from repeat(step)
+    else:
+        yield from repeat(partial(graphs.warm_up, step), WARM_UPS)
+        yield from repeat(_captured(step, graphs))
+
+
+def _captured(step: TrainingStep, graphs: Graphs) -> Call:
+    """Return what replays `step`, or the step itself; nothing is computed or drawn by now."""
+    devices = [step.device] if step.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            return graphs.capture(step)
+    except Exception as error:
+        step.clear_gradients()
+        _warn(" ".join(f"{type(error).__name__}: {error}".split()))
+        return step
+
+
+def _warn(reason: str) -> None:
+    logger.warning("gemkern: training goes on without a CUDA graph of its step (%s)", reason)

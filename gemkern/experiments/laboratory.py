@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
-from gemkern.data import Dataset, batches, load
+from gemkern.data import Dataset, Split, batches, load
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Phase, Saving
 from gemkern.experiments.savings import EpochTimes, step_times
-from gemkern.experiments.settings import Settings
+from gemkern.experiments.settings import AUTOCAST, Settings
 from gemkern.models import build
 from gemkern.nn import accelerate, is_accelerated, large_enough, pays, runs_sparse
 from gemkern.tickets import Search, Ticket
@@ -90,7 +91,7 @@ class Laboratory:
     def fresh_model(self, seed: int) -> nn.Module:
         """Return the network of the settings with the initial weights of `seed`."""
         channels, size, _ = self.dataset.image_shape
-        return build(
+        model = build(
             self.settings.model,
             classes=self.dataset.classes,
             channels=channels,
@@ -99,6 +100,15 @@ class Laboratory:
             init=self.settings.init,
             seed=seed,
         ).to(self.settings.device)
+        if self.settings.device.startswith("cuda"):
+            # cuDNN's layout, as that of the images; PyTorch's types do not know the argument.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The dtype of products and convolutions; None for that of the weights."""
+        return AUTOCAST[self.settings.autocast]
 
     @property
     def accelerates(self) -> bool:
@@ -106,6 +116,7 @@ class Laboratory:
         settings, (_, height, width) = self.settings, self.dataset.image_shape
         return (
             settings.accelerate
+            and self.autocast is None
             and runs_sparse(settings.device)
             and large_enough(settings.batch_size, height, width)
         )
@@ -154,7 +165,7 @@ class Laboratory:
 
     def test(self, model: nn.Module) -> float:
         """Return the accuracy of `model` on the test set, a fraction."""
-        return evaluate(model, self.dataset.test, self.dataset)
+        return self._accuracy(model, self.dataset.test)
 
     def with_ticket(self, ticket: Ticket, seed: int) -> nn.Module:
         """Return a fresh model under `ticket`, ready to finetune."""
@@ -174,7 +185,7 @@ class Laboratory:
 
         def write(stats: EpochStats) -> None:
             times.add(stats)
-            validation = evaluate(model, self.dataset.validation, self.dataset)
+            validation = self._accuracy(model, self.dataset.validation)
             notebook.write(phase, stats, density(), validation)
 
         train(
@@ -183,6 +194,11 @@ class Laboratory:
             self.dataset,
             batch_size=self.settings.batch_size,
             seed=notebook.seed,
+            autocast=self.autocast,
+            graph=self.settings.graph,
             on_epoch=write,
         )
         return times
+
+    def _accuracy(self, model: nn.Module, split: Split) -> float:
+        return evaluate(model, split, self.dataset, autocast=self.autocast)

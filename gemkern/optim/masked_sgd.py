@@ -18,8 +18,8 @@ class MaskedSGD(torch.optim.SGD):
     Masks are the layers' `active`, read when a step is taken. Given a model, every other trainable
     parameter (bias, norm) learns too, and a model with no masked layer trains as with plain SGD.
 
-    Momentum is there from the start, zero, and stays where it is: what loads a state writes it
-    there, for captured graphs of a step.
+    Once it is there, momentum stays where it is, for captured graphs of a step: `forget` and
+    `load_state_dict` write to it.
 
     Args:
         layers: a model, masked layers, or groups {"layers": model or layers, "lr": ..., ...}.
@@ -54,13 +54,9 @@ class MaskedSGD(torch.optim.SGD):
         for group in groups:
             _check({**options, **group})
         super().__init__(groups, **options, fused=capturable or None)
-        for group in self.param_groups:
-            if capturable:
-                device = group["params"][0].device
-                group["lr"] = torch.full((), group["lr"], dtype=torch.float32, device=device)
-            if group["momentum"]:
-                for parameter in group["params"]:
-                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        for group in self.param_groups if capturable else ():
+            device = group["params"][0].device
+            group["lr"] = torch.full((), group["lr"], dtype=torch.float32, device=device)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -30,18 +30,21 @@ def sparse_model(laboratory: Laboratory, density: float) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("density", "accelerate", "batch", "expected"),
+    ("density", "accelerate", "autocast", "batch", "expected"),
     [
-        (0.1, True, BATCH, True),
-        (0.5, True, BATCH, False),
-        (0.1, False, BATCH, False),
-        (0.1, True, BATCH - 1, False),
+        (0.1, True, "none", BATCH, True),
+        (0.5, True, "none", BATCH, False),
+        (0.1, False, "none", BATCH, False),
+        (0.1, True, "none", BATCH - 1, False),
+        (0.1, True, "bfloat16", BATCH, False),
     ],
 )
 def test_finetuning_is_accelerated_and_measured_where_that_pays(
-    density: float, accelerate: bool, batch: int, expected: bool
+    density: float, accelerate: bool, autocast: str, batch: int, expected: bool
 ) -> None:
-    laboratory = Laboratory(settings(accelerate=accelerate, batch_size=batch, finetune_epochs=1))
+    laboratory = Laboratory(
+        settings(accelerate=accelerate, autocast=autocast, batch_size=batch, finetune_epochs=1)
+    )
     savings: list[Saving] = []
     model = sparse_model(laboratory, density)
     laboratory.finetune(model, density, Notebook("tested", 3, lambda record: None, savings.append))

@@ -35,6 +35,8 @@ SETTINGS = Settings(
     imp_lr=0.1,
     imp_prune=0.5,
     accelerate=True,
+    autocast="none",
+    graph=True,
 )
 
 

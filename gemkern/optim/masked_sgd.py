@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gemkern import ops
 from gemkern.optim.layers import Layers, MaskedLayer, grouped, is_masked
 from gemkern.optim.score_optimizer import check_momentum, check_range
 
@@ -62,12 +63,7 @@ class MaskedSGD(torch.optim.SGD):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take SGD's step, then clear what is masked; return what `closure` returned, if given."""
         loss = super().step(closure)
-        for layer in self._layers:
-            masked = ~layer.active
-            layer.weight.masked_fill_(masked, 0)
-            buffer = self.state.get(layer.weight, {}).get("momentum_buffer")
-            if buffer is not None:
-                buffer.masked_fill_(masked, 0)
+        self._clear_masked()
         return loss
 
     @torch.no_grad()
@@ -93,6 +89,18 @@ class MaskedSGD(torch.optim.SGD):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_layers": self._layers}
+
+    def _clear_masked(self) -> None:
+        """Write +0.0 to what is masked, weights and momentum of all layers at once."""
+        pairs = [
+            (tensor, layer.active)
+            for layer in self._layers
+            for tensor in (layer.weight, self.state.get(layer.weight, {}).get("momentum_buffer"))
+            if tensor is not None
+        ]
+        if pairs:
+            tensors, active = map(list, zip(*pairs, strict=True))
+            torch._foreach_copy_(tensors, ops.effective_weight(tensors, None, active))
 
     def _adopt(self, modules: Iterable[Any]) -> list[Tensor]:
         """Remember the masked layers that learn; return the trainable parameters of all."""

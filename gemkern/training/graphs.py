@@ -51,8 +51,11 @@ class CudaGraphs:
 
     def capture(self, call: Call) -> Call:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
+        # Kernels that work on many tensors note their addresses in pinned memory: stricter modes
+        # forbid to make it.
+        mode = "relaxed"
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode):
                 call()
         except Exception:
             # What failed may leave its stream behind, and the allocator may ask its graph again.

@@ -185,6 +185,68 @@ def test_a_closure_and_no_host_reads() -> None:
     assert not torch.equal(model[3].weight, before)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_capturable_it_takes_the_same_steps(options: dict[str, Any]) -> None:
+    model, twin = masked(), masked()
+    optimizer = MaskedSGD(model, **options, capturable=True)
+    learn(model, optimizer, 2)
+    learn(twin, MaskedSGD(twin, **options), 2)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    reached = copy.deepcopy(model)
+    optimizer.param_groups[0]["lr"].zero_()
+    learn(model, optimizer, 1)
+    assert_same(model, reached)
+
+
+def test_capturable_groups_have_rates_of_their_own() -> None:
+    model = masked()
+    groups = [{"layers": model[0], "lr": 0.0}, {"layers": [model[3]]}]
+    optimizer = MaskedSGD(groups, lr=0.25, capturable=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert [rate.item() for rate in rates] == [0.0, 0.25]
+    assert all(rate.dtype == torch.float32 and rate.dim() == 0 for rate in rates)
+
+
+def test_a_loaded_state_is_written_where_the_old_one_is() -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, **OPTIONS[2], capturable=True)
+    fresh = copy.deepcopy(optimizer.state_dict())
+    learn(model, optimizer, 2)
+    moved = copy.deepcopy(optimizer.state_dict())
+    kept = [memory["momentum_buffer"] for memory in optimizer.state.values()]
+    rate = optimizer.param_groups[0]["lr"]
+    optimizer.param_groups[0]["lr"].fill_(0.5)
+    for state, empty in ((fresh, True), (moved, False)):
+        optimizer.load_state_dict(state)
+        now = [memory["momentum_buffer"] for memory in optimizer.state.values()]
+        assert all(ours is theirs for ours, theirs in zip(now, kept, strict=True))
+        assert optimizer.param_groups[0]["lr"] is rate
+        assert rate.item() == pytest.approx(0.1)
+        assert empty == (not any(buffer.any() for buffer in now))
+    loaded = [memory["momentum_buffer"] for memory in moved["state"].values()]
+    assert all(torch.equal(a, b) for a, b in zip(now, loaded, strict=True))
+    optimizer.forget()
+    assert not any(buffer.any() for buffer in now)
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_a_state_goes_on_where_rates_are_kept_in_another_way(capturable: bool) -> None:
+    model, twin = masked(), masked()
+    optimizer = MaskedSGD(model, **OPTIONS[1], capturable=capturable)
+    learn(model, optimizer, 2)
+    twin.load_state_dict(model.state_dict())
+    other = MaskedSGD(twin, **{**OPTIONS[1], "lr": 0.7}, capturable=not capturable)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    (group,) = other.param_groups
+    assert isinstance(group["lr"], Tensor) is not capturable
+    assert float(group["lr"]) == pytest.approx(0.1)
+    learn(model, optimizer, 2, seed=2)
+    learn(twin, other, 2, seed=2)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

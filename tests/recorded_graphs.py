@@ -7,7 +7,7 @@ it gets wrong bits from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,11 +30,16 @@ class RecordedGraphs:
     """`gemkern.training.graphs.Graphs` that counts what is asked of it."""
 
     def __init__(self) -> None:
-        self.warm_ups = self.captures = self.replays = 0
+        self.warm_ups = self.captures = self.replays = self.widest = 0
 
     def warm_up(self, call: Call) -> None:
         self.warm_ups += 1
         call()
+
+    def side_by_side(self, calls: Sequence[Call]) -> None:
+        self.widest = max(self.widest, len(calls))
+        for call in calls:
+            call()
 
     def capture(self, call: Call) -> Call:
         self.captures += 1

@@ -7,7 +7,7 @@ moment in which it was captured; Python takes no part in it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Protocol
@@ -30,6 +30,9 @@ class Graphs(Protocol):
     def warm_up(self, call: Call) -> None:
         """Run `call` where it will be captured."""
 
+    def side_by_side(self, calls: Sequence[Call]) -> None:
+        """Run `calls`, which share nothing that one of them writes, at once if the device can."""
+
     def capture(self, call: Call) -> Call:
         """Return what replays `call`; nothing is computed by now."""
 
@@ -40,6 +43,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
+        self._branches: list[torch.cuda.Stream] = []
         self._failed: list[torch.cuda.CUDAGraph] = []
 
     def warm_up(self, call: Call) -> None:
@@ -48,6 +52,17 @@ class CudaGraphs:
         with torch.cuda.stream(self._stream):
             call()
         stream.wait_stream(self._stream)
+
+    def side_by_side(self, calls: Sequence[Call]) -> None:
+        while len(self._branches) < len(calls):
+            self._branches.append(torch.cuda.Stream(self._device))
+        stream, branches = torch.cuda.current_stream(self._device), self._branches[: len(calls)]
+        for call, branch in zip(calls, branches, strict=True):
+            branch.wait_stream(stream)
+            with torch.cuda.stream(branch):
+                call()
+        for branch in branches:
+            stream.wait_stream(branch)
 
     def capture(self, call: Call) -> Call:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
@@ -70,33 +85,40 @@ def graphs_on(device: torch.device) -> Graphs | None:
     return CudaGraphs(device) if device.type == "cuda" else None
 
 
-def ways_to_run(step: TrainingStep) -> Iterator[Call]:
-    """Yield how to take each step: from Python, and captured, where that is possible, after a few.
+def in_turn(calls: Sequence[Call]) -> None:
+    """Run one call after the other."""
+    for call in calls:
+        call()
+
+
+def ways_to_run(steps: Sequence[TrainingStep]) -> Iterator[Call]:
+    """Yield how to take a step of each: from Python, and after a few captured, if that is possible.
 
     Every one is a step of the training. Where steps could be captured and are not, a warning says
     why, and the training goes on from Python.
     """
-    graphs = graphs_on(step.device)
+    device = steps[0].device
+    graphs = graphs_on(device)
     if graphs is None:
-        yield from repeat(step)
-    elif not step.capturable:
+        yield from repeat(partial(in_turn, steps))
+    elif not all(step.capturable for step in steps):
         _warn("it changes what a graph would read")
-        yield from repeat(step)
+        yield from repeat(partial(in_turn, steps))
     else:
-        yield from repeat(partial(graphs.warm_up, step), WARM_UPS)
-        yield from repeat(_captured(step, graphs))
+        yield from repeat(partial(graphs.warm_up, partial(graphs.side_by_side, steps)), WARM_UPS)
+        yield from repeat(_captured(steps, graphs, device))
 
 
-def _captured(step: TrainingStep, graphs: Graphs) -> Call:
-    """Return what replays `step`, or the step itself; nothing is computed or drawn by now."""
-    devices = [step.device] if step.device.type == "cuda" else []
+def _captured(steps: Sequence[TrainingStep], graphs: Graphs, device: torch.device) -> Call:
+    """Return what replays a step of each, or takes it; nothing is computed or drawn by now."""
     try:
-        with torch.random.fork_rng(devices):
-            return graphs.capture(step)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return graphs.capture(partial(graphs.side_by_side, steps))
     except Exception as error:
-        step.clear_gradients()
+        for step in steps:
+            step.clear_gradients()
         _warn(" ".join(f"{type(error).__name__}: {error}".split()))
-        return step
+        return partial(in_turn, steps)
 
 
 def _warn(reason: str) -> None:

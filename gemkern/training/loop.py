@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, repeat
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from gemkern.data import Dataset, Split, TrainingBatches, eval_batches
 from gemkern.errors import GemkernError
-from gemkern.training.graphs import ways_to_run
+from gemkern.training.graphs import Call, in_turn, ways_to_run
 from gemkern.training.numerics import reproducible_numerics
 from gemkern.training.step import TrainingStep, autocasting
 
@@ -51,6 +52,24 @@ class EpochStats:
     steps: int
 
 
+@dataclass(frozen=True)
+class Trainee:
+    """A model in training.
+
+    Attributes:
+        model: maps images [B, C, H, W] to logits [B, classes]; on the device of the data set. Where
+            steps are captured, its forward pass may not draw random numbers on the host.
+        method: learns after each backward pass and hears of the end of each step and epoch.
+        seed: of the data order, crops and flips; these are a function of seed and epoch.
+        on_epoch: hears of each epoch, outside the timed part.
+    """
+
+    model: nn.Module
+    method: Method
+    seed: int
+    on_epoch: Callable[[EpochStats], None] = lambda stats: None
+
+
 def train(
     model: nn.Module,
     method: Method,
@@ -65,15 +84,11 @@ def train(
     """Train `model` on the training split for `method.epochs` epochs.
 
     The same seed gives the same bits on one machine, with graphs or without. Nothing is read by the
-    host inside a step; the loss is summed on the device and read once an epoch. `on_epoch` runs
-    outside the timed part.
+    host inside a step; the loss is summed on the device and read once an epoch.
 
     Args:
-        model: maps images [B, C, H, W] to logits [B, classes]; on the device of `dataset`. With
-            `graph`, its forward pass may not draw random numbers on the host.
-        method: learns after each backward pass and hears of the end of each step and epoch.
+        model, method, seed, on_epoch: as in `Trainee`.
         batch_size: images a step.
-        seed: of the data order, crops and flips; these are a function of seed and epoch.
         autocast: the dtype of products and convolutions, such as torch.bfloat16; None for that of
             the weights.
         graph: on a CUDA device, capture the step once and replay it, if that is possible.
@@ -81,32 +96,81 @@ def train(
     Raises:
         GemkernError: the loss became infinite or NaN, or the batch is larger than the split.
     """
+    trainee = Trainee(model, method, seed, on_epoch)
+    train_together([trainee], dataset, batch_size=batch_size, autocast=autocast, graph=graph)
+
+
+def train_together(
+    trainees: Sequence[Trainee],
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    autocast: torch.dtype | None = None,
+    graph: bool = True,
+) -> None:
+    """Train several models as `train` trains one: a step of each, then the next step of each.
+
+    On a CUDA device the steps of all are captured as one graph, in which they run side by side: a
+    small network alone leaves most of the device idle. Models that draw no random numbers learn to
+    the same bits as alone. The seconds of an epoch are each one's equal share.
+
+    Raises:
+        GemkernError: as `train`, or the methods do not last equally long.
+    """
+    lengths = sorted({trainee.method.epochs for trainee in trainees})
+    if len(lengths) != 1:
+        raise GemkernError(
+            f"methods that last {lengths} epochs cannot be trained together: "
+            "give one at least, and all the same length"
+        )
+    steps = [_step(trainee, dataset, batch_size, autocast) for trainee in trainees]
+    runs = ways_to_run(steps) if graph else repeat(partial(in_turn, steps))
+    with reproducible_numerics():
+        for epoch in range(*lengths):
+            started = _now(dataset)
+            losses = _train_epoch(trainees, steps, runs, epoch)
+            for trainee, loss in zip(trainees, losses, strict=True):
+                _check_loss(loss, epoch, trainee.method.epochs)
+                trainee.method.end_epoch()
+            seconds = (_now(dataset) - started) / len(trainees)
+            for trainee, loss, step in zip(trainees, losses, steps, strict=True):
+                trainee.on_epoch(EpochStats(epoch + 1, loss, seconds, step.count))
+
+
+def _step(
+    trainee: Trainee, dataset: Dataset, batch_size: int, autocast: torch.dtype | None
+) -> TrainingStep:
     batches = TrainingBatches(
         dataset.train,
         batch_size,
-        seed=seed,
+        seed=trainee.seed,
         mean=dataset.mean,
         std=dataset.std,
         augment=dataset.augment,
     )
-    step = TrainingStep(model, method, batches, autocast)
-    runs = ways_to_run(step) if graph else repeat(step)
-    with reproducible_numerics():
-        for epoch in range(method.epochs):
-            model.train()
-            started = _now(dataset)
-            step.begin(epoch)
-            for run in islice(runs, len(batches)):
-                run()
-                method.end_step()
-            loss = step.mean_loss()
-            if not math.isfinite(loss):
-                raise GemkernError(
-                    f"the loss is {loss} in epoch {epoch + 1} of {method.epochs}: "
-                    "lower the learning rate or check the data"
-                )
-            method.end_epoch()
-            on_epoch(EpochStats(epoch + 1, loss, _now(dataset) - started, len(batches)))
+    return TrainingStep(trainee.model, trainee.method, batches, autocast)
+
+
+def _train_epoch(
+    trainees: Sequence[Trainee], steps: Sequence[TrainingStep], runs: Iterator[Call], epoch: int
+) -> list[float]:
+    """Return the mean loss of each trainee."""
+    for trainee, step in zip(trainees, steps, strict=True):
+        trainee.model.train()
+        step.begin(epoch)
+    for run in islice(runs, steps[0].count):
+        run()
+        for trainee in trainees:
+            trainee.method.end_step()
+    return [step.mean_loss() for step in steps]
+
+
+def _check_loss(loss: float, epoch: int, epochs: int) -> None:
+    if not math.isfinite(loss):
+        raise GemkernError(
+            f"the loss is {loss} in epoch {epoch + 1} of {epochs}: "
+            "lower the learning rate or check the data"
+        )
 
 
 def evaluate(

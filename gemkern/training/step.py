@@ -56,6 +56,11 @@ class TrainingStep:
         """Whether a captured graph of a call would be worth a call."""
         return self._learner.capturable
 
+    @property
+    def count(self) -> int:
+        """How many steps there are in an epoch."""
+        return len(self._batches)
+
     def begin(self, epoch: int) -> None:
         """Go to the first batch of `epoch`, and count its losses from zero."""
         self._batches.begin(epoch)
@@ -76,7 +81,7 @@ class TrainingStep:
 
     def mean_loss(self) -> float:
         """Return the mean loss of the epoch that has ended; reads the device."""
-        return self._total.item() / len(self._batches)
+        return self._total.item() / self.count
 
 
 def autocasting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:

@@ -78,6 +78,7 @@ _MACHINE: dict[str, Any] = {
     "accelerate": True,
     "autocast": "auto",
     "graph": True,
+    "seeds_at_once": 1,
 }
 
 PAPER: dict[str, dict[str, Any]] = {

@@ -23,7 +23,7 @@ class Settings:
     None for data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate`
     runs whatever is sparse enough on the sparse kernels. `autocast` is the dtype of products and
     convolutions, "bfloat16", or "none" for that of the weights. `graph` replays training steps as
-    CUDA graphs, on a CUDA device.
+    CUDA graphs, on a CUDA device. `seeds_at_once` is how many seeds of a race train together.
     """
 
     data: str
@@ -51,6 +51,7 @@ class Settings:
     accelerate: bool
     autocast: str
     graph: bool
+    seeds_at_once: int
 
     def scaled(self, budget: float) -> Settings:
         """Return the same experiment with every epoch count multiplied by `budget`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from gemkern.tickets import Ticket
 from gemkern.training import graphs, weights
 
 METHODS = ("gem-miner", "imp", "dense")
+Tickets = dict[tuple[str, int], Ticket]
 TIMED = ("seconds", "find_seconds", "finetune_seconds", "step_ms")
 
 
@@ -28,33 +30,43 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> RecordedGraphs:
     return recorder
 
 
-def held(**changes: Any) -> tuple[list[dict[str, Any]], dict[str, Ticket]]:
+def held(seeds: Sequence[int] = (0,), **changes: Any) -> tuple[list[dict[str, Any]], Tickets]:
     """Return the runs of a race without their clocks, and its tickets."""
-    tickets: dict[str, Ticket] = {}
+    tickets: Tickets = {}
     runs = race(
         Laboratory(settings(accelerate=False, imp_rewind="3", **changes)),
         METHODS,
-        [0],
-        on_ticket=lambda method, seed, ticket: tickets.update({method: ticket}),
+        seeds,
+        on_ticket=lambda method, seed, ticket: tickets.update({(method, seed): ticket}),
     )
     measured = [dataclasses.asdict(run) for run in runs]
     return [{k: v for k, v in run.items() if k not in TIMED} for run in measured], tickets
+
+
+def assert_same(ours: tuple[Any, Tickets], theirs: tuple[Any, Tickets]) -> None:
+    assert ours[0] == theirs[0]
+    assert ours[1].keys() == theirs[1].keys()
+    assert {method for method, _ in ours[1]} == {"gem-miner", "imp"}
+    for name, ticket in ours[1].items():
+        one, other = state(ticket), state(theirs[1][name])
+        assert all(torch.equal(one[entry], other[entry]) for entry in one), name
 
 
 @pytest.mark.parametrize("autocast", ["none", "bfloat16"])
 def test_a_captured_race_is_the_eager_race_to_the_bit(
     recorded: RecordedGraphs, autocast: str
 ) -> None:
-    eager, eager_tickets = held(graph=False, autocast=autocast)
+    eager = held(graph=False, autocast=autocast)
     assert recorded.captures == 0
-    captured, tickets = held(graph=True, autocast=autocast)
-    assert captured == eager
-    assert tickets.keys() == eager_tickets.keys() == {"gem-miner", "imp"}
-    for method, ticket in tickets.items():
-        ours, theirs = state(ticket), state(eager_tickets[method])
-        assert all(torch.equal(ours[entry], theirs[entry]) for entry in ours), method
+    assert_same(held(graph=True, autocast=autocast), eager)
     # Two searches and three finetunings: each is captured once, whatever freezes or rewinds.
     assert recorded.captures == 5
+
+
+def test_seeds_are_captured_together(recorded: RecordedGraphs) -> None:
+    eager = held((0, 1), graph=False)
+    assert_same(held((0, 1), seeds_at_once=2), eager)
+    assert (recorded.captures, recorded.widest) == (5, 2)
 
 
 def test_autocast_reaches_training_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,5 +81,5 @@ def test_autocast_reaches_training_and_evaluation(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(model_type, "forward", watched)
     laboratory = Laboratory(settings(autocast="bfloat16"))
-    mine(laboratory, Notebook("gem-miner", 0, lambda record: None))
+    mine(laboratory, [Notebook("gem-miner", 0, lambda record: None)])
     assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}

@@ -47,7 +47,8 @@ def test_finetuning_is_accelerated_and_measured_where_that_pays(
     )
     savings: list[Saving] = []
     model = sparse_model(laboratory, density)
-    laboratory.finetune(model, density, Notebook("tested", 3, lambda record: None, savings.append))
+    notebook = Notebook("tested", 3, lambda record: None, savings.append)
+    laboratory.finetune([model], density, [notebook])
     assert is_accelerated(model) is expected
     found = [(saving.method, saving.seed, saving.phase, saving.steps) for saving in savings]
     assert found == ([("tested", 3, "finetune", 128 // batch)] if expected else [])
@@ -80,7 +81,7 @@ def test_a_search_is_measured_once_it_is_sparse() -> None:
     savings: list[Saving] = []
     for seed, density in enumerate((0.3, 0.02)):
         laboratory = Laboratory(settings(density=density, batch_size=BATCH, mine_epochs=5))
-        mine(laboratory, Notebook("gem-miner", seed, lambda record: None, savings.append))
+        mine(laboratory, [Notebook("gem-miner", seed, lambda record: None, savings.append)])
     # Of the weights, 0.14 and 0.05 remain in the last two epochs on the way to 0.02.
     assert [(saving.seed, saving.phase, saving.steps) for saving in savings] == [(1, "find", 4)]
 

@@ -37,6 +37,7 @@ SETTINGS = Settings(
     accelerate=True,
     autocast="none",
     graph=True,
+    seeds_at_once=1,
 )
 
 

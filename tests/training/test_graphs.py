@@ -19,7 +19,16 @@ from torch.utils._pytree import tree_leaves
 import gemkern as gk
 from gemkern.data import Dataset
 from gemkern.optim import masked_layers
-from gemkern.training import EpochStats, Method, WeightTraining, graphs, train, weights
+from gemkern.training import (
+    EpochStats,
+    Method,
+    Trainee,
+    WeightTraining,
+    graphs,
+    train,
+    train_together,
+    weights,
+)
 from gemkern.training.graphs import WARM_UPS
 
 BATCH, STEPS = 16, 6
@@ -101,7 +110,8 @@ def run(
     method = make(model)
     stats: list[EpochStats] = []
     torch.manual_seed(3)
-    train(model, method, dataset, batch_size=BATCH, seed=0, on_epoch=stats.append, **options)
+    fixed = {"batch_size": BATCH, "on_epoch": stats.append}
+    train(model, method, dataset, **{"seed": 0, **fixed, **options})
     return [epoch.loss for epoch in stats], [*state_of(model, method), torch.get_rng_state()]
 
 
@@ -236,6 +246,50 @@ def test_a_capture_that_fails_leaves_no_trace_but_a_warning(
     )
 
 
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("graph", [True, False])
+def test_together_each_learns_what_it_learns_alone(
+    network: nn.Module, stripes: Dataset, recorded: RecordedGraphs, name: str, graph: bool
+) -> None:
+    trainees, stats = [], []
+    for seed in (0, 1, 2):
+        model = copy.deepcopy(network)
+        learnt: list[EpochStats] = []
+        trainees.append(Trainee(model, METHODS[name](model), seed, learnt.append))
+        stats.append(learnt)
+    train_together(trainees, stripes, batch_size=BATCH, graph=graph)
+    assert (recorded.captures, recorded.widest) == ((1, 3) if graph else (0, 0))
+    for trainee, learnt in zip(trainees, stats, strict=True):
+        alone = run(network, stripes, METHODS[name], seed=trainee.seed, graph=False)
+        together = [epoch.loss for epoch in learnt], state_of(trainee.model, trainee.method)
+        assert_same(together, (alone[0], alone[1][:-1]))
+    assert len({epochs[0].loss for epochs in stats}) == 3, "the seeds can be told apart"
+
+
+def test_together_a_capture_that_fails_fails_for_all(
+    network: nn.Module, stripes: Dataset, recorded: RecordedGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = FailedGraphs(62 + 73)
+    monkeypatch.setattr(graphs, "graphs_on", lambda device: failing)
+    models = [copy.deepcopy(network) for _ in range(2)]
+    trainees = [Trainee(model, dense(model), seed) for seed, model in enumerate(models)]
+    train_together(trainees, stripes, batch_size=BATCH)
+    assert (failing.captures, failing.replays) == (1, 0)
+    for trainee in trainees:
+        _, alone = run(network, stripes, dense, seed=trainee.seed, graph=False)
+        assert_same((0, state_of(trainee.model, trainee.method)), (0, alone[:-1]))
+
+
+def test_together_none_is_captured_where_one_cannot_be(
+    network: nn.Module, stripes: Dataset, recorded: RecordedGraphs
+) -> None:
+    models = [copy.deepcopy(network) for _ in range(2)]
+    makers = (mined(fused=True), mined(fused=True, accelerated=True))
+    trainees = [Trainee(model, make(model), 0) for model, make in zip(models, makers, strict=True)]
+    train_together(trainees, stripes, batch_size=BATCH)
+    assert recorded.captures == recorded.warm_ups == 0
+
+
 def test_a_step_that_reads_the_device_is_not_captured(
     stripes: Dataset, network: nn.Module, recorded: RecordedGraphs, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -288,9 +342,11 @@ class FakeCuda:
     def __init__(self, fails: bool) -> None:
         self.log: list[str] = []
         self._fails = fails
+        self._made = 0
 
     def Stream(self, device: torch.device) -> FakeStream:
-        return FakeStream("side", self.log)
+        self._made += 1
+        return FakeStream(("side", "first", "second", "third")[self._made - 1], self.log)
 
     def current_stream(self, device: torch.device) -> FakeStream:
         return FakeStream("current", self.log)
@@ -339,6 +395,22 @@ def test_cuda_warms_up_and_captures_on_one_stream(
     with pytest.raises(RuntimeError) if fails else nullcontext():
         ours.capture(lambda: cuda.log.append("call"))()
     assert cuda.log == ["capture on side", "call", "set current" if fails else "replay"]
+
+
+def test_cuda_runs_steps_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(fails=False)
+    monkeypatch.setattr(torch, "cuda", cuda)
+    ours = graphs.graphs_on(torch.device("cuda"))
+    assert ours is not None
+    calls = [lambda: cuda.log.append("one"), lambda: cuda.log.append("two")]
+    for _ in range(2):
+        cuda.log.clear()
+        ours.side_by_side(calls)
+        assert cuda.log == [
+            *("first waits for current", "on first", "one", "off"),
+            *("second waits for current", "on second", "two", "off"),
+            *("current waits for first", "current waits for second"),
+        ]
 
 
 def test_a_number_of_the_host_would_be_noticed(

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -40,11 +40,13 @@ class Graphs(Protocol):
 class CudaGraphs:
     """CUDA graphs of calls that work on `device`."""
 
+    # The allocator may ask a graph again whose capture failed.
+    _failed: ClassVar[list[torch.cuda.CUDAGraph]] = []
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
         self._branches: list[torch.cuda.Stream] = []
-        self._failed: list[torch.cuda.CUDAGraph] = []
 
     def warm_up(self, call: Call) -> None:
         stream = torch.cuda.current_stream(self._device)
@@ -73,7 +75,7 @@ class CudaGraphs:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode):
                 call()
         except Exception:
-            # What failed may leave its stream behind, and the allocator may ask its graph again.
+            # What failed may leave its stream behind.
             torch.cuda.set_stream(stream)
             self._failed.append(graph)
             raise

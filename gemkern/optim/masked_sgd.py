@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gemkern import ops
+from gemkern.optim.effective import attach, clear_leaf_grads, detach, leaf_grad, write
 from gemkern.optim.layers import Layers, MaskedLayer, grouped, is_masked
 from gemkern.optim.score_optimizer import check_momentum, check_range
 
@@ -26,7 +27,10 @@ class MaskedSGD(torch.optim.SGD):
         layers: a model, masked layers, or groups {"layers": model or layers, "lr": ..., ...}.
         lr, momentum, weight_decay, nesterov: as in `torch.optim.SGD`.
         capturable: keep each group's learning rate in a 0-d tensor on the device, for captured
-            graphs to read; change it in place. A step is then PyTorch's fused one.
+            graphs to read; change it in place. A step is then PyTorch's fused one, and writes the
+            effective weights in the dtype that layers compute in, as a fused `ScoreOptimizer` does:
+            gradients do not reach the weights of masked layers, and `refresh` is for what a graph
+            does not notice.
 
     Raises:
         GemkernError: an option is out of its range.
@@ -55,16 +59,38 @@ class MaskedSGD(torch.optim.SGD):
         for group in groups:
             _check({**options, **group})
         super().__init__(groups, **options, fused=capturable or None)
+        # Whatever another optimiser left there would keep the gradients from this one.
+        detach(self._layers)
+        self._capturable = capturable
         for group in self.param_groups if capturable else ():
             device = group["params"][0].device
             group["lr"] = torch.full((), group["lr"], dtype=torch.float32, device=device)
+        self.refresh()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take SGD's step, then clear what is masked; return what `closure` returned, if given."""
-        loss = super().step(closure)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._take_gradients()
+        super().step()
         self._clear_masked()
+        self.refresh()
         return loss
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """If capturable, write the effective weights anew after weights or masks have changed."""
+        if self._capturable:
+            attach(self._layers, self)
+            write(self._layers)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of parameters and of effective weights."""
+        super().zero_grad(set_to_none)
+        clear_leaf_grads(self._layers)
 
     @torch.no_grad()
     def forget(self) -> None:
@@ -88,7 +114,18 @@ class MaskedSGD(torch.optim.SGD):
             self.state[parameter] = memory
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_layers": self._layers}
+        own = {"_layers": self._layers, "_capturable": self._capturable}
+        return {**super().__getstate__(), **own}
+
+    def _take_gradients(self) -> None:
+        """Let the gradients of effective weights be those of the weights."""
+        arrived = {layer: grad for layer in self._layers if (grad := leaf_grad(layer)) is not None}
+        if arrived:
+            grads = [torch.empty_like(layer.weight) for layer in arrived]
+            torch._foreach_copy_(grads, list(arrived.values()))
+            for layer, grad in zip(arrived, grads, strict=True):
+                layer.weight.grad = grad if layer.weight.grad is None else layer.weight.grad + grad
+            clear_leaf_grads(list(arrived))
 
     def _clear_masked(self) -> None:
         """Write +0.0 to what is masked, weights and momentum of all layers at once."""

@@ -155,6 +155,7 @@ class IMP(Search):
         else:
             self._point.restore(self.model, self._training)
         zero_masked_weights(self.model)
+        self._training.optimizer.refresh()
         if self.epoch < self.epochs:
             self._accelerate(self._training.optimizer)
 

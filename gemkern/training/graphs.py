@@ -119,7 +119,9 @@ def _captured(steps: Sequence[TrainingStep], graphs: Graphs, device: torch.devic
     except Exception as error:
         for step in steps:
             step.clear_gradients()
-        _warn(" ".join(f"{type(error).__name__}: {error}".split()))
+        # The end of a capture that has failed fails too.
+        cause = error.__context__ or error
+        _warn(" ".join(f"{type(cause).__name__}: {cause}".split()))
         return partial(in_turn, steps)
 
 

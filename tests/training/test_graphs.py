@@ -182,9 +182,7 @@ def test_nothing_that_a_step_touches_moves(
     assert len(seen) == (4 if not rewinds else method.epochs)
     assert any("of 0" in place for place in first)
     assert any(place.startswith("lr") for place in first)
-    assert ("effective weight of 0" in first) == (
-        name in ("SGD, fused", "Adam, fused", "authors' ties")
-    )
+    assert ("effective weight of 0" in first) == (name not in ("SGD", "Adam"))
     for later in others[: len(others) if rewinds else -1]:
         assert later == first
 
@@ -200,7 +198,10 @@ class FailedGraphs(RecordedGraphs):
         def interrupted() -> None:
             if self._left is None:
                 call()
-                raise RuntimeError("the capture\nwas invalidated")
+                try:
+                    raise RuntimeError("the capture\nwas invalidated")
+                finally:
+                    raise RuntimeError("so there is nothing to end")
             with Interruption(self._left):
                 call()
 

@@ -16,8 +16,8 @@ class WeightTraining:
 
     The one way in which weights learn here: a dense network, every round of IMP, and the finetuning
     of every ticket. Call `step()` after each `loss.backward()` and `end_epoch()` after each epoch.
-    Where the weights are on a CUDA device, captured graphs of `learn()` stay worth a call of it, and
-    gradients do not reach the weights of masked layers (`MaskedSGD`, capturable).
+    Where the weights are on a CUDA device, captured graphs of `learn()` stay worth a call of it,
+    and gradients do not reach the weights of masked layers (`MaskedSGD`, capturable).
 
     Args:
         model: any module; its masked layers train under `active`, everything else freely.

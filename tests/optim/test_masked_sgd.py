@@ -257,8 +257,9 @@ def test_capturable_gradients_are_cleared_and_add_up() -> None:
         one(torch.ones(5, 6)).sum().backward()
         optimizer.zero_grad()
         for step in range(2):
-            # The second time, layers do not compute with what was written.
-            one[0].weight.data = one[0].weight.data.clone()
+            if step:
+                # What was written ceases to hold: this gradient reaches the weight.
+                one[0].weight.detach().mul_(1)
             one(torch.full((5, 6), float(step))).square().sum().backward()
         optimizer.step()
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):

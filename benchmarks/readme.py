@@ -80,9 +80,12 @@ def _provenance(kept: dict[str, Any]) -> str:
     versions, config = kept["versions"], kept["config"]
     machine = kept["devices"][0]
     seeds = len({run["seed"] for run in kept["runs"]})
+    autocast = config.get("autocast", "none")
+    precision = "float32" if autocast == "none" else f"{autocast} autocast"
     return (
         f"`{kept['command']}`: {config['model']}, {seeds} seeds, mean ± sample standard deviation; "
-        f"float32 on {config['device']} ({machine['name']}, {machine['torch_threads']} threads), "
+        f"{precision} on {config['device']} "
+        f"({machine['name']}, {machine['torch_threads']} threads), "
         f"torch {versions['torch']}, Python {versions['python']}.\n"
     )
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gemkern.errors import GemkernError
 from gemkern.experiments.laboratory import Laboratory, Notebook
 from gemkern.experiments.presets import resolve
-from gemkern.experiments.race import finetune_ticket, race, total_epochs
+from gemkern.experiments.race import finetune_tickets, race, total_epochs
 from gemkern.experiments.records import EpochRecord, Saving
 from gemkern.experiments.search import (
     Found,
@@ -185,7 +185,7 @@ def finetune_command(
     savings: list[Saving] = []
     with _progress(settings.finetune_epochs, folder) as on_epoch:
         notebook = Notebook(loaded.method, seed, on_epoch, savings.append)
-        run = finetune_ticket(laboratory, notebook, Found(loaded))
+        (run,) = finetune_tickets(laboratory, [notebook], [Found(loaded)])
     folder.finish([run], savings)
     console.print(race_table([run]))
     _print_savings(settings, savings)
@@ -232,7 +232,7 @@ def _search(method: str, settings: Settings, seed: int, out: Path) -> None:
     epochs = total_epochs(laboratory, [method], [seed]) - settings.finetune_epochs
     with _progress(epochs, folder) as on_epoch:
         notebook = Notebook(method, seed, on_epoch, savings.append)
-        found = searches[method](laboratory, notebook)
+        (found,) = searches[method](laboratory, [notebook])
     path = _ticket_path(out, method, seed)
     found.ticket.save(path)
     folder.finish([], savings)

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from gemkern.training.graphs import CudaGraphs
+
 # Rounds that every race has, and seconds for each contender after which it ends.
 LEAST = 5
 SECONDS = 0.6
@@ -126,26 +128,12 @@ class DeviceClock(Clock):
         self._swept = torch.ones(2 * cache // 4, device="cuda")
         self._sum = torch.zeros((), device="cuda")
         self._cycles = CYCLES
-        self._failed: list[torch.cuda.CUDAGraph] = []
+        self._graphs = CudaGraphs(torch.device("cuda", torch.cuda.current_device()))
 
     def captured(self, call: Call) -> Call:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(self.warmups):
-                call()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-        try:
-            with torch.cuda.graph(graph, stream=stream):
-                call()
-        except Exception:
-            # What failed may leave its stream behind, and the allocator may ask its graph again.
-            torch.cuda.set_stream(before)
-            self._failed.append(graph)
-            raise
-        return graph.replay
+        for _ in range(self.warmups):
+            self._graphs.warm_up(call)
+        return self._graphs.capture(call)
 
     def race(self, works: Mapping[str, Work], cold: bool = False) -> dict[str, Any]:
         self._cycles = CYCLES

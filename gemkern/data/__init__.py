@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gemkern.data import cifar, digits, folder, idx
-from gemkern.data.batches import batches, eval_batches
+from gemkern.data.batches import TrainingBatches, batches, eval_batches
 from gemkern.data.dataset import Augment, Dataset, Source, Split
 from gemkern.data.files import StrPath
 from gemkern.data.randomness import Stream, random_numbers
@@ -15,7 +15,16 @@ from gemkern.data.splits import balanced_subset, hold_out
 from gemkern.data.statistics import channel_statistics
 from gemkern.errors import GemkernError
 
-__all__ = ["NAMES", "Augment", "Dataset", "Split", "batches", "eval_batches", "load"]
+__all__ = [
+    "NAMES",
+    "Augment",
+    "Dataset",
+    "Split",
+    "TrainingBatches",
+    "batches",
+    "eval_batches",
+    "load",
+]
 
 
 class _Format(NamedTuple):

@@ -18,6 +18,75 @@ from gemkern.data.randomness import Stream, random_numbers
 from gemkern.errors import GemkernError
 
 
+class TrainingBatches:
+    """The training batches of one epoch after another, made by the device from fixed tensors.
+
+    Every image once an epoch, shuffled, cropped and flipped. Order, crops and flips are a function
+    of `seed` and epoch alone: the same on every device, whatever else draws random numbers. A last
+    short batch is dropped; `len()` is the number of batches an epoch.
+
+    Epochs and batches differ in what the plan of the epoch and the place in it hold, not in where
+    they lie: a captured graph of `take` makes the next batch at each replay.
+
+    Args:
+        mean, std: per channel, of pixels scaled to [0, 1]; applied after the black padding.
+
+    Raises:
+        GemkernError: `batch_size` is below 1 or above the size of the split.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment,
+    ) -> None:
+        if not 1 <= batch_size <= len(split):
+            raise GemkernError(
+                f"batch_size is {batch_size}: give at least 1 and at most {len(split)}, "
+                "the number of training images"
+            )
+        self._split, self._batch_size, self._seed, self._augment = split, batch_size, seed, augment
+        self._normalise = _normaliser(split, mean, std)
+        self._plan = torch.empty((4, len(split)), dtype=torch.int64, device=self.device)
+        self._first = torch.arange(batch_size, device=self.device)
+        # Columns of the plan that the next batch takes.
+        self._next = self._first.clone()
+
+    def __len__(self) -> int:
+        return len(self._split) // self._batch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self._split.images.device
+
+    def begin(self, epoch: int) -> None:
+        """Go to the first batch of `epoch`.
+
+        Raises:
+            GemkernError: the seed or the epoch is negative.
+        """
+        self._plan.copy_(_epoch_plan(len(self._split), self._augment, self._seed, epoch))
+        self._next.copy_(self._first)
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Return the next batch of the epoch, which must not be over: `len()` times an epoch.
+
+        Returns:
+            images float32 [batch_size, C, H, W] and labels int64 [batch_size], on the split's
+            device; there channels last if that is CUDA.
+        """
+        indices, top, left, flipped = self._plan.index_select(1, self._next)
+        self._next += self._batch_size
+        images = self._split.images[indices]
+        images = crop_and_flip(images, self._augment.crop_padding, top, left, flipped)
+        return self._normalise(images), self._split.labels[indices]
+
+
 def batches(
     split: Split,
     batch_size: int,
@@ -28,13 +97,7 @@ def batches(
     std: Sequence[float],
     augment: Augment,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over one epoch of training: every image once, shuffled, cropped and flipped.
-
-    Order, crops and flips are a function of `seed` and `epoch` alone: the same on every device,
-    whatever else draws random numbers. A last short batch is dropped.
-
-    Args:
-        mean, std: per channel, of pixels scaled to [0, 1]; applied after the black padding.
+    """Iterate over one epoch of `TrainingBatches`.
 
     Yields:
         images float32 [batch_size, C, H, W] and labels int64 [batch_size], on the split's device.
@@ -42,15 +105,9 @@ def batches(
     Raises:
         GemkernError: `batch_size` is below 1 or above the size of the split, or a negative seed.
     """
-    if not 1 <= batch_size <= len(split):
-        raise GemkernError(
-            f"batch_size is {batch_size}: give at least 1 and at most {len(split)}, "
-            "the number of training images"
-        )
-    plan = _epoch_plan(len(split), augment, seed, epoch).to(split.images.device)
-    return _training_batches(
-        split, batch_size, plan, augment.crop_padding, _normaliser(split, mean, std)
-    )
+    source = TrainingBatches(split, batch_size, seed=seed, mean=mean, std=std, augment=augment)
+    source.begin(epoch)
+    return (source.take() for _ in range(len(source)))
 
 
 def eval_batches(
@@ -84,19 +141,6 @@ def _epoch_plan(size: int, augment: Augment, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.stack(plan))
 
 
-def _training_batches(
-    split: Split,
-    batch_size: int,
-    plan: Tensor,
-    padding: int,
-    normalise: Callable[[Tensor], Tensor],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(split) - batch_size + 1, batch_size):
-        indices, top, left, flipped = plan[:, start : start + batch_size]
-        images = crop_and_flip(split.images[indices], padding, top, left, flipped)
-        yield normalise(images), split.labels[indices]
-
-
 def crop_and_flip(
     images: Tensor, padding: int, top: Tensor, left: Tensor, flipped: Tensor
 ) -> Tensor:
@@ -126,9 +170,12 @@ def _normaliser(
     split: Split, mean: Sequence[float], std: Sequence[float]
 ) -> Callable[[Tensor], Tensor]:
     """Return (pixels / 255 - mean) / std as one product and one sum per pixel."""
+    device = split.images.device
     center, spread = (torch.tensor(per_channel, dtype=torch.float64) for per_channel in (mean, std))
     scale, shift = (
-        constant.to(split.images.device, torch.float32).view(-1, 1, 1)
+        constant.to(device, torch.float32).view(-1, 1, 1)
         for constant in (1 / (255 * spread), -center / spread)
     )
-    return lambda images: images * scale + shift
+    # cuDNN's layout; taken on while a pixel is still one byte.
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    return lambda images: images.contiguous(memory_format=layout) * scale + shift

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+import torch
 from torch import Tensor, nn
 
-from gemkern.data import Dataset, batches, load
+from gemkern.data import Dataset, Split, batches, load
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Phase, Saving
 from gemkern.experiments.savings import EpochTimes, step_times
-from gemkern.experiments.settings import Settings
+from gemkern.experiments.settings import AUTOCAST, Settings
 from gemkern.models import build
 from gemkern.nn import accelerate, is_accelerated, large_enough, pays, runs_sparse
 from gemkern.tickets import Search, Ticket
-from gemkern.training import EpochStats, Method, WeightTraining, evaluate, train
+from gemkern.training import (
+    EpochStats,
+    Method,
+    Trainee,
+    WeightTraining,
+    evaluate,
+    train_together,
+)
 
 
 @dataclass
@@ -81,6 +90,11 @@ class Laboratory:
                 f"a batch of {settings.batch_size} images cannot be trained on: "
                 "give --set batch_size=64 or another number of at least 1"
             )
+        if settings.seeds_at_once < 1:
+            raise GemkernError(
+                f"{settings.seeds_at_once} seeds at once train nothing: "
+                "give --set seeds_at_once=1 or more"
+            )
         if len(self.dataset.train) < settings.batch_size:
             raise GemkernError(
                 f"a batch of {settings.batch_size} images is larger than the "
@@ -90,7 +104,7 @@ class Laboratory:
     def fresh_model(self, seed: int) -> nn.Module:
         """Return the network of the settings with the initial weights of `seed`."""
         channels, size, _ = self.dataset.image_shape
-        return build(
+        model = build(
             self.settings.model,
             classes=self.dataset.classes,
             channels=channels,
@@ -99,6 +113,15 @@ class Laboratory:
             init=self.settings.init,
             seed=seed,
         ).to(self.settings.device)
+        if self.settings.device.startswith("cuda"):
+            # cuDNN's layout, as that of the images; PyTorch's types do not know the argument.
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The dtype of products and convolutions; None for that of the weights."""
+        return AUTOCAST[self.settings.autocast]
 
     @property
     def accelerates(self) -> bool:
@@ -106,6 +129,7 @@ class Laboratory:
         settings, (_, height, width) = self.settings, self.dataset.image_shape
         return (
             settings.accelerate
+            and self.autocast is None
             and runs_sparse(settings.device)
             and large_enough(settings.batch_size, height, width)
         )
@@ -124,23 +148,35 @@ class Laboratory:
             )
         )
 
-    def find(self, search: Search, notebook: Notebook) -> None:
-        """Run a search to its end."""
-        times = self._train(search.model, search, "find", lambda: search.density, notebook)
-        saving = times.saving(notebook.method, notebook.seed, "find")
-        if saving is not None:
-            notebook.on_saving(saving)
+    def find(self, searches: Sequence[Search], notebooks: Sequence[Notebook]) -> None:
+        """Run searches to their end, together; each is written down in its notebook."""
+        densities = [partial(getattr, search, "density") for search in searches]
+        models = [search.model for search in searches]
+        times = self._train(models, searches, "find", densities, notebooks)
+        for measured, notebook in zip(times, notebooks, strict=True):
+            saving = measured.saving(notebook.method, notebook.seed, "find")
+            if saving is not None:
+                notebook.on_saving(saving)
 
-    def finetune(self, model: nn.Module, density: float, notebook: Notebook) -> None:
-        """Train the weights of `model` under its masks, by the settings' finetuning recipe."""
-        if self.accelerates and pays(model):
-            accelerate(model)
-        times = self._train(model, self.finetuning(model), "finetune", lambda: density, notebook)
-        if is_accelerated(model):
-            measured = step_times(model, self.finetuning, *self.first_batch())
-            notebook.on_saving(
-                Saving(notebook.method, notebook.seed, "finetune", times.steps, *measured)
-            )
+    def finetune(
+        self, models: Sequence[nn.Module], density: float, notebooks: Sequence[Notebook]
+    ) -> None:
+        """Train the weights of models of one density under their masks, together.
+
+        The recipe is the settings'; each model's epochs are written down in its notebook.
+        """
+        for model in models:
+            if self.accelerates and pays(model):
+                accelerate(model)
+        methods = [self.finetuning(model) for model in models]
+        densities = [lambda: density for _ in models]
+        times = self._train(models, methods, "finetune", densities, notebooks)
+        for model, trained, notebook in zip(models, times, notebooks, strict=True):
+            if is_accelerated(model):
+                measured = step_times(model, self.finetuning, *self.first_batch())
+                notebook.on_saving(
+                    Saving(notebook.method, notebook.seed, "finetune", trained.steps, *measured)
+                )
 
     def finetuning(self, model: nn.Module) -> WeightTraining:
         """Return the settings' finetuning recipe for `model`, before its first step."""
@@ -154,7 +190,7 @@ class Laboratory:
 
     def test(self, model: nn.Module) -> float:
         """Return the accuracy of `model` on the test set, a fraction."""
-        return evaluate(model, self.dataset.test, self.dataset)
+        return self._accuracy(model, self.dataset.test)
 
     def with_ticket(self, ticket: Ticket, seed: int) -> nn.Module:
         """Return a fresh model under `ticket`, ready to finetune."""
@@ -164,25 +200,33 @@ class Laboratory:
 
     def _train(
         self,
-        model: nn.Module,
-        method: Method,
+        models: Sequence[nn.Module],
+        methods: Sequence[Method],
         phase: Phase,
-        density: Callable[[], float],
-        notebook: Notebook,
-    ) -> EpochTimes:
-        times = EpochTimes(model)
+        densities: Sequence[Callable[[], float]],
+        notebooks: Sequence[Notebook],
+    ) -> list[EpochTimes]:
+        times = [EpochTimes(model) for model in models]
 
-        def write(stats: EpochStats) -> None:
-            times.add(stats)
-            validation = evaluate(model, self.dataset.validation, self.dataset)
-            notebook.write(phase, stats, density(), validation)
+        def write(i: int, stats: EpochStats) -> None:
+            times[i].add(stats)
+            validation = self._accuracy(models[i], self.dataset.validation)
+            notebooks[i].write(phase, stats, densities[i](), validation)
 
-        train(
-            model,
-            method,
+        trainees = [
+            Trainee(model, method, notebook.seed, partial(write, i))
+            for i, (model, method, notebook) in enumerate(
+                zip(models, methods, notebooks, strict=True)
+            )
+        ]
+        train_together(
+            trainees,
             self.dataset,
             batch_size=self.settings.batch_size,
-            seed=notebook.seed,
-            on_epoch=write,
+            autocast=self.autocast,
+            graph=self.settings.graph,
         )
         return times
+
+    def _accuracy(self, model: nn.Module, split: Split) -> float:
+        return evaluate(model, split, self.dataset, autocast=self.autocast)

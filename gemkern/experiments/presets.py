@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.settings import Settings, pick_device
+from gemkern.experiments.settings import Settings, pick_autocast, pick_device
 
 _COMMON: dict[str, Any] = {
     "affine": False,
@@ -69,6 +69,17 @@ def _resnet18(density: float, l2: float) -> dict[str, Any]:
     adam = {"score_optimizer": "adam", "score_lr": 0.01}
     return _paper("resnet18", "cifar10", 200, freeze_every=20, density=density, l2=l2, **adam)
 
+
+# What a preset leaves to the machine and its data.
+_MACHINE: dict[str, Any] = {
+    "data_dir": None,
+    "train_limit": None,
+    "device": "auto",
+    "accelerate": True,
+    "autocast": "auto",
+    "graph": True,
+    "seeds_at_once": 1,
+}
 
 PAPER: dict[str, dict[str, Any]] = {
     "resnet20-0.59": _resnet20(0.0059, 1e-4),
@@ -176,9 +187,10 @@ def resolve(
         if data == "folder":
             # A preset's limit is made for a data set of known size.
             given.setdefault("train_limit", None)
-    common = {"data_dir": None, "train_limit": None, "device": "auto", "accelerate": True}
-    fields = {**common, **preset(name), **given}
-    return Settings(**{**fields, "device": pick_device(fields["device"])})
+    fields = {**_MACHINE, **preset(name), **given}
+    device = pick_device(fields["device"])
+    autocast = pick_autocast(fields["autocast"], device)
+    return Settings(**{**fields, "device": device, "autocast": autocast})
 
 
 def _parse(assignment: str) -> tuple[str, Any]:

@@ -30,48 +30,65 @@ def race(
 
     All tickets keep as many weights as Gem-Miner's schedule leaves and are finetuned by one recipe;
     "dense" is the whole network trained by it. A seed sets the initial weights and the data order.
-    What acceleration saved is measured beside the race: its seconds do not count.
+    Seeds train together, as many as the settings' `seeds_at_once`, to the results that they have
+    alone; their seconds are then equal shares. What acceleration saved is measured beside the race:
+    its seconds do not count.
 
     Raises:
         GemkernError: the methods do not fit together, or a run fails.
     """
     check_methods(tuple(methods))
+    at_once = laboratory.settings.seeds_at_once
     runs = []
-    for seed in seeds:
-        mined: Ticket | None = None
+    for first in range(0, len(seeds), at_once):
+        mined: list[Ticket] = []
         for method in _mined_first(methods):
-            notebook = Notebook(method, seed, on_epoch, on_saving)
+            notebooks = [
+                Notebook(method, seed, on_epoch, on_saving)
+                for seed in seeds[first : first + at_once]
+            ]
             if method == "dense":
-                runs.append(_train_dense(laboratory, notebook))
+                runs += _train_dense(laboratory, notebooks)
                 continue
-            found = _find(laboratory, notebook, mined)
+            found = _find(laboratory, notebooks, mined)
             if method == "gem-miner":
-                mined = found.ticket
-            on_ticket(method, seed, found.ticket)
-            runs.append(finetune_ticket(laboratory, notebook, found))
+                mined = [one.ticket for one in found]
+            for notebook, one in zip(notebooks, found, strict=True):
+                on_ticket(method, notebook.seed, one.ticket)
+            runs += finetune_tickets(laboratory, notebooks, found)
     return sorted(runs, key=lambda run: (methods.index(run.method), run.seed))
 
 
-def finetune_ticket(laboratory: Laboratory, notebook: Notebook, found: Found) -> Run:
-    """Finetune what was found; the run's accuracies are of the test set."""
-    ticket = found.ticket
-    model = laboratory.with_ticket(ticket, notebook.seed)
-    before = laboratory.test(model) if found.accuracy is None else found.accuracy
-    laboratory.finetune(model, ticket.density, notebook)
-    return Run(
-        method=notebook.method,
-        seed=notebook.seed,
-        density=ticket.density,
-        weights_left=ticket.weights_left,
-        accuracy_before=before,
-        accuracy_after=laboratory.test(model),
-        find_epochs=notebook.epochs("find"),
-        finetune_epochs=notebook.epochs("finetune"),
-        find_seconds=notebook.seconds("find"),
-        finetune_seconds=notebook.seconds("finetune"),
-        step_ms=notebook.step_ms(),
-        layer_density=ticket.layer_density,
-    )
+def finetune_tickets(
+    laboratory: Laboratory, notebooks: Sequence[Notebook], found: Sequence[Found]
+) -> list[Run]:
+    """Finetune what was found at one density; the runs' accuracies are of the test set."""
+    models = [
+        laboratory.with_ticket(one.ticket, notebook.seed)
+        for notebook, one in zip(notebooks, found, strict=True)
+    ]
+    before = [
+        laboratory.test(model) if one.accuracy is None else one.accuracy
+        for model, one in zip(models, found, strict=True)
+    ]
+    laboratory.finetune(models, found[0].ticket.density, notebooks)
+    return [
+        Run(
+            method=notebook.method,
+            seed=notebook.seed,
+            density=one.ticket.density,
+            weights_left=one.ticket.weights_left,
+            accuracy_before=accuracy,
+            accuracy_after=laboratory.test(model),
+            find_epochs=notebook.epochs("find"),
+            finetune_epochs=notebook.epochs("finetune"),
+            find_seconds=notebook.seconds("find"),
+            finetune_seconds=notebook.seconds("finetune"),
+            step_ms=notebook.step_ms(),
+            layer_density=one.ticket.layer_density,
+        )
+        for notebook, one, model, accuracy in zip(notebooks, found, models, before, strict=True)
+    ]
 
 
 def total_epochs(laboratory: Laboratory, methods: Sequence[str], seeds: Sequence[int]) -> int:
@@ -87,27 +104,37 @@ def _mined_first(methods: Sequence[str]) -> list[str]:
     return sorted(methods, key=lambda method: method in VARIATIONS)
 
 
-def _find(laboratory: Laboratory, notebook: Notebook, mined: Ticket | None) -> Found:
-    if mined is not None and notebook.method in VARIATIONS:
-        return VARIATIONS[notebook.method](laboratory, notebook, mined)
-    return SEARCHES[notebook.method](laboratory, notebook)
+def _find(
+    laboratory: Laboratory, notebooks: Sequence[Notebook], mined: Sequence[Ticket]
+) -> list[Found]:
+    method = notebooks[0].method
+    if method in SEARCHES:
+        return SEARCHES[method](laboratory, notebooks)
+    vary = VARIATIONS[method]
+    return [
+        vary(laboratory, notebook, ticket)
+        for notebook, ticket in zip(notebooks, mined, strict=True)
+    ]
 
 
-def _train_dense(laboratory: Laboratory, notebook: Notebook) -> Run:
-    model = laboratory.fresh_model(notebook.seed)
-    before = laboratory.test(model)
-    laboratory.finetune(model, 1.0, notebook)
-    return Run(
-        method=notebook.method,
-        seed=notebook.seed,
-        density=1.0,
-        weights_left=maskable_weights(laboratory),
-        accuracy_before=before,
-        accuracy_after=laboratory.test(model),
-        find_epochs=0,
-        finetune_epochs=notebook.epochs("finetune"),
-        find_seconds=0.0,
-        finetune_seconds=notebook.seconds("finetune"),
-        step_ms=notebook.step_ms(),
-        layer_density={},
-    )
+def _train_dense(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Run]:
+    models = [laboratory.fresh_model(notebook.seed) for notebook in notebooks]
+    before = [laboratory.test(model) for model in models]
+    laboratory.finetune(models, 1.0, notebooks)
+    return [
+        Run(
+            method=notebook.method,
+            seed=notebook.seed,
+            density=1.0,
+            weights_left=maskable_weights(laboratory),
+            accuracy_before=accuracy,
+            accuracy_after=laboratory.test(model),
+            find_epochs=0,
+            finetune_epochs=notebook.epochs("finetune"),
+            find_seconds=0.0,
+            finetune_seconds=notebook.seconds("finetune"),
+            step_ms=notebook.step_ms(),
+            layer_density={},
+        )
+        for notebook, model, accuracy in zip(notebooks, models, before, strict=True)
+    ]

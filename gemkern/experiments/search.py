@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gemkern.errors import GemkernError
@@ -52,18 +52,18 @@ def imp_rounds(settings: Settings, total: int) -> int:
     return len(imp_weights_left(total, density, settings.imp_prune))
 
 
-def mine(laboratory: Laboratory, notebook: Notebook) -> Found:
+def mine(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
     """Search with Gem-Miner; the accuracy is that of the mined network, before finetuning."""
-    miner = _gem_miner(laboratory, notebook.seed)
-    laboratory.find(miner, notebook)
-    return Found(miner.ticket(), laboratory.test(miner.model))
+    miners = [_gem_miner(laboratory, notebook.seed) for notebook in notebooks]
+    laboratory.find(miners, notebooks)
+    return [Found(miner.ticket(), laboratory.test(miner.model)) for miner in miners]
 
 
-def prune_iteratively(laboratory: Laboratory, notebook: Notebook) -> Found:
+def prune_iteratively(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
     """Search with IMP, down to the number of weights that Gem-Miner's schedule leaves."""
-    imp = _imp(laboratory, notebook.seed)
-    laboratory.find(imp, notebook)
-    return Found(imp.ticket())
+    imps = [_imp(laboratory, notebook.seed) for notebook in notebooks]
+    laboratory.find(imps, notebooks)
+    return [Found(imp.ticket()) for imp in imps]
 
 
 def rehearse(laboratory: Laboratory) -> None:
@@ -121,18 +121,20 @@ def draw_random(laboratory: Laboratory, notebook: Notebook, mined: Ticket) -> Fo
     return Found(random_ticket(mined, seed=RIVAL_SEED + notebook.seed))
 
 
-def draw_smart_ratio(laboratory: Laboratory, notebook: Notebook) -> Found:
+def draw_smart_ratio(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
     """Draw random positions by the smart ratio of layer densities."""
     settings = laboratory.settings
     total = maskable_weights(laboratory)
     density = matched_weights(settings, total) / total
-    model = laboratory.fresh_model(notebook.seed)
-    convert(model)
-    return Found(
-        smart_ratio_ticket(
-            model, density, seed=notebook.seed, name=settings.model, model_seed=notebook.seed
+
+    def draw(seed: int) -> Found:
+        model = laboratory.fresh_model(seed)
+        convert(model)
+        return Found(
+            smart_ratio_ticket(model, density, seed=seed, name=settings.model, model_seed=seed)
         )
-    )
+
+    return [draw(notebook.seed) for notebook in notebooks]
 
 
 def shuffle(laboratory: Laboratory, notebook: Notebook, mined: Ticket) -> Found:
@@ -146,7 +148,8 @@ def reinitialise(laboratory: Laboratory, notebook: Notebook, mined: Ticket) -> F
     return Found(reinitialised(mined, other, seed=RIVAL_SEED + notebook.seed))
 
 
-SEARCHES: Mapping[str, Callable[[Laboratory, Notebook], Found]] = {
+# A ticket for each notebook; what trains, trains for all of them together.
+SEARCHES: Mapping[str, Callable[[Laboratory, Sequence[Notebook]], list[Found]]] = {
     "gem-miner": mine,
     "imp": prune_iteratively,
     "smart-ratio": draw_smart_ratio,

@@ -10,6 +10,9 @@ import torch
 
 from gemkern.errors import GemkernError
 
+# Without float16, whose gradients would have to be scaled.
+AUTOCAST = {"none": None, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,7 +21,9 @@ class Settings:
     Epochs are of the whole training split; rates are those of the first epoch, lowered by
     `schedule`. `imp_rewind` is "init", "learning-rate" or a step of the first round. `data_dir` is
     None for data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate`
-    runs whatever is sparse enough on the sparse kernels.
+    runs whatever is sparse enough on the sparse kernels. `autocast` is the dtype of products and
+    convolutions, "bfloat16", or "none" for that of the weights. `graph` replays training steps as
+    CUDA graphs, on a CUDA device. `seeds_at_once` is how many seeds of a race train together.
     """
 
     data: str
@@ -44,6 +49,9 @@ class Settings:
     imp_lr: float
     imp_prune: float
     accelerate: bool
+    autocast: str
+    graph: bool
+    seeds_at_once: int
 
     def scaled(self, budget: float) -> Settings:
         """Return the same experiment with every epoch count multiplied by `budget`.
@@ -86,6 +94,21 @@ def pick_device(name: str) -> str:
             f"the device {name!r} cannot be used here: choose auto, cpu or a CUDA device "
             "that `gemkern info` lists"
         ) from error
+    return name
+
+
+def pick_autocast(name: str, device: str) -> str:
+    """Return what `name` stands for on `device`; "auto" is "bfloat16" on CUDA, else "none".
+
+    Raises:
+        GemkernError: there is no such choice.
+    """
+    if name not in ("auto", *AUTOCAST):
+        raise GemkernError(
+            f"autocast cannot be {name!r}: choose one of auto, {', '.join(AUTOCAST)}"
+        )
+    if name == "auto":
+        return "bfloat16" if device.startswith("cuda") else "none"
     return name
 
 

@@ -1,4 +1,4 @@
-"""Effective weights that live between steps: the score step writes them, layers read them."""
+"""Effective weights that live between steps: an optimiser writes them, layers read them."""
 
 from __future__ import annotations
 
@@ -124,18 +124,14 @@ def write(layers: Sequence[Any]) -> None:
     ready = [layer for layer in known if layer.effective.reserve(layer) is not None]
     for dtype in dict.fromkeys(layer.effective.leaf.dtype for layer in ready):
         chosen = [layer for layer in ready if layer.effective.leaf.dtype == dtype]
-        values = ops.effective_weight(
-            [layer.weight for layer in chosen],
-            [layer.scores for layer in chosen],
-            [layer.active for layer in chosen],
-            dtype=dtype,
-        )
-        for layer, value in zip(chosen, values, strict=True):
-            # Where it is: a captured graph reads it there.
-            layer.effective.leaf.copy_(value)
+        weights, active = [layer.weight for layer in chosen], [layer.active for layer in chosen]
+        scores = [layer.scores for layer in chosen if layer.scores is not None] or None
+        values = ops.effective_weight(weights, scores, active, dtype=dtype)
+        # Where they are: a captured graph reads them there.
+        torch._foreach_copy_([layer.effective.leaf for layer in chosen], values)
+        for layer in chosen:
             layer.effective.note_written(layer)
 
 
 def _sources(layer: MaskedLayer) -> tuple[Tensor, ...]:
-    assert layer.scores is not None
-    return layer.weight, layer.scores, layer.active
+    return tuple(one for one in (layer.weight, layer.scores, layer.active) if one is not None)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gemkern import ops
+from gemkern.optim.effective import attach, clear_leaf_grads, detach, leaf_grad, write
 from gemkern.optim.layers import Layers, MaskedLayer, grouped, is_masked
 from gemkern.optim.score_optimizer import check_momentum, check_range
 
@@ -18,9 +20,17 @@ class MaskedSGD(torch.optim.SGD):
     Masks are the layers' `active`, read when a step is taken. Given a model, every other trainable
     parameter (bias, norm) learns too, and a model with no masked layer trains as with plain SGD.
 
+    Once it is there, momentum stays where it is, for captured graphs of a step: `forget` and
+    `load_state_dict` write to it.
+
     Args:
         layers: a model, masked layers, or groups {"layers": model or layers, "lr": ..., ...}.
         lr, momentum, weight_decay, nesterov: as in `torch.optim.SGD`.
+        capturable: keep each group's learning rate in a 0-d tensor on the device, for captured
+            graphs to read; change it in place. A step is then PyTorch's fused one, and writes the
+            effective weights in the dtype that layers compute in, as a fused `ScoreOptimizer` does:
+            gradients do not reach the weights of masked layers, and `refresh` is for what a graph
+            does not notice.
 
     Raises:
         GemkernError: an option is out of its range.
@@ -33,6 +43,7 @@ class MaskedSGD(torch.optim.SGD):
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
+        capturable: bool = False,
     ) -> None:
         options: dict[str, Any] = {
             "lr": lr,
@@ -47,22 +58,86 @@ class MaskedSGD(torch.optim.SGD):
             groups = [{"params": self._adopt(members), **own} for members, own in grouped(layers)]
         for group in groups:
             _check({**options, **group})
-        super().__init__(groups, **options)
+        super().__init__(groups, **options, fused=capturable or None)
+        # Whatever another optimiser left there would keep the gradients from this one.
+        detach(self._layers)
+        self._capturable = capturable
+        for group in self.param_groups if capturable else ():
+            device = group["params"][0].device
+            group["lr"] = torch.full((), group["lr"], dtype=torch.float32, device=device)
+        self.refresh()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take SGD's step, then clear what is masked; return what `closure` returned, if given."""
-        loss = super().step(closure)
-        for layer in self._layers:
-            masked = ~layer.active
-            layer.weight.masked_fill_(masked, 0)
-            buffer = self.state.get(layer.weight, {}).get("momentum_buffer")
-            if buffer is not None:
-                buffer.masked_fill_(masked, 0)
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._take_gradients()
+        super().step()
+        self._clear_masked()
+        self.refresh()
         return loss
 
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """If capturable, write the effective weights anew after weights or masks have changed."""
+        if self._capturable:
+            attach(self._layers, self)
+            write(self._layers)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of parameters and of effective weights."""
+        super().zero_grad(set_to_none)
+        clear_leaf_grads(self._layers)
+
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Set all momentum to zero."""
+        for memory in self.state.values():
+            memory["momentum_buffer"].zero_()
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load `state_dict` into the tensors that are there; momentum it does not have is zero."""
+        kept = [(group["lr"], group["fused"]) for group in self.param_groups]
+        memories = dict(self.state)
+        super().load_state_dict(state_dict)
+        for group, (rate, fused) in zip(self.param_groups, kept, strict=True):
+            # A captured state may go on where nothing is captured, and the other way round.
+            group["fused"], lr = fused, group["lr"]
+            group["lr"] = rate.fill_(lr) if isinstance(rate, Tensor) else float(lr)
+        for parameter, memory in memories.items():
+            buffer, loaded = memory["momentum_buffer"], self.state[parameter]
+            buffer.copy_(loaded.get("momentum_buffer", torch.zeros_like(buffer)))
+            self.state[parameter] = memory
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_layers": self._layers}
+        own = {"_layers": self._layers, "_capturable": self._capturable}
+        return {**super().__getstate__(), **own}
+
+    def _take_gradients(self) -> None:
+        """Let the gradients of effective weights be those of the weights."""
+        arrived = {layer: grad for layer in self._layers if (grad := leaf_grad(layer)) is not None}
+        if arrived:
+            grads = [torch.empty_like(layer.weight) for layer in arrived]
+            torch._foreach_copy_(grads, list(arrived.values()))
+            for layer, grad in zip(arrived, grads, strict=True):
+                layer.weight.grad = grad if layer.weight.grad is None else layer.weight.grad + grad
+            clear_leaf_grads(list(arrived))
+
+    def _clear_masked(self) -> None:
+        """Write +0.0 to what is masked, weights and momentum of all layers at once."""
+        pairs = [
+            (tensor, layer.active)
+            for layer in self._layers
+            for tensor in (layer.weight, self.state.get(layer.weight, {}).get("momentum_buffer"))
+            if tensor is not None
+        ]
+        if pairs:
+            tensors, active = map(list, zip(*pairs, strict=True))
+            torch._foreach_copy_(tensors, ops.effective_weight(tensors, None, active))
 
     def _adopt(self, modules: Iterable[Any]) -> list[Tensor]:
         """Remember the masked layers that learn; return the trainable parameters of all."""

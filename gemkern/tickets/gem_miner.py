@@ -82,7 +82,7 @@ class GemMiner(Search):
         fused: bool = False,
         accelerated: bool = False,
     ) -> None:
-        super().__init__(model, epochs)
+        super().__init__(model, epochs, accelerated)
         for layer_name, layer in self.layers.items():
             if layer.scores is None:
                 raise GemkernError(
@@ -99,7 +99,6 @@ class GemMiner(Search):
         self._keep = keep
         self._seed = seed
         self._name = name
-        self._accelerated = accelerated
         self._lr = DEFAULT_LR[optimizer] if lr is None else lr
         self._factor = rate(schedule)
         self._optimizer = (
@@ -120,7 +119,8 @@ class GemMiner(Search):
         self._optimizer.load_state_dict(state["optimizer"])
         self._enter(state["epoch"])
 
-    def _learn(self) -> None:
+    def learn(self) -> None:
+        """Move the scores by the gradients that are there, and clear all of the model's."""
         self._optimizer.step()
         self.model.zero_grad(set_to_none=True)
 
@@ -128,8 +128,7 @@ class GemMiner(Search):
         self._check_numbers("score", self._scores())
         if self.epoch in self._freeze_epochs:
             self._freeze()
-            if self._accelerated:
-                self._accelerate(self._optimizer)
+            self._accelerate(self._optimizer)
         self._enter(self.epoch + 1)
 
     def _freeze(self) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
 from gemkern.nn import decelerate
+from gemkern.optim import carrying
 from gemkern.tickets.schedules import imp_weights_left
 from gemkern.tickets.search import Search
 from gemkern.tickets.state import load_weights_state, weights_state, zero_masked_weights
@@ -64,7 +65,7 @@ class IMP(Search):
         name: str | None = None,
         accelerated: bool = False,
     ) -> None:
-        super().__init__(model, epochs)
+        super().__init__(model, epochs, accelerated)
         for layer_name, layer in self.layers.items():
             if layer.scores is not None:
                 raise GemkernError(
@@ -88,7 +89,6 @@ class IMP(Search):
         self._point: _RewindPoint | None = None
         self._seed = seed
         self._name = name
-        self._accelerated = accelerated
         self._mark_rewind_point()
 
     @property
@@ -113,8 +113,22 @@ class IMP(Search):
         point = state["rewind_point"]
         self._point = None if point is None else _RewindPoint(**point)
 
-    def _learn(self) -> None:
-        self._training.step()
+    @property
+    def capturable(self) -> bool:
+        """Whether `learn` works on the same tensors, from the same numbers, to the end."""
+        return super().capturable and self._training.capturable
+
+    def learn(self) -> None:
+        """Move the weights by the gradients that are there, and clear all of the model's."""
+        self._training.learn()
+
+    def end_step(self) -> None:
+        """Count the step; where it is the one to rewind to, keep what there is.
+
+        Raises:
+            GemkernError: the search is over.
+        """
+        super().end_step()
         self._steps += 1
         self._mark_rewind_point()
 
@@ -133,14 +147,16 @@ class IMP(Search):
                 f"there is no rewinding to step {self._rewind_step}: the first round had "
                 f"{self._steps} steps; rewind to an earlier one or train longer rounds"
             )
-        decelerate(self.model)
+        with carrying(self._training.optimizer, self.layers.values()):
+            decelerate(self.model)
         self._remove_lowest(self._magnitudes(), self._removals[index])
         if self._point is None:
             self._training.restart()
         else:
             self._point.restore(self.model, self._training)
         zero_masked_weights(self.model)
-        if self._accelerated and self.epoch < self.epochs:
+        self._training.optimizer.refresh()
+        if self.epoch < self.epochs:
             self._accelerate(self._training.optimizer)
 
     def _mark_rewind_point(self) -> None:
@@ -174,8 +190,7 @@ class _RewindPoint:
 
     def restore(self, model: nn.Module, training: WeightTraining) -> None:
         load_weights_state(model, self.weights)
-        # An optimiser may adopt the tensors it loads: it gets copies.
-        training.load_state_dict(copy.deepcopy(self.training))
+        training.load_state_dict(self.training)
 
     def as_dict(self) -> dict[str, Any]:
         return {"weights": self.weights, "training": self.training}

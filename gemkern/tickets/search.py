@@ -19,8 +19,9 @@ class Search(ABC):
     """A method that finds a ticket while a network trains.
 
     The caller runs the loop: `step()` after each `loss.backward()`, `end_epoch()` after each epoch,
-    and after `epochs` of them `ticket()`. One method is one subclass in one file; it fills in
-    `_learn`, `_close_epoch` and `_found`.
+    and after `epochs` of them `ticket()`. A step has two parts: `learn()` is work of the device
+    alone, which a captured graph may replay, `end_step()` is the host's. One method is one subclass
+    in one file; it fills in `learn`, `_close_epoch` and `_found`, and `end_step` if it counts.
 
     Attributes:
         model: the converted model, searched in place.
@@ -30,12 +31,13 @@ class Search(ABC):
         epoch: how many epochs are finished.
     """
 
-    def __init__(self, model: nn.Module, epochs: int) -> None:
+    def __init__(self, model: nn.Module, epochs: int, accelerated: bool) -> None:
         self.model = model
         self.layers: dict[str, Any] = dict(masked_layers(model))
         self.total = sum(layer.active.numel() for layer in self.layers.values())
         self.epochs = epochs
         self.epoch = 0
+        self._accelerated = accelerated
 
     def step(self) -> None:
         """Learn from the gradients that are there, once, and clear all of the model's gradients.
@@ -44,7 +46,25 @@ class Search(ABC):
             GemkernError: the search is over.
         """
         self._check_running()
-        self._learn()
+        self.learn()
+        self.end_step()
+
+    @property
+    def capturable(self) -> bool:
+        """Whether `learn` works on the same tensors, from the same numbers, to the end."""
+        return not self._accelerated
+
+    @abstractmethod
+    def learn(self) -> None:
+        """Learn from the gradients that are there, once, and clear all of the model's gradients."""
+
+    def end_step(self) -> None:
+        """Finish a step.
+
+        Raises:
+            GemkernError: the search is over.
+        """
+        self._check_running()
 
     def end_epoch(self) -> None:
         """Finish an epoch.
@@ -88,17 +108,14 @@ class Search(ABC):
         """Continue from `state`, on a model whose own state is loaded too."""
 
     @abstractmethod
-    def _learn(self) -> None: ...
-
-    @abstractmethod
     def _close_epoch(self) -> None: ...
 
     @abstractmethod
     def _found(self) -> Ticket: ...
 
     def _accelerate(self, optimizer: torch.optim.Optimizer) -> None:
-        """Compress the layers to what is active, if that pays; `optimizer` follows them."""
-        if pays(self.model):
+        """Compress the layers to what is active, if wanted and it pays; `optimizer` follows."""
+        if self._accelerated and pays(self.model):
             with carrying(optimizer, self.layers.values()):
                 accelerate(self.model)
 

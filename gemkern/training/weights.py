@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
 from gemkern.optim import MaskedSGD
@@ -16,6 +16,8 @@ class WeightTraining:
 
     The one way in which weights learn here: a dense network, every round of IMP, and the finetuning
     of every ticket. Call `step()` after each `loss.backward()` and `end_epoch()` after each epoch.
+    Where the weights are on a CUDA device, captured graphs of `learn()` stay worth a call of it,
+    and gradients do not reach the weights of masked layers (`MaskedSGD`, capturable).
 
     Args:
         model: any module; its masked layers train under `active`, everything else freely.
@@ -43,27 +45,35 @@ class WeightTraining:
         self.model = model
         self.epochs = epochs
         self.lr = lr
-        self._momentum = momentum
-        self._weight_decay = weight_decay
-        self._nesterov = nesterov
         self._rate = rate(schedule)
-        self.restart()
+        self.capturable = on_cuda(model)
+        self.optimizer = MaskedSGD(
+            model,
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            capturable=self.capturable,
+        )
+        self._enter(0)
 
     def restart(self) -> None:
         """Begin anew: no momentum, the first epoch's learning rate."""
-        self.optimizer = MaskedSGD(
-            self.model,
-            lr=self.lr,
-            momentum=self._momentum,
-            weight_decay=self._weight_decay,
-            nesterov=self._nesterov,
-        )
+        self.optimizer.forget()
         self._enter(0)
 
     def step(self) -> None:
         """Take one SGD step from the gradients that are there, and clear them."""
+        self.learn()
+        self.end_step()
+
+    def learn(self) -> None:
+        """Take one SGD step from the gradients that are there, and clear them."""
         self.optimizer.step()
         self.model.zero_grad(set_to_none=True)
+
+    def end_step(self) -> None:
+        """Finish a step: nothing is counted."""
 
     def end_epoch(self) -> None:
         """Move to the next epoch's learning rate."""
@@ -80,5 +90,15 @@ class WeightTraining:
 
     def _enter(self, epoch: int) -> None:
         self.epoch = epoch
+        lr = self.lr * self._rate(epoch, self.epochs)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * self._rate(epoch, self.epochs)
+            if isinstance(group["lr"], Tensor):
+                # A captured graph reads it there.
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+
+def on_cuda(model: nn.Module) -> bool:
+    """Return whether the parameters of `model` are on CUDA devices."""
+    return {parameter.device.type for parameter in model.parameters()} == {"cuda"}

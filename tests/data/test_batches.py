@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gemkern.data import Augment, Split, batches, eval_batches
+from gemkern.data import Augment, Split, TrainingBatches, batches, eval_batches
 from gemkern.data.batches import crop_and_flip
 from gemkern.errors import GemkernError
 
@@ -164,6 +165,23 @@ def test_no_global_random_numbers_are_used() -> None:
 
 
 MEAN, STD = (0.491, 0.482, 0.0), (0.247, 0.243, 0.5)
+
+
+def test_epochs_follow_each_other_in_the_same_place() -> None:
+    split = make_split(count=20)
+    fixed: dict[str, Any] = {"seed": 3, "mean": [0.0], "std": [1 / 255], "augment": LIVELY}
+    source = TrainingBatches(split, 8, **fixed)
+    assert len(source) == 2
+    fixed_tensors = {name: one for name, one in vars(source).items() if torch.is_tensor(one)}
+    assert len(fixed_tensors) == 3
+    for epoch in (0, 5, 5):
+        source.begin(epoch)
+        expected = batches(split, 8, epoch=epoch, **fixed)
+        for images, labels in expected:
+            taken = source.take()
+            assert torch.equal(taken[0], images)
+            assert torch.equal(taken[1], labels)
+    assert all(getattr(source, name) is tensor for name, tensor in fixed_tensors.items())
 
 
 def test_normalisation_is_as_exact_as_plain_pytorch() -> None:

@@ -117,7 +117,7 @@ def test_finetuning_keeps_masked_weights_exactly_zero() -> None:
     laboratory, notebook = Laboratory(settings()), silent_notebook()
     model = half_masked(laboratory)
     before = weights(model)
-    laboratory.finetune(model, 0.5, notebook)
+    laboratory.finetune([model], 0.5, [notebook])
     for name, layer in masked_layers(model).items():
         assert not layer.weight[~layer.active].any(), name
         moved = layer.weight != before[f"{name}.weight"]
@@ -131,7 +131,7 @@ def test_finetuning_keeps_masked_weights_exactly_zero() -> None:
 def test_a_search_runs_to_its_end_and_its_densities_are_written_down() -> None:
     laboratory, notebook = Laboratory(settings()), silent_notebook()
     search = miner(laboratory)
-    laboratory.find(search, notebook)
+    laboratory.find([search], [notebook])
     planned = [1.0, *(left / search.total for left in weights_left(search.total, 0.3, 3, 1))]
     assert [record.density for record in notebook.records] == planned
     assert {record.phase for record in notebook.records} == {"find"}
@@ -141,7 +141,7 @@ def test_a_search_runs_to_its_end_and_its_densities_are_written_down() -> None:
 def test_epochs_are_judged_on_the_validation_split() -> None:
     laboratory, notebook = Laboratory(settings()), silent_notebook()
     model = half_masked(laboratory)
-    laboratory.finetune(model, 0.5, notebook)
+    laboratory.finetune([model], 0.5, [notebook])
     dataset = laboratory.dataset
     accuracies = {split: evaluate(model, getattr(dataset, split), dataset) for split in SPLITS}
     assert len(set(accuracies.values())) == len(SPLITS), "the splits can be told apart"
@@ -155,9 +155,9 @@ def test_the_test_set_is_opened_by_a_test_alone() -> None:
         laboratory.dataset, test=sealed(laboratory.dataset.test)
     )
     search = miner(laboratory)
-    laboratory.find(search, silent_notebook())
+    laboratory.find([search], [silent_notebook()])
     model = laboratory.with_ticket(search.ticket(), 0)
-    laboratory.finetune(model, 0.3, silent_notebook())
+    laboratory.finetune([model], 0.3, [silent_notebook()])
     with pytest.raises(Opened):
         laboratory.test(model)
 
@@ -174,7 +174,7 @@ def test_weights_learn_from_the_training_split_alone(split: str) -> None:
     learnt = []
     for laboratory in (Laboratory(settings()), blackened(Laboratory(settings()), split)):
         model = half_masked(laboratory)
-        laboratory.finetune(model, 0.5, silent_notebook())
+        laboratory.finetune([model], 0.5, [silent_notebook()])
         learnt.append(weights(model))
     assert same(*learnt) is (split != "train")
 
@@ -200,3 +200,8 @@ def test_a_batch_that_cannot_be_filled_is_refused(batch_size: int, message: str)
     with pytest.raises(GemkernError, match=message):
         Laboratory(settings(batch_size=batch_size))
     assert Laboratory(settings(batch_size=128)).settings.batch_size == 128
+
+
+def test_fewer_than_one_seed_at_once_is_refused() -> None:
+    with pytest.raises(GemkernError, match="0 seeds at once train nothing: give --set seeds_at_on"):
+        Laboratory(settings(seeds_at_once=0))

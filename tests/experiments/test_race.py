@@ -11,7 +11,7 @@ from tiny_race import kept_by_layer, sealed, settings, state
 
 import gemkern as gk
 from gemkern.experiments.laboratory import Laboratory, Notebook
-from gemkern.experiments.race import finetune_ticket, race, total_epochs
+from gemkern.experiments.race import finetune_tickets, race, total_epochs
 from gemkern.experiments.records import EpochRecord, Run
 from gemkern.experiments.search import RIVAL_SEED, Found, maskable_weights
 from gemkern.tickets import GemMiner, Ticket, smart_ratio_counts, weights_left
@@ -145,6 +145,21 @@ def test_a_seed_gives_the_same_race_to_the_bit(held: Race) -> None:
         assert_same_bits(again.tickets[method, seed], held.tickets[method, seed])
 
 
+def test_seeds_at_once_race_as_they_do_one_by_one(held: Race) -> None:
+    seeds = (1, 0, 2)
+    together = Race(Laboratory(settings(seeds_at_once=2))).hold(seeds=seeds)
+    third = Race(held.laboratory).hold(seeds=(2,))
+    alone = sorted([*held.runs, *third.runs], key=lambda run: (METHODS.index(run.method), run.seed))
+    assert list(map(without_clock, together.runs)) == list(map(without_clock, alone))
+    for method in TICKETED:
+        for seed in seeds:
+            ours, theirs = together.tickets[method, seed], {**held.tickets, **third.tickets}
+            assert_same_bits(ours, theirs[method, seed])
+    started = [(record.method, record.seed) for record in together.records if record.epoch == 1]
+    pairs = [started[i : i + 2] for i in range(0, 2 * len(METHODS), 2)]
+    assert all(pair == [(pair[0][0], 1), (pair[0][0], 0)] for pair in pairs), "a pair at a time"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_another_seed_is_another_race(held: Race, method: str) -> None:
     zero, one = (
@@ -165,7 +180,7 @@ def test_the_dense_network_is_trained_by_the_recipe_of_the_tickets(held: Race) -
     assert (run.find_epochs, run.find_seconds, run.layer_density) == (0, 0.0, {})
     model = held.laboratory.fresh_model(0)
     assert run.accuracy_before == held.laboratory.test(model)
-    held.laboratory.finetune(model, 1.0, Notebook("dense", 0, lambda record: None))
+    held.laboratory.finetune([model], 1.0, [Notebook("dense", 0, lambda record: None)])
     assert run.accuracy_after == held.laboratory.test(model)
 
 
@@ -174,7 +189,7 @@ def test_gem_miner_is_measured_as_mined_before_finetuning() -> None:
     model = held.laboratory.fresh_model(0)
     gk.convert(model, scores=True)
     miner = GemMiner(model, 0.9, 3, 1, optimizer="adam", lr=0.05, l2=1e-5, seed=0)
-    held.laboratory.find(miner, Notebook("gem-miner", 0, lambda record: None))
+    held.laboratory.find([miner], [Notebook("gem-miner", 0, lambda record: None)])
     ready_to_finetune = held.laboratory.with_ticket(held.tickets["gem-miner", 0], 0)
     mined, unmined = map(held.laboratory.test, (model, ready_to_finetune))
     assert mined != unmined, "the mined network and the finetuned one's start can be told apart"
@@ -187,16 +202,15 @@ def test_a_run_is_the_finetuning_of_its_ticket(held: Race, method: str) -> None:
     model = held.laboratory.with_ticket(ticket, 1)
     if method != "gem-miner":
         assert run.accuracy_before == held.laboratory.test(model)
-    held.laboratory.finetune(model, ticket.density, Notebook(method, 1, lambda record: None))
+    held.laboratory.finetune([model], ticket.density, [Notebook(method, 1, lambda record: None)])
     assert run.accuracy_after == held.laboratory.test(model)
 
 
 @pytest.mark.parametrize("accuracy", [None, 0.125])
 def test_a_ticket_alone_is_finetuned_and_tested(held: Race, accuracy: float | None) -> None:
     ticket = held.tickets["imp", 0]
-    run = finetune_ticket(
-        held.laboratory, Notebook("imp", 0, lambda record: None), Found(ticket, accuracy)
-    )
+    notebook = Notebook("imp", 0, lambda record: None)
+    (run,) = finetune_tickets(held.laboratory, [notebook], [Found(ticket, accuracy)])
     raced = held.run("imp", 0)
     assert run.accuracy_before == (raced.accuracy_before if accuracy is None else accuracy)
     assert (run.accuracy_after, run.finetune_epochs) == (raced.accuracy_after, 2)

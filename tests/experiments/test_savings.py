@@ -30,21 +30,25 @@ def sparse_model(laboratory: Laboratory, density: float) -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("density", "accelerate", "batch", "expected"),
+    ("density", "accelerate", "autocast", "batch", "expected"),
     [
-        (0.1, True, BATCH, True),
-        (0.5, True, BATCH, False),
-        (0.1, False, BATCH, False),
-        (0.1, True, BATCH - 1, False),
+        (0.1, True, "none", BATCH, True),
+        (0.5, True, "none", BATCH, False),
+        (0.1, False, "none", BATCH, False),
+        (0.1, True, "none", BATCH - 1, False),
+        (0.1, True, "bfloat16", BATCH, False),
     ],
 )
 def test_finetuning_is_accelerated_and_measured_where_that_pays(
-    density: float, accelerate: bool, batch: int, expected: bool
+    density: float, accelerate: bool, autocast: str, batch: int, expected: bool
 ) -> None:
-    laboratory = Laboratory(settings(accelerate=accelerate, batch_size=batch, finetune_epochs=1))
+    laboratory = Laboratory(
+        settings(accelerate=accelerate, autocast=autocast, batch_size=batch, finetune_epochs=1)
+    )
     savings: list[Saving] = []
     model = sparse_model(laboratory, density)
-    laboratory.finetune(model, density, Notebook("tested", 3, lambda record: None, savings.append))
+    notebook = Notebook("tested", 3, lambda record: None, savings.append)
+    laboratory.finetune([model], density, [notebook])
     assert is_accelerated(model) is expected
     found = [(saving.method, saving.seed, saving.phase, saving.steps) for saving in savings]
     assert found == ([("tested", 3, "finetune", 128 // batch)] if expected else [])
@@ -77,7 +81,7 @@ def test_a_search_is_measured_once_it_is_sparse() -> None:
     savings: list[Saving] = []
     for seed, density in enumerate((0.3, 0.02)):
         laboratory = Laboratory(settings(density=density, batch_size=BATCH, mine_epochs=5))
-        mine(laboratory, Notebook("gem-miner", seed, lambda record: None, savings.append))
+        mine(laboratory, [Notebook("gem-miner", seed, lambda record: None, savings.append)])
     # Of the weights, 0.14 and 0.05 remain in the last two epochs on the way to 0.02.
     assert [(saving.seed, saving.phase, saving.steps) for saving in savings] == [(1, "find", 4)]
 

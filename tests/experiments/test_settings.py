@@ -6,7 +6,7 @@ import pytest
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.presets import PAPER, PRESETS, nearest_preset, resolve
-from gemkern.experiments.settings import pick_device, rewind_point
+from gemkern.experiments.settings import pick_autocast, pick_device, rewind_point
 from gemkern.models import NAMES
 
 
@@ -65,6 +65,29 @@ def test_the_data_stay_what_was_asked_for_when_the_preset_is_of_other_data() -> 
     assert (settings.data, settings.mine_epochs) == ("mnist", 150)
 
 
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"),
+    [
+        ("auto", "cpu", "none"),
+        ("auto", "cuda", "bfloat16"),
+        ("auto", "cuda:1", "bfloat16"),
+        ("none", "cuda", "none"),
+        ("bfloat16", "cpu", "bfloat16"),
+    ],
+)
+def test_products_are_narrow_on_cuda_unless_told_otherwise(
+    asked: str, device: str, expected: str
+) -> None:
+    assert pick_autocast(asked, device) == expected
+
+
+def test_on_a_cpu_steps_are_as_exact_as_the_weights() -> None:
+    settings = resolve("digits", {"device": "cpu"})
+    assert (settings.autocast, settings.graph) == ("none", True)
+    settings = resolve("digits", {}, ["autocast=bfloat16", "graph=false"])
+    assert (settings.autocast, settings.graph) == ("bfloat16", False)
+
+
 def test_a_budget_scales_every_length() -> None:
     settings = resolve("resnet20-1.44", {}).scaled(0.1)
     lengths = (settings.mine_epochs, settings.finetune_epochs, settings.imp_epochs)
@@ -99,6 +122,10 @@ def test_a_folder_of_any_size_is_used_whole_unless_a_limit_is_given() -> None:
         (lambda: pick_device("cuda:99"), r"'cuda:99' cannot be used here"),
         (lambda: pick_device("toaster"), r"'toaster' cannot be used here"),
         (lambda: rewind_point("later"), r"rewind to 'later': give init"),
+        (
+            lambda: resolve("digits", {}, ["autocast=float16"]),
+            r"autocast cannot be 'float16': choose one of auto, none, bfloat16",
+        ),
     ],
 )
 def test_bad_settings_are_named(call, message: str) -> None:

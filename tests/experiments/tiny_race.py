@@ -35,6 +35,9 @@ SETTINGS = Settings(
     imp_lr=0.1,
     imp_prune=0.5,
     accelerate=True,
+    autocast="none",
+    graph=True,
+    seeds_at_once=1,
 )
 
 

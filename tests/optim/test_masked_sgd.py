@@ -11,6 +11,7 @@ import torch
 from host_reads import host_reads
 from torch import Tensor, nn
 
+from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import convert
 from gemkern.optim import MaskedSGD
@@ -183,6 +184,154 @@ def test_a_closure_and_no_host_reads() -> None:
     assert not host_reads(lambda: losses.append(optimizer.step(closure)))
     assert losses[0] > 0
     assert not torch.equal(model[3].weight, before)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_capturable_it_takes_the_same_steps(options: dict[str, Any]) -> None:
+    model, twin = masked(), masked()
+    optimizer = MaskedSGD(model, **options, capturable=True)
+    learn(model, optimizer, 2)
+    learn(twin, MaskedSGD(twin, **options), 2)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    reached = copy.deepcopy(model)
+    optimizer.param_groups[0]["lr"].zero_()
+    learn(model, optimizer, 1)
+    assert_same(model, reached)
+
+
+def linear_calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """Return a list to which every call of the masked operator adds the dtype of its input."""
+    calls: list[torch.dtype] = []
+    operator = ops.masked_linear
+
+    def counted(x: Tensor, *args: Any) -> Tensor:
+        calls.append(x.dtype)
+        return operator(x, *args)
+
+    monkeypatch.setattr(ops, "masked_linear", counted)
+    return calls
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_capturable_layers_compute_with_what_the_step_wrote(
+    autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, **OPTIONS[1], capturable=True)
+    calls = linear_calls(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        learn(model, optimizer, 3)
+    assert len(calls) == 2, "no effective weight before the first step"
+    for layer in (model[0], model[3]):
+        leaf = layer.effective.leaf
+        assert leaf.dtype == (torch.bfloat16 if autocast else torch.float32)
+        assert torch.equal(leaf, layer.weight.to(leaf.dtype))
+        assert is_positive_zero(leaf[~layer.active])
+        assert leaf.grad is None
+
+
+def test_capturable_it_notices_other_changes() -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, **OPTIONS[1], capturable=True)
+    learn(model, optimizer, 2)
+    leaf = model[0].effective.leaf
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+    model[3].active[:] = False
+    x = torch.ones(2, 6)
+    plain = copy.deepcopy(model)
+    assert plain[0].effective is None
+    assert torch.equal(model(x), plain(x))
+    optimizer.refresh()
+    assert model[0].effective.leaf is leaf
+    assert torch.equal(leaf, torch.where(model[0].active, model[0].weight, 0))
+    assert torch.equal(model(x), plain(x))
+
+
+def test_capturable_gradients_are_cleared_and_add_up() -> None:
+    model, twin = masked(), masked()
+    optimizers = [MaskedSGD(one, **OPTIONS[1], capturable=one is model) for one in (model, twin)]
+    for one, optimizer in zip((model, twin), optimizers, strict=True):
+        learn(one, optimizer, 2)
+        one(torch.ones(5, 6)).sum().backward()
+        optimizer.zero_grad()
+        for step in range(2):
+            if step:
+                # What was written ceases to hold: this gradient reaches the weight.
+                one[0].weight.detach().mul_(1)
+            one(torch.full((5, 6), float(step))).square().sum().backward()
+        optimizer.step()
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_capturable_copies_learn_on_alone() -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, **OPTIONS[1], capturable=True)
+    learn(model, optimizer, 2)
+    twin, other = copy.deepcopy((model, optimizer))
+    learn(twin, other, 2, seed=2)
+    assert twin[0].effective.leaf is not model[0].effective.leaf
+    learn(model, optimizer, 2, seed=2)
+    assert_same(twin, model)
+
+
+def test_another_optimiser_gets_its_gradients() -> None:
+    model = masked()
+    learn(model, MaskedSGD(model, **OPTIONS[1], capturable=True), 2)
+    learn(model, MaskedSGD(model, **OPTIONS[1]), 1)
+    assert model[0].effective is None
+    model(torch.ones(1, 6)).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_capturable_groups_have_rates_of_their_own() -> None:
+    model = masked()
+    groups = [{"layers": model[0], "lr": 0.0}, {"layers": [model[3]]}]
+    optimizer = MaskedSGD(groups, lr=0.25, capturable=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert [rate.item() for rate in rates] == [0.0, 0.25]
+    assert all(rate.dtype == torch.float32 and rate.dim() == 0 for rate in rates)
+
+
+def test_a_loaded_state_is_written_where_the_old_one_is() -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, **OPTIONS[2], capturable=True)
+    fresh = copy.deepcopy(optimizer.state_dict())
+    learn(model, optimizer, 2)
+    moved = copy.deepcopy(optimizer.state_dict())
+    kept = [memory["momentum_buffer"] for memory in optimizer.state.values()]
+    rate = optimizer.param_groups[0]["lr"]
+    optimizer.param_groups[0]["lr"].fill_(0.5)
+    for state, empty in ((fresh, True), (moved, False)):
+        optimizer.load_state_dict(state)
+        now = [memory["momentum_buffer"] for memory in optimizer.state.values()]
+        assert all(ours is theirs for ours, theirs in zip(now, kept, strict=True))
+        assert optimizer.param_groups[0]["lr"] is rate
+        assert rate.item() == pytest.approx(0.1)
+        assert empty == (not any(buffer.any() for buffer in now))
+    loaded = [memory["momentum_buffer"] for memory in moved["state"].values()]
+    assert all(torch.equal(a, b) for a, b in zip(now, loaded, strict=True))
+    optimizer.forget()
+    assert not any(buffer.any() for buffer in now)
+
+
+@pytest.mark.parametrize("capturable", [True, False])
+def test_a_state_goes_on_where_rates_are_kept_in_another_way(capturable: bool) -> None:
+    model, twin = masked(), masked()
+    optimizer = MaskedSGD(model, **OPTIONS[1], capturable=capturable)
+    learn(model, optimizer, 2)
+    twin.load_state_dict(model.state_dict())
+    other = MaskedSGD(twin, **{**OPTIONS[1], "lr": 0.7}, capturable=not capturable)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    (group,) = other.param_groups
+    assert isinstance(group["lr"], Tensor) is bool(group["fused"]) is not capturable
+    assert float(group["lr"]) == pytest.approx(0.1)
+    learn(model, optimizer, 2, seed=2)
+    learn(twin, other, 2, seed=2)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_rewinding_to_init_gives_the_initial_weights_times_the_mask_to_the_bit()
             assert same_bits(model.state_dict()[entry], masked(initial[entry], mask))
         for entry in OTHERS:
             assert same_bits(model.state_dict()[entry], initial[entry])
-        assert imp.state_dict()["training"]["optimizer"]["state"] == {}
+        assert not any(map(torch.any, momentum_buffers(imp.state_dict()["training"]).values()))
         assert lr(imp) == 0.1
 
 
@@ -170,7 +170,7 @@ def test_learning_rate_rewinding_keeps_the_trained_weights():
     for entry in OTHERS:
         assert same_bits(model.state_dict()[entry], trained[entry])
     assert lr(imp) == 0.1
-    assert imp.state_dict()["training"]["optimizer"]["state"] == {}
+    assert not any(map(torch.any, momentum_buffers(imp.state_dict()["training"]).values()))
 
 
 @pytest.mark.parametrize("rewind", ["init", "learning-rate"])

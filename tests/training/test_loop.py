@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gemkern as gk
 from gemkern.data import Dataset
 from gemkern.errors import GemkernError
-from gemkern.training import EpochStats, Method, WeightTraining, evaluate, loop, train
+from gemkern.training import (
+    EpochStats,
+    Method,
+    Trainee,
+    WeightTraining,
+    evaluate,
+    loop,
+    train,
+    train_together,
+)
 
 
 class HostReads(TorchDispatchMode):
@@ -163,6 +173,34 @@ def test_what_is_done_after_an_epoch_takes_no_time_of_the_run(
     monkeypatch.setattr(loop.time, "perf_counter", tick)
     train(network, WeightTraining(network, 3), stripes, batch_size=16, seed=0, on_epoch=dawdle)
     assert seconds == [1.0, 1.0, 1.0]
+
+
+def test_together_the_time_is_shared(
+    network: nn.Module, stripes: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
+    seconds: list[float] = []
+    models = [copy.deepcopy(network) for _ in range(4)]
+    trainees = [
+        Trainee(model, WeightTraining(model, 2), seed, lambda stats: seconds.append(stats.seconds))
+        for seed, model in enumerate(models)
+    ]
+    train_together(trainees, stripes, batch_size=16)
+    assert seconds == [0.25] * 8
+
+
+@pytest.mark.parametrize(("epochs", "named"), [((2, 3, 2), r"\[2, 3\]"), ((), r"\[\]")])
+def test_what_does_not_last_equally_long_is_not_trained_together(
+    network: nn.Module, stripes: Dataset, epochs: tuple[int, ...], named: str
+) -> None:
+    models = [copy.deepcopy(network) for _ in epochs]
+    trainees = [
+        Trainee(model, WeightTraining(model, count), 0)
+        for model, count in zip(models, epochs, strict=True)
+    ]
+    with pytest.raises(GemkernError, match=f"last {named} epochs cannot be trained together"):
+        train_together(trainees, stripes, batch_size=16)
 
 
 def test_every_epoch_trains_in_training_mode(network: nn.Module, stripes: Dataset) -> None:

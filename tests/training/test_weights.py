@@ -36,12 +36,16 @@ def test_the_rate_follows_the_schedule_and_restart_begins_anew(network: nn.Modul
     rates = []
     for _ in range(4):
         rates.append(training.optimizer.param_groups[0]["lr"])
+        network(torch.ones(4, 1, 6, 6)).square().sum().backward()
+        training.step()
         training.end_epoch()
     assert rates == pytest.approx([0.2, 0.2 * 0.853553, 0.1, 0.2 * 0.146447], rel=1e-5)
     training.restart()
     assert training.epoch == 0
     assert training.optimizer.param_groups[0]["lr"] == 0.2
-    assert not training.optimizer.state
+    memories = [state["momentum_buffer"] for state in training.optimizer.state.values()]
+    assert len(memories) == 3
+    assert not any(map(torch.any, memories))
 
 
 def test_it_resumes_to_the_same_bits(network: nn.Module) -> None:

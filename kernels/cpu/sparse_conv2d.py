@@ -1,7 +1,8 @@
 """A two-dimensional convolution by the weights that remain, and its gradients, with Numba.
 
 Operands as in `kernels/reference/sparse_conv2d.py`, float32 on the CPU; the reference serves other
-dtypes. They are `norm_sparse_conv2d` without a norm. Results do not depend on the number of
+dtypes. Tensors are read where they lie (`direct`) if that pays; otherwise, and for the gradient of
+the values, these are `norm_sparse_conv2d` without a norm. Results do not depend on the number of
 threads, which is torch's.
 """
 
@@ -10,11 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.direct import direct
 from gemkern.kernels.cpu.norm_sparse_conv2d import (
     norm_sparse_conv2d,
     norm_sparse_conv2d_backward,
 )
-from gemkern.kernels.cpu.serving import float32_or
+from gemkern.kernels.cpu.reach import Plan, plan_of
+from gemkern.kernels.cpu.serving import address, float32_or
+from gemkern.kernels.cpu.strips import Walk, walk_of
+from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, BYTES_OF_VECTOR
+from gemkern.kernels.reference.batch_last import batch_last, empty_batch_last
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
@@ -22,6 +29,9 @@ from torch import Tensor
 Pair = Sequence[int]
 # Neither a norm (eps, relu) nor a kept input nor moments.
 PLAIN = (0.0, False, False, False)
+# Bytes from which what is written has left the caches before it is read: it goes past them.
+# Smaller results are read sooner by the next operator than memory could give them back.
+LARGE = 24 * 2**20
 
 
 @float32_or(reference.sparse_conv2d)
@@ -37,6 +47,11 @@ def sparse_conv2d(
 ) -> Tensor:
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
     geometry = (stride, padding, dilation, groups)
+    walk = walk_of(x.shape, pattern.shape, *geometry)
+    plan = plan_of(walk, backward=False)
+    if plan is not None:
+        size = (walk.batch, walk.outputs, walk.out_height, walk.out_width)
+        return _direct(x, size, values, pattern, bias, walk, plan, False)
     return norm_sparse_conv2d(
         x, None, None, None, None, None, values, pattern, bias, None, *PLAIN, *geometry
     )[0]
@@ -54,9 +69,14 @@ def sparse_conv2d_input_grad(
     groups: int,
 ) -> Tensor:
     """Return dL/dx of shape `input_size`, batch-last, from dL/dy."""
+    geometry = (stride, padding, dilation, groups)
+    walk = walk_of(input_size, pattern.shape, *geometry)
+    plan = plan_of(walk, backward=True)
+    if plan is not None:
+        return _direct(grad_y, tuple(input_size), values, pattern, None, walk, plan, True)
     # Of x nothing but its shape is read.
     x = grad_y.new_empty(()).expand(tuple(input_size))
-    grad_x = _backward(grad_y, x, values, pattern, True, (stride, padding, dilation, groups)).x
+    grad_x = _backward(grad_y, x, values, pattern, True, geometry).x
     assert grad_x is not None
     return grad_x
 
@@ -77,6 +97,29 @@ def sparse_conv2d_weight_grad(
     grad_values = _backward(grad_y, x, values, pattern, False, geometry).values
     assert grad_values is not None
     return grad_values
+
+
+def _direct(
+    source: Tensor,
+    size: Sequence[int],
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None,
+    walk: Walk,
+    plan: Plan,
+    backward: bool,
+) -> Tensor:
+    """Return what is read from `source`, a tensor of `size`."""
+    source, target = batch_last(source), empty_batch_last(size, source)
+    bias = None if bias is None else bias.contiguous()
+    aligned = target.data_ptr() % BYTES_OF_VECTOR == 0
+    streamed = aligned and target.numel() * BYTES_OF_FLOAT >= LARGE
+    direct(
+        start_threads(), source.data_ptr(), target.data_ptr(), address(bias),
+        values.detach().contiguous().numpy(), pattern.positions.numpy(), pattern.starts.numpy(),
+        walk, *plan, backward, streamed,
+    )  # fmt: skip
+    return target
 
 
 def _backward(

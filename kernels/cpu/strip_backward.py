@@ -207,13 +207,19 @@ def lead_row_back(
     entries, values, _, bounds, zeros = lists
     kind, image, images = chunk
     lanes = lanes_of(kind)
-    pixel, stride = BYTES * lanes, walk.stride_width
+    pixel, far, stride = BYTES * lanes, BYTES * walk.batch, walk.stride_width
     shape = row_shape(images, walk.batch, lanes, walk.width, walk.height)
+    # Whole vectors that nothing is done with are read and written where they lie.
+    straight = images == lanes and norm.mean == 0
     row_phase = (row + walk.pad_height) % walk.stride_height
     reach_back(rows, ring_at, ring, row, walk, pixel)
     for channel in range(walk.inputs):
         offset = ((channel * walk.height + row) * walk.width * walk.batch + image) * BYTES
-        if products or norm.mean:
+        source, source_step = (x + offset, far) if straight else (result, pixel)
+        target, target_step = buffer, pixel
+        if straight and inputs.grad_z == 0:
+            target, target_step = inputs.grad_x + offset, far
+        if not straight and (products or norm.mean):
             read_input(shape, offset, channel, x, norm, table, inputs, result)
         for phase in range(stride):
             column = (phase - walk.pad_width) % stride
@@ -223,13 +229,13 @@ def lead_row_back(
             begin = bounds[number]
             listed = entries.ctypes.data + begin * 8
             if products:
-                multiply_run(kind, result + column * pixel, stride * pixel, rows, shift, listed,
-                             bounds[number + 1] - begin, products + begin * BYTES_OF_VECTOR,
+                multiply_run(kind, source + column * source_step, stride * source_step, rows, shift,
+                             listed, bounds[number + 1] - begin, products + begin * BYTES_OF_VECTOR,
                              count)  # fmt: skip
             if inputs.grad_x:
-                accumulate_run(kind, buffer + column * pixel, stride * pixel, rows, shift, pixel,
-                               listed, values.ctypes.data + begin * 4, zeros[number] - begin,
-                               np.float32(0), count)  # fmt: skip
+                accumulate_run(kind, target + column * target_step, stride * target_step, rows,
+                               shift, pixel, listed, values.ctypes.data + begin * 4,
+                               zeros[number] - begin, np.float32(0), count)  # fmt: skip
         if inputs.grad_x and norm.mean:
             found = doubles(sums + channel * 16, 2)
             once, twice = lead_through_norm(shape, offset, channel, x, norm, table, inputs, buffer,
@@ -238,7 +244,7 @@ def lead_row_back(
             found[1] += twice
         elif inputs.grad_x and inputs.grad_z:
             add_and_write(shape, (buffer, inputs.grad_z + offset, inputs.grad_x + offset), ())
-        elif inputs.grad_x:
+        elif inputs.grad_x and not straight:
             write(shape, (buffer, inputs.grad_x + offset), ())
 
 

@@ -277,8 +277,11 @@ def forward_strip(
     kind, image, images = chunk
     lanes = lanes_of(kind)
     pixel, outputs, columns = BYTES * lanes, walk.outputs, walk.out_width
+    far = BYTES * walk.batch
     shape = row_shape(images, walk.batch, lanes, columns, walk.out_height)
     rows, buffer, ring_at = rooms(scratch, columns * lanes)
+    # Whole vectors that nothing is done with go where they belong at once.
+    straight = images == lanes and added == 0 and moments == 0
     clear_padding(ring_at, ring, lanes, images)
     following = 0
     for row in range(first, last):
@@ -294,15 +297,18 @@ def forward_strip(
         reach(rows, ring_at, ring, row, walk, pixel)
         for output in range(outputs):
             start = floats(bias, outputs)[output] if bias else np.float32(0)
-            accumulate_run(kind, buffer, pixel, rows, 0, walk.stride_width * pixel,
+            offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
+            target, target_step = (y + offset, far) if straight else (buffer, pixel)
+            accumulate_run(kind, target, target_step, rows, 0, walk.stride_width * pixel,
                            entries.ctypes.data + bounds[output] * 8,
                            values.ctypes.data + bounds[output] * 4,
                            bounds[output + 1] - bounds[output], start, columns)  # fmt: skip
-            offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
+            if straight:
+                continue
             found = moments + output * 24 if moments else 0
             more = added + offset if added else 0
             if found and row == first:
-                start_moments(found, buffer, lanes, more, shape[3], columns, images)
+                start_moments(found, buffer, lanes, more, far, columns, images)
             write_row(shape, buffer, more, y + offset, found)
 
 

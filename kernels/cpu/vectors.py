@@ -97,6 +97,13 @@ class Emitter:
         name = f"llvm.masked.store.v{LANES}f32.p0"
         self.call(name, ir.VoidType(), [vector, pointer, align, self.mask])
 
+    def stream(self, vector: ir.Value, address: ir.Value) -> None:
+        """Store past the caches, to where a vector is aligned."""
+        pointer = self.pointer(address, VECTOR)
+        stored = self.builder.store(vector, pointer, align=BYTES_OF_VECTOR)
+        hint = self.builder.module.add_metadata([ir.Constant(INT, 1)])
+        stored.set_metadata("nontemporal", hint)
+
     def only(self, vector: ir.Value) -> ir.Value:
         """Return the vector with 0 in the lanes that do not count."""
         return vector if self.mask is None else self.builder.select(self.mask, vector, ZEROS)
@@ -164,13 +171,25 @@ def _source_of(at: Emitter, rows: ir.Value, entry: ir.Value, bytes_of_pixel: int
     return builder.add(start, builder.mul(pixels, long(bytes_of_pixel)))
 
 
-def accumulator(pixels: int, vectors: int) -> Any:
+def from_start(at: Emitter, start: ir.Value, entry: ir.Value, bytes_of_pixel: int) -> ir.Value:
+    """Return the address that an entry reads which is a number of bytes from a start."""
+    return at.builder.add(start, entry)
+
+
+def accumulator(
+    pixels: int,
+    vectors: int,
+    source_of: Callable[..., ir.Value] = _source_of,
+    streamed: bool = False,
+) -> Any:
     """Return the loop of the forward pass and the input gradient: one channel of a few pixels.
 
     accumulate(target, target_step, rows, shift, source_step, entries, values, count, start) writes
     to `pixels` pixels at `target`, `target_step` bytes apart, the sum of `start` and, for each of
     `count` entries, of values[k] times the pixels it reads: `shift` bytes on from where it says, in
-    rows that begin at the addresses `rows`, and `source_step` bytes apart.
+    rows that begin at the addresses `rows`, and `source_step` bytes apart. With `from_start`, an
+    entry says it in bytes, and `rows` is what they are counted from. `streamed` results go past the
+    caches.
     """
     bytes_of_pixel = vectors * BYTES_OF_VECTOR
 
@@ -191,7 +210,7 @@ def accumulator(pixels: int, vectors: int) -> Any:
             entry = at.scalar(builder.add(entries, builder.mul(step, long(8))), LONG)
             value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
             factor = at.spread(value)
-            source = builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift)
+            source = builder.add(source_of(at, rows, entry, bytes_of_pixel), shift)
             return [
                 at.multiply_add(at.load(place), factor, total)
                 for place, total in zip(places(source, source_step), sums, strict=True)
@@ -199,8 +218,9 @@ def accumulator(pixels: int, vectors: int) -> Any:
 
         begun = [at.spread(start)] * (pixels * vectors)
         totals = at.loop(count, begun, add_entry)
+        store = at.stream if streamed else at.store
         for place, total in zip(places(target, target_step), totals, strict=True):
-            at.store(total, place)
+            store(total, place)
 
     @intrinsic
     def accumulate(typingctx, target, target_step, rows, shift, source_step, entries, values, count,
@@ -264,6 +284,17 @@ def dot_products(entries: int, vectors: int) -> Any:
         return types.void(*(types.int64,) * 7), codegen
 
     return add_products
+
+
+@intrinsic
+def wait_for_stores(typingctx):
+    """Let other threads see what this one has stored past the caches."""
+
+    def codegen(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic

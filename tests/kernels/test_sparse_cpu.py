@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu import reach
 from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
+from gemkern.kernels.cpu.strips import walk_of
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings
@@ -19,8 +21,9 @@ from hypothesis import strategies as st
 from sparse_cases import CASES, Case, operands, results
 
 every_case = pytest.mark.parametrize("name", CASES)
-# Every kind of chunk, alone and followed by others, and masked ones of any size.
-BATCHES = st.one_of(st.integers(0, 20), st.integers(120, 140), st.sampled_from([32, 64, 96, 250]))
+# Every kind of chunk, alone and followed by others, of whole vectors and of any size.
+WHOLE = st.sampled_from([16, 32, 48, 64, 80, 96, 112, 128, 144, 256])
+BATCHES = st.one_of(WHOLE, st.integers(0, 20), st.integers(120, 140), st.just(250))
 
 
 def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
@@ -56,6 +59,46 @@ def assert_same(case: Case, seed: int) -> None:
 def test_on_whole_numbers_every_convolution_is_exact(case: Case, seed: int) -> None:
     assume(min(case.output_image) > 0)
     assert_same(case, seed)
+
+
+@given(case=CONVOLUTIONS, batch=WHOLE, width=st.integers(1, 3), seed=st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_on_whole_numbers_blocks_of_columns_are_exact(
+    case: Case, batch: int, width: int, seed: int
+) -> None:
+    assume(min(case.output_image) > 0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reach, "WIDTHS", (width,))
+        reach.plan_of.cache_clear()
+        assert_same(replace(case, batch=batch), seed)
+    reach.plan_of.cache_clear()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_on_whole_numbers_results_past_the_caches_are_exact(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(kernels, "LARGE", 0)
+    case = replace(CASES[name], batch=144)
+    if case.inputs * case.outputs:
+        assert_same(case, seed=0)
+
+
+def test_what_the_cache_does_not_hold_is_copied_side_by_side() -> None:
+    narrow, wide = (walk_of((128, channels, 8, 8), (8, channels, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+                    for channels in (16, 1024))  # fmt: skip
+    assert reach.plan_of(narrow, False) is not None
+    assert reach.plan_of(wide, False) is None
+    assert reach.plan_of(wide, True) is not None
+    assert reach.plan_of(narrow._replace(batch=130), False) is None
+
+
+def test_a_bias_may_have_strides() -> None:
+    case = Case(batch=32)
+    of = operands(case, whole=True).to(torch.float32)
+    bias = of.bias.repeat_interleave(2)[::2]
+    strided = kernels.sparse_conv2d(of.x, of.values, of.pattern, bias, *case.geometry)
+    assert torch.equal(strided, results(kernels, case, of).y)
 
 
 @pytest.mark.parametrize(

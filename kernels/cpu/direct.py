@@ -1,0 +1,170 @@
+"""A convolution, or its input gradient, that reads the tensor where it lies: nothing is copied.
+
+Targets are walked by blocks of columns, then rows, then channels: what all channels of a row read
+stays in a core's cache. Each target is summed by one thread, in the order of the entries: results
+do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gemkern.kernels.cpu.memory import floats
+from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.strip_forward import BYTES, SUMS
+from gemkern.kernels.cpu.strip_lists import channel_and_tap
+from gemkern.kernels.cpu.strips import VECTORS
+from gemkern.kernels.cpu.vectors import accumulator, from_start, wait_for_stores
+from numba import njit, prange
+
+
+def _runner(vectors, streamed):
+    """Return the function that accumulates a run of pixels, some at once and then the others."""
+    at_once = max(1, SUMS // vectors)
+    some = accumulator(at_once, vectors, from_start, streamed)
+    one = accumulator(1, vectors, from_start, streamed)
+
+    @njit
+    def run(target, target_step, source, source_step, entries, values, count, start, pixels):
+        while pixels >= at_once:
+            some(target, target_step, source, 0, source_step, entries, values, count, start)
+            target += at_once * target_step
+            source += at_once * source_step
+            pixels -= at_once
+        for pixel in range(pixels):
+            one(target + pixel * target_step, target_step, source + pixel * source_step, 0,
+                source_step, entries, values, count, start)  # fmt: skip
+
+    return run
+
+
+run_eight, run_four, run_two, run_one = (_runner(vectors, False) for vectors in VECTORS)
+run_streamed = _runner(VECTORS[0], True)
+
+
+@njit
+def accumulate_run(kind, streamed, target, target_step, source, source_step, entries, values, count,
+                   start, pixels):  # fmt: skip
+    """Write a run of pixels of a chunk of this kind, `start` plus the sum of what entries read."""
+    if kind == 0 and streamed:
+        run_streamed(target, target_step, source, source_step, entries, values, count, start,
+                     pixels)  # fmt: skip
+    elif kind == 0:
+        run_eight(target, target_step, source, source_step, entries, values, count, start, pixels)
+    elif kind == 1:
+        run_four(target, target_step, source, source_step, entries, values, count, start, pixels)
+    elif kind == 2:
+        run_two(target, target_step, source, source_step, entries, values, count, start, pixels)
+    else:
+        run_one(target, target_step, source, source_step, entries, values, count, start, pixels)
+
+
+@njit(cache=True)
+def entries_by_target(values, positions, starts, walk, rows, columns, backward):
+    """Return the entries that are not 0, by channel of the target and place of their column.
+
+    Returns:
+        entries: int64 [nnz, 2], how many pixels of the source an entry leads on, and the place of
+            its row.
+        sorted_values: their values.
+        bounds: those of channel c and of columns with place p begin at bounds[c * taps + p].
+    """
+    outputs, inputs = walk.outputs, walk.inputs // walk.groups
+    taps, size = walk.kernel_height * walk.kernel_width, len(positions)
+    keys, found = np.empty(size, np.int64), np.empty((size, 2), np.int64)
+    ends = np.zeros((walk.inputs if backward else outputs) * columns.taps + 2, np.int64)
+    for output in range(outputs):
+        base = output // (outputs // walk.groups) * inputs
+        for number in range(starts[output], starts[output + 1]):
+            keys[number] = -1
+            if values[number] == 0:
+                continue
+            channel, tap = channel_and_tap(positions[number], output * inputs * taps, taps)
+            row, column = divmod(np.int64(tap), walk.kernel_width)
+            target, source = output, base + np.int64(channel)
+            if backward:
+                target, source = source, target
+            keys[number] = target * columns.taps + columns.places[column]
+            line = source * rows.sources + rows.offsets[row]
+            found[number, 0] = line * columns.sources + columns.offsets[column]
+            found[number, 1] = rows.places[row]
+            ends[keys[number] + 2] += 1
+    for place in range(2, len(ends)):
+        ends[place] += ends[place - 1]
+    entries, sorted_values = np.empty((size, 2), np.int64), np.empty(size, np.float32)
+    for number in range(size):
+        if keys[number] >= 0:
+            place = ends[keys[number] + 1]
+            ends[keys[number] + 1] += 1
+            entries[place] = found[number]
+            sorted_values[place] = values[number]
+    return entries, sorted_values, ends[:-1]
+
+
+@njit(cache=True)
+def keep_rows(lists, first, last, bytes_of_pixel, kept):
+    """Copy those entries whose row has a place in first:last; now they lead so many bytes on."""
+    entries, values, bounds = lists
+    kept_entries, kept_values, kept_bounds = kept
+    count = 0
+    for key in range(len(bounds) - 1):
+        kept_bounds[key] = count
+        for number in range(bounds[key], bounds[key + 1]):
+            if first <= entries[number, 1] < last:
+                kept_entries[count] = entries[number, 0] * bytes_of_pixel
+                kept_values[count] = values[number]
+                count += 1
+    kept_bounds[len(bounds) - 1] = count
+
+
+@njit
+def write_line(kind, streamed, target, source, pixel, columns, block, kept, key, start):
+    """Write a block of columns of a row of a channel; its row and its base row lie at addresses."""
+    entries, values, bounds = kept
+    for run in range(columns.blocks[block], columns.blocks[block + 1]):
+        first, count, base = columns.runs[run, 0], columns.runs[run, 1], columns.runs[run, 2]
+        begin, end = bounds[key + columns.runs[run, 3]], bounds[key + columns.runs[run, 4]]
+        accumulate_run(
+            kind, streamed, target + first * pixel, columns.step * pixel, source + base * pixel,
+            columns.base_step * pixel, entries.ctypes.data + begin * 8,
+            values.ctypes.data + begin * 4, end - begin, start, count,
+        )  # fmt: skip
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def direct(
+    threads, source, target, bias, values, positions, starts, walk, rows, columns, lines, chunks,
+    backward, streamed,
+):  # fmt: skip
+    """Write the target: the output, or the gradient of the input; past the caches if streamed."""
+    control = float_control()
+    lists = entries_by_target(values, positions, starts, walk, rows, columns, backward)
+    channels = walk.inputs if backward else walk.outputs
+    pixel, blocks = BYTES * walk.batch, len(columns.blocks) - 1
+    units = len(chunks) * blocks * len(lines) * channels
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        kept = (
+            np.empty(len(lists[1]), np.int64),
+            np.empty(len(lists[1]), np.float32),
+            np.empty(len(lists[2]), np.int64),
+        )
+        known = -1
+        for unit in range(units * thread // threads, units * (thread + 1) // threads):
+            rest, channel = divmod(unit, channels)
+            rest, line = divmod(rest, len(lines))
+            chunk, block = divmod(rest, blocks)
+            kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
+            run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
+            if run != known:
+                keep_rows(lists, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                known = run
+            write_line(
+                kind, streamed,
+                target + (channel * rows.targets + row) * columns.targets * pixel + image,
+                source + base * columns.sources * pixel + image, pixel, columns, block, kept,
+                channel * columns.taps,
+                floats(bias, channels)[channel] if bias else np.float32(0),
+            )  # fmt: skip
+        wait_for_stores()
+        set_float_control(before)

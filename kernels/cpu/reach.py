@@ -1,0 +1,197 @@
+"""Which pixels a convolution, or its input gradient, reads for which pixels that it writes.
+
+Both write *targets*, each the sum of what taps of the kernel read at *sources*: from a target's
+*base* in the source on, every tap leads as far as its *offset* says. Targets that the same taps
+reach inside the image make a *run*, so that no padding is ever written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from gemkern.kernels.cpu.strips import VECTORS, Walk
+from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES
+
+# Bytes that are read together, of a core's second-level cache of 2 MiB.
+CACHE = 2_000_000
+# Widths of a block of pixels, the best first: wide ones cost the fewest starts of inner loops.
+WIDTHS = (1024, 32, 16, 8, 4)
+
+
+class Axis(NamedTuple):
+    """One direction of an image; sizes are pixels.
+
+    Backward, the input is the target, and its pixels are walked by phases of the stride: in each of
+    them, other taps reach the output.
+    """
+
+    targets: int
+    sources: int
+    taps: int
+    stride: int
+    padding: int
+    dilation: int
+    backward: bool
+
+    @property
+    def phases(self) -> int:
+        """Targets of a run are as far apart."""
+        return self.stride if self.backward else 1
+
+    @property
+    def base_step(self) -> int:
+        """How far apart the bases of a run's targets are."""
+        return 1 if self.backward else self.stride
+
+    def base(self, target: int) -> int:
+        if self.backward:
+            return (target + self.padding) // self.stride
+        return target * self.stride - self.padding
+
+    def offset(self, tap: int) -> int:
+        way = tap * self.dilation
+        return -(way // self.stride) if self.backward else way
+
+    def phase(self, tap: int) -> int:
+        return tap * self.dilation % self.phases
+
+    def taps_by_phase(self) -> list[int]:
+        """Return the taps in an order in which those of every run stand side by side."""
+        return sorted(range(self.taps), key=self.phase)
+
+    def span(self, width: int) -> int:
+        """Return at most how many sources a block of `width` targets reads."""
+        bases = (width - 1) * self.base_step // self.phases
+        return min(self.sources, bases + abs(self.offset(self.taps - 1)) + 1)
+
+    def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int, int, int]]:
+        """Yield the runs of the targets first:last, as in `Side.runs`."""
+        for phase in range(self.phases):
+            shift = self.padding if self.backward else 0
+            members = range(first + (phase - shift - first) % self.phases, last, self.phases)
+            taps = [
+                (place, self.offset(tap))
+                for place, tap in enumerate(self.taps_by_phase())
+                if self.phase(tap) == phase
+            ]
+
+            def places(target: int, taps: list[tuple[int, int]] = taps) -> tuple[int, int]:
+                base = self.base(target)
+                found = [place for place, off in taps if 0 <= base + off < self.sources]
+                return (found[0], found[-1] + 1) if found else (0, 0)
+
+            for (begin, end), run in groupby(members, places):
+                of_run = list(run)
+                yield of_run[0], len(of_run), self.base(of_run[0]), begin, end
+
+
+class Side(NamedTuple):
+    """An axis as the kernels walk it, in blocks of targets.
+
+    Attributes:
+        targets, sources, taps: how many there are.
+        step, base_step: from target to target of a run, and from base to base.
+        offsets: int64 [taps].
+        places: int64 [taps], the place of each tap in an order in which those of every run stand
+            side by side.
+        runs: int64 [runs, 5], block by block: first target, how many, first base, and the taps that
+            reach them, from their first place to behind their last.
+        blocks: int64 [blocks + 1], the first run of each.
+    """
+
+    targets: int
+    sources: int
+    taps: int
+    step: int
+    base_step: int
+    offsets: np.ndarray
+    places: np.ndarray
+    runs: np.ndarray
+    blocks: np.ndarray
+
+
+class Plan(NamedTuple):
+    """How a convolution is walked.
+
+    Attributes:
+        rows, columns: its sides; the rows are one block.
+        lines: int64 [lines, 3], run, target and base of each row of the target, run by run.
+        chunks: int64 [chunks, 2], the kind of each chunk of images, and its first image.
+    """
+
+    rows: Side
+    columns: Side
+    lines: np.ndarray
+    chunks: np.ndarray
+
+
+@lru_cache(maxsize=4096)
+def plan_of(walk: Walk, backward: bool) -> Plan | None:
+    """Return how to read the tensor where it lies; None where that does not pay.
+
+    It does not where images leave a vector partly empty, nor where what the narrowest block reads
+    is more than the cache holds: there it pays to copy it side by side.
+    """
+    if walk.batch % LANES:
+        return None
+    rows, columns = _axes(walk, backward)
+    channels = walk.outputs if backward else walk.inputs
+    pixel = channels * rows.span(1) * min(walk.batch, VECTORS[0] * LANES) * BYTES_OF_FLOAT
+    widths = (width for width in WIDTHS if pixel * columns.span(width) <= CACHE)
+    width = next(widths, None)
+    if width is None:
+        return None
+    side = _side(rows, max(rows.targets, 1))
+    lines: list[tuple[int, ...]] = [
+        (number, first + k * side.step, base + k * side.base_step)
+        for number, (first, count, base, _, _) in enumerate(side.runs.tolist())
+        for k in range(count)
+    ]
+    return Plan(side, _side(columns, width), _table(lines, 3), _chunks(walk.batch))
+
+
+def _axes(walk: Walk, backward: bool) -> tuple[Axis, Axis]:
+    rows = (walk.kernel_height, walk.stride_height, walk.pad_height, walk.dilation_height)
+    columns = (walk.kernel_width, walk.stride_width, walk.pad_width, walk.dilation_width)
+    if backward:
+        return (
+            Axis(walk.height, walk.out_height, *rows, backward),
+            Axis(walk.width, walk.out_width, *columns, backward),
+        )
+    return (
+        Axis(walk.out_height, walk.height, *rows, backward),
+        Axis(walk.out_width, walk.width, *columns, backward),
+    )
+
+
+def _side(axis: Axis, width: int) -> Side:
+    runs: list[tuple[int, ...]] = []
+    blocks = [0]
+    for first in range(0, axis.targets, width):
+        runs += axis.runs(first, min(first + width, axis.targets))
+        blocks.append(len(runs))
+    taps, order = range(axis.taps), axis.taps_by_phase()
+    return Side(
+        axis.targets, axis.sources, axis.taps, axis.phases, axis.base_step,
+        np.array([axis.offset(tap) for tap in taps], np.int64),
+        np.array([order.index(tap) for tap in taps], np.int64),
+        _table(runs, 5), np.array(blocks, np.int64),
+    )  # fmt: skip
+
+
+def _chunks(batch: int) -> np.ndarray:
+    chunks: list[tuple[int, ...]] = []
+    image = 0
+    while image < batch:
+        kind = next(k for k, many in enumerate(VECTORS) if many * LANES <= batch - image)
+        chunks.append((kind, image))
+        image += VECTORS[kind] * LANES
+    return _table(chunks, 2)
+
+
+def _table(rows: list[tuple[int, ...]], columns: int) -> np.ndarray:
+    return np.array(rows, np.int64).reshape(-1, columns)

@@ -70,6 +70,11 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
     """
     outputs, inputs = walk.outputs, walk.inputs // walk.groups
     taps, size = walk.kernel_height * walk.kernel_width, len(positions)
+    of_tap = np.empty((taps, 3), np.int64)
+    for tap in range(taps):
+        row, column = divmod(tap, walk.kernel_width)
+        of_tap[tap, 0] = rows.offsets[row] * columns.sources + columns.offsets[column]
+        of_tap[tap, 1], of_tap[tap, 2] = rows.places[row], columns.places[column]
     keys, found = np.empty(size, np.int64), np.empty((size, 2), np.int64)
     ends = np.zeros((walk.inputs if backward else outputs) * columns.taps + 2, np.int64)
     for output in range(outputs):
@@ -79,14 +84,12 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
             if values[number] == 0:
                 continue
             channel, tap = channel_and_tap(positions[number], output * inputs * taps, taps)
-            row, column = divmod(np.int64(tap), walk.kernel_width)
             target, source = output, base + np.int64(channel)
             if backward:
                 target, source = source, target
-            keys[number] = target * columns.taps + columns.places[column]
-            line = source * rows.sources + rows.offsets[row]
-            found[number, 0] = line * columns.sources + columns.offsets[column]
-            found[number, 1] = rows.places[row]
+            keys[number] = target * columns.taps + of_tap[tap, 2]
+            found[number, 0] = source * rows.sources * columns.sources + of_tap[tap, 0]
+            found[number, 1] = of_tap[tap, 1]
             ends[keys[number] + 2] += 1
     for place in range(2, len(ends)):
         ends[place] += ends[place - 1]

@@ -15,6 +15,7 @@ import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.scratch import LINE, scratch
 from gemkern.kernels.cpu.serving import address, served
+from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strip_backward import Input, Moments, backward
 from gemkern.kernels.cpu.strip_forward import forward, norm_of
 from gemkern.kernels.cpu.strips import (
@@ -79,7 +80,7 @@ def norm_sparse_conv2d(
         address(z), y.data_ptr(), address(added), address(bias),
         sums.ctypes.data if moments else 0, address(mean_y), address(var_y), walk, ring, chunks,
         bands, _numbers(values), pattern.positions.numpy(), pattern.starts.numpy(),
-        scratch(threads * size), size,
+        scratch(threads * size), size, streams(y),
     )  # fmt: skip
     return y, z, mean_y, var_y
 

@@ -18,9 +18,9 @@ from gemkern.kernels.cpu.norm_sparse_conv2d import (
 )
 from gemkern.kernels.cpu.reach import Plan, plan_of
 from gemkern.kernels.cpu.serving import address, float32_or
+from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strips import Walk, walk_of
 from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, BYTES_OF_VECTOR
 from gemkern.kernels.reference.batch_last import batch_last, empty_batch_last
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients
 from gemkern.kernels.reference.pattern import Pattern
@@ -29,9 +29,6 @@ from torch import Tensor
 Pair = Sequence[int]
 # Neither a norm (eps, relu) nor a kept input nor moments.
 PLAIN = (0.0, False, False, False)
-# Bytes from which what is written has left the caches before it is read: it goes past them.
-# Smaller results are read sooner by the next operator than memory could give them back.
-LARGE = 24 * 2**20
 
 
 @float32_or(reference.sparse_conv2d)
@@ -112,12 +109,10 @@ def _direct(
     """Return what is read from `source`, a tensor of `size`."""
     source, target = batch_last(source), empty_batch_last(size, source)
     bias = None if bias is None else bias.contiguous()
-    aligned = target.data_ptr() % BYTES_OF_VECTOR == 0
-    streamed = aligned and target.numel() * BYTES_OF_FLOAT >= LARGE
     direct(
         start_threads(), source.data_ptr(), target.data_ptr(), address(bias),
         values.detach().contiguous().numpy(), pattern.positions.numpy(), pattern.starts.numpy(),
-        walk, *plan, backward, streamed,
+        walk, *plan, backward, streams(target),
     )  # fmt: skip
     return target
 

@@ -13,7 +13,7 @@ from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import entries_by_output
 from gemkern.kernels.cpu.strips import TAPS, VECTORS
 from gemkern.kernels.cpu.vector_rows import adding, reading, writing
-from gemkern.kernels.cpu.vectors import LANES, accumulator
+from gemkern.kernels.cpu.vectors import LANES, accumulator, wait_for_stores
 from numba import njit, prange
 from torch import Tensor
 
@@ -173,7 +173,8 @@ def reach(rows, ring_at, ring, row, walk, pixel):
 
 copy, norm_only, norm_and_add = (reading(*which, False) for which in KINDS)
 copy_keep, norm_keep, norm_and_add_keep = (reading(*which, True) for which in KINDS)
-write_sums, add_and_write_sums = writing(False), writing(True)
+write_sums, add_and_write_sums = writing(False, False), writing(True, False)
+stream_sums, add_and_stream_sums = writing(False, True), writing(True, True)
 write, add_and_write = adding(False), adding(True)
 
 
@@ -234,7 +235,7 @@ def read_row(ring, slot, tensor, row, norm, table, z, batch, image, images, lane
 
 
 @njit
-def write_row(shape, buffer, added, y, found):
+def write_row(shape, buffer, added, y, found, streamed):
     """Write a row of results; `found`, if it is not 0, is the address of pivot and sums."""
     if found == 0:
         if added == 0:
@@ -244,8 +245,12 @@ def write_row(shape, buffer, added, y, found):
         return
     moments = doubles(found, 3)
     pivot = (np.float32(moments[0]),)
-    if added == 0:
+    if added == 0 and streamed:
+        once, twice = stream_sums(shape, (buffer, y), pivot)
+    elif added == 0:
         once, twice = write_sums(shape, (buffer, y), pivot)
+    elif streamed:
+        once, twice = add_and_stream_sums(shape, (buffer, added, y), pivot)
     else:
         once, twice = add_and_write_sums(shape, (buffer, added, y), pivot)
     moments[1] += once
@@ -270,7 +275,8 @@ def start_moments(found, buffer, lanes, added, far, columns, images):
 
 @njit
 def forward_strip(
-    x, norm, table, z, y, added, bias, moments, walk, ring, chunk, first, last, lists, scratch
+    x, norm, table, z, y, added, bias, moments, walk, ring, chunk, first, last, lists, scratch,
+    streamed,
 ):  # fmt: skip
     """Write what the steps first:last make of a chunk's output."""
     entries, values, bounds = lists
@@ -309,7 +315,7 @@ def forward_strip(
             more = added + offset if added else 0
             if found and row == first:
                 start_moments(found, buffer, lanes, more, far, columns, images)
-            write_row(shape, buffer, more, y + offset, found)
+            write_row(shape, buffer, more, y + offset, found, streamed)
 
 
 @njit
@@ -336,9 +342,12 @@ def combine_moments(moments, walk, chunks, bands, mean, var):
 @njit(parallel=True, cache=True, error_model="numpy")
 def forward(
     threads, x, norm, z, y, added, bias, moments, mean, var, walk, ring, chunks, bands, values,
-    positions, starts, scratch, scratch_step,
+    positions, starts, scratch, scratch_step, streamed,
 ):  # fmt: skip
-    """Write the output, strip by strip, and its moments if there is room for them."""
+    """Write the output, strip by strip, and its moments if there is room for them.
+
+    With moments, the output goes past the caches if it is streamed.
+    """
     control = float_control()
     strips = len(chunks) * (len(bands) - 1)
     lists = entries_by_output(values, positions, starts, walk, ring)
@@ -352,8 +361,9 @@ def forward(
                 x, norm, table, z, y, added, bias,
                 moments + strip * walk.outputs * 24 if moments else 0, walk, ring,
                 (chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]), bands[band],
-                bands[band + 1], lists, scratch + thread * scratch_step,
+                bands[band + 1], lists, scratch + thread * scratch_step, streamed,
             )  # fmt: skip
+        wait_for_stores()
         set_float_control(before)
     if moments:
         combine_moments(moments, walk, chunks, bands, mean, var)

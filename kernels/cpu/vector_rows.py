@@ -33,7 +33,8 @@ def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> An
     """Return a loop over rows: run(shape, rows, numbers).
 
     Args:
-        reads, writes: for each row "n" if it lies in the cache, near, or "f" if far, in a tensor.
+        reads, writes: for each row "n" if it lies in the cache, near, or "f" if far, in a tensor;
+            "s" if it is written past the caches, to where vectors are aligned.
         scalars: how many float32 `numbers`, a tuple, holds; `rows` holds the addresses, and `shape`
             is (pixels, size, near_step, far_step, ahead).
         sums: how many sums `body` makes; the loop returns a tuple of them, float32.
@@ -57,8 +58,8 @@ def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> An
                     at.prefetch(builder.add(address, ahead))
             read = [at.load(address) for address in addresses[: len(reads)]]
             written, added = body(at, read, spread)
-            for value, address in zip(written, addresses[len(reads) :], strict=True):
-                at.store(value, address)
+            for place, value, address in zip(writes, written, addresses[len(reads) :], strict=True):
+                (at.stream if place == "s" else at.store)(value, address)
             return [
                 builder.fadd(total, at.only(value))
                 for total, value in zip(totals, added, strict=True)
@@ -128,7 +129,7 @@ def reading(norm: bool, residual: bool, keep: bool) -> Any:
     return row_loop("f" * (1 + residual), "n" + "f" * keep, 4 * norm, 0, body)
 
 
-def writing(added: bool) -> Any:
+def writing(added: bool, streamed: bool) -> Any:
     """Return the loop that writes results plus what is added; it sums value - pivot and squares."""
 
     def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
@@ -136,7 +137,7 @@ def writing(added: bool) -> Any:
         away = at.builder.fsub(value, numbers[0])
         return [value], [away, at.builder.fmul(away, away)]
 
-    return row_loop("n" + "f" * added, "f", 1, 2, body)
+    return row_loop("n" + "f" * added, "s" if streamed else "f", 1, 2, body)
 
 
 def reading_grad(written: bool) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu import reach
+from gemkern.kernels.cpu import reach, streaming
 from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
 from gemkern.kernels.cpu.strips import walk_of
@@ -78,7 +78,7 @@ def test_on_whole_numbers_blocks_of_columns_are_exact(
 def test_on_whole_numbers_results_past_the_caches_are_exact(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(kernels, "LARGE", 0)
+    monkeypatch.setattr(streaming, "LARGE", 0)
     case = replace(CASES[name], batch=144)
     if case.inputs * case.outputs:
         assert_same(case, seed=0)

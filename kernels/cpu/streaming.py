@@ -1,0 +1,17 @@
+"""Which results go past the caches."""
+
+from __future__ import annotations
+
+from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, BYTES_OF_VECTOR
+from torch import Tensor
+
+# Bytes from which a result has left the caches before it is read. Smaller ones are read sooner by
+# the next operator than memory could give them back.
+LARGE = 7 * 2**20
+
+
+def streams(images: Tensor) -> bool:
+    """Return whether to write batch-last images past the caches: every vector must be aligned."""
+    aligned = images.data_ptr() % BYTES_OF_VECTOR == 0
+    whole = images.shape[0] * BYTES_OF_FLOAT % BYTES_OF_VECTOR == 0
+    return aligned and whole and images.numel() * BYTES_OF_FLOAT >= LARGE

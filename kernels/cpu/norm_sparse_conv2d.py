@@ -135,14 +135,16 @@ def norm_sparse_conv2d_backward(
     chunks = chunks_of(walk.batch, ring)
     bands = bands_of(walk.steps, len(chunks))
     sums = np.empty((len(chunks) * (len(bands) - 1), walk.inputs, 2))
+    streamed = all(one is None or streams(one) for one in (grad_x, grad_residual))
+    of_input = tuple(map(address, (z, grad_z, grad_skip, grad_residual, grad_x)))
     threads, size = start_threads(), _working(walk, chunks, ring)
     backward(
         threads, grad_y.data_ptr(),
         Moments(address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
         address(grad_added), x.data_ptr(),
         norm_of(mean, var, norm_weight, norm_bias, None, eps, relu),
-        Input(*map(address, (z, grad_z, grad_skip, grad_residual, grad_x))), grad_values.numpy(),
-        sums.ctypes.data, grad_norm.numpy(), walk, ring, chunks, bands, _numbers(values),
+        Input(*of_input, streamed), grad_values.numpy(), sums.ctypes.data, grad_norm.numpy(), walk,
+        ring, chunks, bands, _numbers(values),
         pattern.positions.numpy(), pattern.starts.numpy(), wants_values,
         scratch(threads * size), size,
     )  # fmt: skip

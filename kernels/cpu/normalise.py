@@ -13,7 +13,7 @@ import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address, served
-from gemkern.kernels.cpu.strip_backward import to_norm, to_residual, write_norm_grads
+from gemkern.kernels.cpu.strip_backward import write_norm_grads
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
     affine,
@@ -23,6 +23,7 @@ from gemkern.kernels.cpu.strip_forward import (
     numbers_of,
 )
 from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.vector_rows import leading_back
 from gemkern.kernels.reference.batch_last import batch_last
 from numba import njit, prange
 from torch import Tensor
@@ -30,6 +31,9 @@ from torch import Tensor
 # Values of a channel that one thread takes at once, and how far ahead of it memory is fetched.
 PART = 16384
 AHEAD = 2048
+
+to_norm = leading_back(False, False, False, False)
+to_residual = leading_back(False, False, True, False)
 
 
 @njit

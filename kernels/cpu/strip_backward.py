@@ -32,7 +32,13 @@ from gemkern.kernels.cpu.strip_forward import (
 from gemkern.kernels.cpu.strip_lists import entries_by_input
 from gemkern.kernels.cpu.strips import VECTORS
 from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
-from gemkern.kernels.cpu.vectors import BYTES_OF_VECTOR, LANES, dot_products, sum_of_lanes
+from gemkern.kernels.cpu.vectors import (
+    BYTES_OF_VECTOR,
+    LANES,
+    dot_products,
+    sum_of_lanes,
+    wait_for_stores,
+)
 from numba import njit, prange
 
 
@@ -52,7 +58,7 @@ class Input(NamedTuple):
     """Where the gradient of the input comes from and goes; addresses of tensors like x, or 0.
 
     z: the convolution's input, if it was kept; grad_z, grad_skip: gradients that it and x have from
-    elsewhere; grad_residual, grad_x: what is written.
+    elsewhere; grad_residual, grad_x: what is written, behind a norm past the caches if streamed.
     """
 
     z: int
@@ -60,6 +66,7 @@ class Input(NamedTuple):
     grad_skip: int
     grad_residual: int
     grad_x: int
+    streamed: bool
 
 
 def _runner(vectors):
@@ -106,14 +113,6 @@ def multiply_run(kind, x, x_step, rows, shift, entries, count, sums, pixels):
 
 
 with_moments, with_moments_written = reading_grad(False), reading_grad(True)
-to_norm = leading_back(False, False, False)
-to_norm_kept = leading_back(True, False, False)
-to_norm_skip = leading_back(False, True, False)
-to_norm_both = leading_back(True, True, False)
-to_residual = leading_back(False, False, True)
-to_residual_kept = leading_back(True, False, True)
-to_residual_skip = leading_back(False, True, True)
-to_residual_both = leading_back(True, True, True)
 
 
 @njit
@@ -161,6 +160,45 @@ def read_input(shape, offset, channel, x, norm, table, inputs, target):
         norm_only(shape, (x + offset, target), numbers_of(table, channel, norm))
 
 
+def _leader(streamed):
+    """Return the function that leads the gradient of a norm's result back through the norm."""
+    to_norm = leading_back(False, False, False, streamed)
+    to_norm_kept = leading_back(True, False, False, streamed)
+    to_norm_skip = leading_back(False, True, False, streamed)
+    to_norm_both = leading_back(True, True, False, streamed)
+    to_residual = leading_back(False, False, True, streamed)
+    to_residual_kept = leading_back(True, False, True, streamed)
+    to_residual_skip = leading_back(False, True, True, streamed)
+    to_residual_both = leading_back(True, True, True, streamed)
+
+    @njit
+    def lead(shape, offset, numbers, x, inputs, gradient, result):
+        read = (gradient, result, x + offset)
+        of_z, skip = (inputs.grad_z + offset,), (inputs.grad_skip + offset,)
+        made = (inputs.grad_x + offset,)
+        if inputs.grad_residual == 0:
+            if inputs.grad_z and inputs.grad_skip:
+                return to_norm_both(shape, read + of_z + skip + made, numbers)
+            if inputs.grad_z:
+                return to_norm_kept(shape, read + of_z + made, numbers)
+            if inputs.grad_skip:
+                return to_norm_skip(shape, read + skip + made, numbers)
+            return to_norm(shape, read + made, numbers)
+        both = (inputs.grad_x + offset, inputs.grad_residual + offset)
+        if inputs.grad_z and inputs.grad_skip:
+            return to_residual_both(shape, read + of_z + skip + both, numbers)
+        if inputs.grad_z:
+            return to_residual_kept(shape, read + of_z + both, numbers)
+        if inputs.grad_skip:
+            return to_residual_skip(shape, read + skip + both, numbers)
+        return to_residual(shape, read + both, numbers)
+
+    return lead
+
+
+lead, lead_past_caches = _leader(False), _leader(True)
+
+
 @njit
 def lead_through_norm(shape, offset, channel, x, norm, table, inputs, gradient, result):
     """Write the gradients of x and of the residual; return the sums of the norm.
@@ -168,25 +206,9 @@ def lead_through_norm(shape, offset, channel, x, norm, table, inputs, gradient, 
     `gradient` is that of the norm's result, which lies at `result`.
     """
     numbers = (table[channel, 0], table[channel, 1], np.float32(norm.least))
-    read = (gradient, result, x + offset)
-    of_z, skip = (inputs.grad_z + offset,), (inputs.grad_skip + offset,)
-    made = (inputs.grad_x + offset,)
-    if inputs.grad_residual == 0:
-        if inputs.grad_z and inputs.grad_skip:
-            return to_norm_both(shape, read + of_z + skip + made, numbers)
-        if inputs.grad_z:
-            return to_norm_kept(shape, read + of_z + made, numbers)
-        if inputs.grad_skip:
-            return to_norm_skip(shape, read + skip + made, numbers)
-        return to_norm(shape, read + made, numbers)
-    both = (inputs.grad_x + offset, inputs.grad_residual + offset)
-    if inputs.grad_z and inputs.grad_skip:
-        return to_residual_both(shape, read + of_z + skip + both, numbers)
-    if inputs.grad_z:
-        return to_residual_kept(shape, read + of_z + both, numbers)
-    if inputs.grad_skip:
-        return to_residual_skip(shape, read + skip + both, numbers)
-    return to_residual(shape, read + both, numbers)
+    if inputs.streamed:
+        return lead_past_caches(shape, offset, numbers, x, inputs, gradient, result)
+    return lead(shape, offset, numbers, x, inputs, gradient, result)
 
 
 @njit
@@ -335,6 +357,7 @@ def backward(
                 of_strips[strip, entry] = sum_of_lanes(
                     products.ctypes.data + (thread * count + entry) * BYTES_OF_VECTOR
                 )
+        wait_for_stores()
         set_float_control(before)
     for entry in range(count):
         total = np.float32(0)

@@ -155,12 +155,13 @@ def reading_grad(written: bool) -> Any:
     return row_loop("ff", "n" + "f" * written, 3, 0, body)
 
 
-def leading_back(kept: bool, skip: bool, residual: bool) -> Any:
+def leading_back(kept: bool, skip: bool, residual: bool, streamed: bool) -> Any:
     """Return the loop that leads a gradient through ReLU and norm to x, and to a residual.
 
     It reads the gradient and the result of the ReLU in the cache, x, and what gradients the result
-    (`kept`) and x (`skip`) have from elsewhere. Its numbers are mean, scale and least; it sums the
-    gradient behind the ReLU, and its product with x - mean.
+    (`kept`) and x (`skip`) have from elsewhere; what it writes goes past the caches if `streamed`.
+    Its numbers are mean, scale and least; it sums the gradient behind the ReLU, and its product
+    with x - mean.
     """
 
     def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
@@ -177,7 +178,8 @@ def leading_back(kept: bool, skip: bool, residual: bool) -> Any:
         away = builder.fsub(x, mean)
         return [scaled, gradient][: 1 + residual], [gradient, builder.fmul(gradient, away)]
 
-    return row_loop("nnf" + "f" * (kept + skip), "f" * (1 + residual), 3, 2, body)
+    writes = ("s" if streamed else "f") * (1 + residual)
+    return row_loop("nnf" + "f" * (kept + skip), writes, 3, 2, body)
 
 
 def adding(added: bool) -> Any:

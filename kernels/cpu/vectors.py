@@ -98,7 +98,10 @@ class Emitter:
         self.call(name, ir.VoidType(), [vector, pointer, align, self.mask])
 
     def stream(self, vector: ir.Value, address: ir.Value) -> None:
-        """Store past the caches, to where a vector is aligned."""
+        """Store past the caches, to where a vector is aligned, if all lanes count."""
+        if self.mask is not None:
+            self.store(vector, address)
+            return
         pointer = self.pointer(address, VECTOR)
         stored = self.builder.store(vector, pointer, align=BYTES_OF_VECTOR)
         hint = self.builder.module.add_metadata([ir.Constant(INT, 1)])

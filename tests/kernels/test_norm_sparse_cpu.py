@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu import normalise as norm_kernels
+from gemkern.kernels.cpu import streaming
 from gemkern.kernels.cpu.strips import VECTORS, bands_of, chunks_of, source_ring, walk_of
 from gemkern.kernels.cpu.vectors import LANES
 from gemkern.kernels.reference.batch_last import is_batch_last
@@ -75,6 +77,26 @@ def test_on_whole_numbers_every_convolution_is_exact(case: Case, how: How, seed:
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
 def test_on_whole_numbers_the_cases_are_exact(name: str, how: How) -> None:
     assert_exact(CASES[name], how, seed=0)
+
+
+@pytest.mark.parametrize("batch", [16, 48, 144])
+@pytest.mark.parametrize("name", ["3x3", "stride leaves a rest", "grouped"])
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+def test_on_whole_numbers_results_past_the_caches_are_exact(
+    monkeypatch: pytest.MonkeyPatch, name: str, how: How, batch: int
+) -> None:
+    monkeypatch.setattr(streaming, "LARGE", 0)
+    assert_exact(replace(CASES[name], batch=batch), how, seed=0)
+
+
+def test_only_large_results_of_whole_aligned_vectors_go_past_the_caches() -> None:
+    large = torch.empty(streaming.LARGE // 4 + 16)
+    aligned = large[-large.data_ptr() % 64 // 4 :][: streaming.LARGE // 4]
+    assert streaming.streams(aligned.view(128, -1, 1, 1))
+    assert not streaming.streams(aligned[:-128].view(128, -1, 1, 1))
+    shifted = large[aligned.storage_offset() + 1 :][: len(aligned)]
+    assert not streaming.streams(shifted.view(128, -1, 1, 1))
+    assert not streaming.streams(aligned.view(2, -1, 1, 1))
 
 
 @pytest.mark.parametrize("batch", [20, 130])

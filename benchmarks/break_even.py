@@ -1,6 +1,6 @@
 """Find where acceleration begins to pay: the steps of `gemkern race`, dense and accelerated.
 
-python -m benchmarks.break_even     print the table and keep benchmarks/results/break_even.json
+python -m benchmarks.break_even     print the table; keep benchmarks/results/break-even-MACHINE.json
 
 Two committed numbers follow from it, `SURE_TO_PAY` and `FEWEST_PIXELS` of `gemkern.nn.accelerate`:
 a step within both should not be slower accelerated, whatever the network, beyond the noise.
@@ -9,7 +9,6 @@ a step within both should not be slower accelerated, whatever the network, beyon
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 import gemkern as gk
+from benchmarks import result_files
 from gemkern.experiments.savings import step_times
-from gemkern.files import write_atomically
 from gemkern.models import build
 from gemkern.nn import large_enough
 from gemkern.nn.accelerate import SURE_TO_PAY
 from gemkern.optim import masked_layers
-from gemkern.report.environment import devices, versions
 from gemkern.training import WeightTraining
 
-RESULTS = Path(__file__).resolve().parent / "results"
 # Network, channels and side of its images: the small ones of the presets, and VGG-16, whose layers
 # hold the most weights for a pixel.
 NETWORKS = (("resnet8", 1, 8), ("resnet20", 1, 8), ("resnet8", 1, 28), ("vgg16", 3, 32))
@@ -90,21 +87,19 @@ def table(measured: list[Row]) -> Table:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the result file.")] = RESULTS,
+    out: Annotated[Path, typer.Option(help="Folder of the result file.")] = result_files.RESULTS,
 ) -> None:
     """Measure, print and keep."""
     torch.set_flush_denormal(True)
     measured = list(rows())
     Console().print(table(measured))
     content = {
-        "command": "python -m benchmarks.break_even",
-        "versions": versions(),
-        "devices": devices(),
+        **result_files.about("python -m benchmarks.break_even"),
         "dtype": "float32",
+        "layout": "accelerated: batch-last; dense: contiguous",
         "steps": [asdict(row) for row in measured],
     }
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(out / "break_even.json", lambda path: path.write_text(text))
+    result_files.keep(out, result_files.named("break-even", result_files.used("cpu")), content)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Time sparse training beside dense training on the CPU, and keep the result.
 
-python -m benchmarks.cpu            print the tables and keep benchmarks/results/cpu.json
+python -m benchmarks.cpu            print the tables and keep benchmarks/results/cpu-MACHINE.json
 
 Whole training steps first (`benchmarks.cpu_steps`), then layers (`benchmarks.cpu_layers`).
 Contenders take turns in one process; rows hold medians and quartiles. It takes about a quarter of
@@ -9,7 +9,6 @@ an hour on two cores.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cpu_layers, cpu_steps
+from benchmarks import cpu_layers, cpu_steps, result_files
 from benchmarks.cpu_timing import keep_freed_memory
-from gemkern.files import write_atomically
-from gemkern.report.environment import devices, versions
-
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def layer_table(means: list[dict[str, Any]]) -> Table:
@@ -51,21 +46,18 @@ def step_table(measured: list[cpu_steps.Row]) -> Table:
 def keep(layers: list[cpu_layers.Row], measured: list[cpu_steps.Row], out: Path) -> Path:
     """Write the result file and return its path."""
     content = {
-        "command": "python -m benchmarks.cpu",
-        "versions": versions(),
-        "devices": devices(),
+        **result_files.about("python -m benchmarks.cpu"),
         "dtype": "float32",
+        "layout": "sparse: batch-last; dense: the faster of contiguous and channels-last",
         "layers": [asdict(row) for row in layers],
         "geometric_means": cpu_layers.summary(layers) if layers else [],
         "steps": [asdict(row) for row in measured],
     }
-    path = out / "cpu.json"
-    write_atomically(path, lambda place: place.write_text(json.dumps(content, indent=1) + "\n"))
-    return path
+    return result_files.keep(out, result_files.named("cpu", result_files.used("cpu")), content)
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the result file.")] = RESULTS,
+    out: Annotated[Path, typer.Option(help="Folder of the result file.")] = result_files.RESULTS,
     step_seconds: Annotated[
         float, typer.Option(help="Seconds for a training step's contenders.")
     ] = cpu_steps.SECONDS,

@@ -17,7 +17,7 @@ from gemkern.kernels.table import OPERATORS
 from rich.console import Console
 
 from benchmarks.gpu import baselines, bench, elementwise, products, run, shapes, step
-from benchmarks.gpu.__main__ import NAME, main
+from benchmarks.gpu.__main__ import REHEARSAL, main
 from benchmarks.gpu.bars import bars
 from benchmarks.gpu.exactness import WrongResult, copied, require_as_exact_as, require_same
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Result
@@ -39,12 +39,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Row:
         # Put back what the command sets.
         patch.setenv("GEMKERN_BACKEND", "auto")
         main(out=out, rehearse=True)
-    return json.loads((out / NAME).read_text(encoding="utf-8"))
+    return json.loads((out / f"{REHEARSAL}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def rehearsed(tmp_path: Path) -> bench.Bench:
-    return run.rehearsed(Result(tmp_path / NAME, {}), seconds=600)
+    return run.rehearsed(Result(tmp_path / "gpu.json", {}), seconds=600)
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_not_measured_and_can_follow(rehearsed: bench.Bench
 def test_rows_of_other_code_are_not_taken_over(rehearsed: bench.Bench, tmp_path: Path) -> None:
     rows_of(rehearsed, "ceilings")
     with pytest.raises(GemkernError, match="measured with another commit: give a new folder"):
-        Result(tmp_path / NAME, {"commit": "abc"}).resume()
+        Result(tmp_path / "gpu.json", {"commit": "abc"}).resume()
 
 
 def test_a_lost_device_ends_the_process_and_its_row_is_not_tried_again(
@@ -297,7 +297,7 @@ def test_a_way_is_taken_as_far_as_it_wins_everywhere_beyond_the_spread() -> None
 
 
 def test_bars_take_the_worst_row(tmp_path: Path) -> None:
-    result = Result(tmp_path / NAME, {})
+    result = Result(tmp_path / "gpu.json", {})
     for network, share in (("vgg16", 0.9), ("resnet50", 0.86)):
         name = f"threshold {network} cold"
         result.add(elementwise.SECTION, name, {"status": MEASURED, "share": share})

@@ -41,7 +41,7 @@ def test_cheap_imp_is_imp_with_the_epochs_of_gem_miner() -> None:
         found = race.cheap(settings, WEIGHTS)
         assert replace(found, imp_epochs=settings.imp_epochs) == settings
         assert imp_rounds(found, WEIGHTS) * found.imp_epochs == cheap
-    hasty = replace(settings, mine_epochs=10)
+    hasty = replace(settings, mine_epochs=8, freeze_every=1)
     assert race.cheap(hasty, WEIGHTS).imp_epochs == 1
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from gemkern.kernels.table import OPERATORS
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +27,7 @@ from benchmarks.cpu_floor import READ_AND_WRITTEN
 from benchmarks.cpu_products import Multiplying
 from benchmarks.cpu_timing import Call, interleaved, keep_freed_memory, spread
 from benchmarks.gpu.shapes import weights_of
-from benchmarks.traffic import Moving, over_activations, over_weights
+from benchmarks.traffic import WEIGHT_OPERATORS, Moving, over_activations, over_weights
 
 KERNEL, COPY, PRODUCT = "kernel", "copy", "product"
 NETWORKS = ("resnet20", "vgg16")
@@ -85,9 +87,9 @@ def traffic_rows(
     seconds: float = SECONDS,
 ) -> Iterator[Traffic]:
     """Measure all kernels that work element by element, on torch's number of threads."""
-    for name in networks:
-        for moving in over_weights(name, weights_of(name), "cpu", "cpu"):
-            yield measure_traffic(moving, seconds)
+    for name, operator in product(networks, WEIGHT_OPERATORS):
+        if OPERATORS[operator]["cpu"].module:
+            yield measure_traffic(over_weights(operator, name, weights_of(name), "cpu"), seconds)
     for channels, size in activations:
         for moving in over_activations(BATCH, channels, size):
             yield measure_traffic(moving, seconds)

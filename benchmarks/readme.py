@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import figures, race_report, result_files
+from benchmarks import figures, race_report, result_files, roofline
 from benchmarks.readme_cpu import CPU_BLOCKS
 from benchmarks.readme_races import RACE_BLOCKS
 from benchmarks.result_files import RESULTS, ROOT, kept
@@ -28,9 +28,13 @@ from gemkern.files import write_atomically
 README = ROOT / "README.md"
 Render = Callable[[str, Mapping[str, Any]], str]
 Draw = Callable[[Mapping[str, Any], Path], list[Path]]
-BLOCKS: dict[str, Render] = {**RACE_BLOCKS, **CPU_BLOCKS}
-FIGURES: dict[str, Draw] = {"curves": figures.draw, "rivals": race_report.draw}
-OPTIONAL = ("rivals",)
+BLOCKS: dict[str, Render] = {**RACE_BLOCKS, **CPU_BLOCKS, "roofline": roofline.markdown}
+FIGURES: dict[str, Draw] = {
+    "curves": figures.draw,
+    "rivals": race_report.draw,
+    "roofline": roofline.draw,
+}
+OPTIONAL = ("rivals", "roofline")
 BLOCK = re.compile(
     rf"(<!-- ({'|'.join(BLOCKS)}): ([\w-]+) -->\n).*?(<!-- end -->)",
     re.DOTALL,

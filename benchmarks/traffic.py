@@ -69,32 +69,30 @@ def _require_near(got: Any, wanted: Any) -> None:
 
 
 def over_weights(
+    operator: str,
     name: str,
     shapes: Sequence[tuple[int, ...]],
-    backend: str,
     device: str,
     narrow: torch.dtype = torch.float32,
-) -> Iterator[Moving]:
-    """Yield the operators over all weights of a network that a backend has a kernel for.
+) -> Moving:
+    """Return one of WEIGHT_OPERATORS over all weights of a network.
 
     Args:
         name, shapes: of the network and of its weights.
         narrow: the dtype of effective weights.
     """
-    for operator, (arguments, bytes_of) in WEIGHT_OPERATORS.items():
-        if table.OPERATORS[operator][backend].module:
-            of = random_state(shapes, device, narrow)
-            weights = sum(score.numel() for score in of.scores)
-            moved = round(weights * bytes_of(of.effective[0].element_size()))
-            yield Moving(operator, name, arguments(of), moved)
+    arguments, bytes_of = WEIGHT_OPERATORS[operator]
+    of = random_state(shapes, device, narrow)
+    weights = sum(score.numel() for score in of.scores)
+    moved = round(weights * bytes_of(of.effective[0].element_size()))
+    return Moving(operator, name, arguments(of), moved)
 
 
 def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     """Yield norms and poolings of float32 activations [batch, channels, size, size], batch-last."""
     generator = torch.Generator().manual_seed(0)
-    x, grad_y = (
-        batch_last(torch.randn(batch, channels, size, size, generator=generator)) for _ in range(2)
-    )
+    shape = (batch, channels, size, size)
+    x, grad_y = (batch_last(torch.randn(shape, generator=generator)) for _ in range(2))
     of, number = f"{channels}x{size}x{size}", x.nbytes
     mean, bias = torch.zeros(channels), torch.full((channels,), 0.1)
     var, weight = torch.ones(channels), torch.full((channels,), 0.9)
@@ -102,7 +100,7 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     running = (mean.clone(), var.clone(), True, NORM_MOMENTUM, NORM_EPS, True)
     given = (mean, var, *learned, NORM_EPS, True)
     reference = {name: table.load(name, REFERENCE) for name in ("batch_norm_relu", "normalise")}
-    y, was, invstd = reference["batch_norm_relu"](x, None, *learned, *copied(running))
+    _, was, invstd = reference["batch_norm_relu"](x, None, *learned, *copied(running))
     z = reference["normalise"](x, None, *given)
     geometry = (WINDOW, WINDOW, NO_PADDING)
     small, taps = table.load("max_pool2d", REFERENCE)(x, *geometry)
@@ -114,7 +112,7 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
             ("batch_norm_relu", (x, None, *learned, *running), 2 * number),
             (
                 "batch_norm_relu_backward",
-                (grad_y, x, y, *learned, was, invstd, True, True, False),
+                (grad_y, x, None, *learned, was, invstd, True, True, False),
                 3 * number,
             ),
             ("normalise", (x, None, *given), 2 * number),

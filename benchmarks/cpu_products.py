@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -18,6 +18,8 @@ from benchmarks.cpu_layers import BATCH, LAYOUTS, Layer, calls
 from benchmarks.cpu_timing import Call
 from gemkern import ops
 from gemkern.ops.norm_sparse import Norm
+
+Forward = Callable[[], tuple[Tensor, ...]]
 
 DENSITIES = (0.0144, 0.05)
 LAYERS = (
@@ -36,6 +38,8 @@ OPERATORS = {
     "input gradient": "sparse_conv2d_input_grad",
     "weight gradient": "sparse_conv2d_weight_grad",
 }
+# How many products each pass of a convolution with a norm takes.
+NORMED = {"norm_sparse_conv2d": 1, "norm_sparse_conv2d_backward": 2}
 # Relative, of a float32 sum in another order.
 CLOSE = 1e-4
 
@@ -63,7 +67,7 @@ def products() -> Iterator[Multiplying]:
     """Yield all of them."""
     for layer, density in product(LAYERS, DENSITIES):
         yield from convolutions(layer, density)
-        yield normed_convolution(layer, density)
+        yield from normed_convolutions(layer, density)
     for density in DENSITIES:
         yield from linear(*LINEAR, density)
 
@@ -85,45 +89,66 @@ def convolutions(layer: Layer, density: float) -> Iterator[Multiplying]:
         )
 
 
-def normed_convolution(layer: Layer, density: float) -> Multiplying:
-    """Return a convolution that normalises what it reads and measures what it writes.
+def normed_convolutions(layer: Layer, density: float) -> Iterator[Multiplying]:
+    """Yield both passes of a convolution that normalises what it reads and measures what it writes.
+
+    The backward pass makes the gradients of x and of the weights that remain.
 
     Raises:
-        AssertionError: its result is wrong.
+        AssertionError: a result is wrong.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (layer.outputs, layer.inputs, 3, 3)
     weight, where, values = _weight(shape, density, generator)
     images = torch.randn(BATCH, layer.inputs, layer.size, layer.size, generator=generator)
-    x = batch_last(images)
     norm = Norm(torch.zeros(layer.inputs), torch.ones(layer.inputs))
 
-    def call(backend: str) -> tuple[Tensor | None, ...]:
-        with torch.inference_mode():
-            return ops.norm_sparse_conv2d(
-                x, values, where, stride=layer.stride, padding=1, norm=norm, moments=True,
+    def sparse(backend: str) -> tuple[Forward, list[Tensor]]:
+        operands = [batch_last(images).requires_grad_(), values.clone().requires_grad_()]
+
+        def forward() -> tuple[Tensor, ...]:
+            made = ops.norm_sparse_conv2d(
+                *operands, where, stride=layer.stride, padding=1, norm=norm, moments=True,
                 backend=backend,
             )  # fmt: skip
+            return tuple(one for one in made if one is not None)
 
-    for ours, exact in zip(call("cpu"), call("reference"), strict=True):
-        if exact is not None:
-            _require_near(ours, exact)
+        return forward, operands
 
-    def dense(layout: torch.memory_format) -> Call:
-        laid, kernel = (one.contiguous(memory_format=layout) for one in (images, weight))
+    def dense(layout: torch.memory_format) -> tuple[Forward, list[Tensor]]:
+        operands = [one.contiguous(memory_format=layout) for one in (images, weight)]
+        operands = [one.detach().requires_grad_() for one in operands]
 
-        def convolve() -> tuple[Tensor, ...]:
-            z = F.batch_norm(laid, norm.mean, norm.var).relu_()
-            y = F.conv2d(z, kernel, None, layer.stride, 1)
+        def forward() -> tuple[Tensor, ...]:
+            z = F.batch_norm(operands[0], norm.mean, norm.var).relu()
+            y = F.conv2d(z, operands[1], None, layer.stride, 1)
             return y, *torch.var_mean(y, (0, 2, 3))
 
-        return convolve
+        return forward, operands
 
-    flops = (_flop(layer, count) for count in (weight.numel(), len(values)))
-    return Multiplying(
-        "norm_sparse_conv2d", _words(layer), density, *flops, lambda: call("cpu"),
-        {name: dense(layout) for name, layout in LAYOUTS.items()},
-    )  # fmt: skip
+    kernel, reference = _both_passes(*sparse("cpu")), _both_passes(*sparse("reference"))
+    rivals = {name: _both_passes(*dense(layout)) for name, layout in LAYOUTS.items()}
+    flop, useful = (_flop(layer, count) for count in (weight.numel(), len(values)))
+    for place, (operator, passes) in enumerate(NORMED.items()):
+        for ours, exact in zip(kernel[place](), reference[place](), strict=True):
+            _require_near(ours, exact)
+        yield Multiplying(
+            operator, _words(layer), density, passes * flop, passes * useful, kernel[place],
+            {name: both[place] for name, both in rivals.items()},
+        )  # fmt: skip
+
+
+def _both_passes(forward: Forward, operands: Sequence[Tensor]) -> tuple[Forward, Forward]:
+    """Return a forward pass without gradients, and the backward pass of one that was done."""
+    y, *_ = forward()
+    grad_y = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    # Laid out as y.
+    grad_y = torch.empty_like(y).copy_(grad_y)
+
+    def backward() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(y, operands, grad_y, retain_graph=True)
+
+    return torch.no_grad()(forward), backward
 
 
 def linear(inputs: int, outputs: int, density: float) -> Iterator[Multiplying]:
@@ -169,6 +194,5 @@ def _words(layer: Layer) -> str:
     return f"{layer.inputs} to {layer.outputs} at {layer.size}x{layer.size}"
 
 
-def _require_near(ours: Tensor | None, exact: Tensor) -> None:
-    assert ours is not None
+def _require_near(ours: Tensor, exact: Tensor) -> None:
     torch.testing.assert_close(ours, exact, rtol=CLOSE, atol=CLOSE * exact.abs().max().item())

@@ -59,10 +59,10 @@ def test_the_bytes_of_a_norm_and_of_a_pooling_are_those_of_activations() -> None
 
 def test_every_kernel_of_the_cpu_has_a_roof() -> None:
     moving = {row.operator for row in over_activations(2, 4, 4)} | set(WEIGHT_OPERATORS)
-    multiplying = {"norm_sparse_conv2d", *cpu_products.OPERATORS.values()}
+    multiplying = {*cpu_products.NORMED, *cpu_products.OPERATORS.values()}
     multiplying |= {row.operator for row in cpu_products.linear(4, 4, 0.5)}
     served = {name for name, entries in table.OPERATORS.items() if entries["cpu"].module}
-    assert served - moving - multiplying == {"norm_sparse_conv2d_backward"}
+    assert served == (moving & served) | multiplying
 
 
 def test_rows_of_traffic_are_measured_beside_a_copy() -> None:
@@ -76,7 +76,8 @@ def test_rows_of_traffic_are_measured_beside_a_copy() -> None:
 
 def test_products_count_what_remains_and_all() -> None:
     forward, *gradients = cpu_products.convolutions(SMALL, 0.25)
-    normed = cpu_products.normed_convolution(SMALL, 0.25)
+    normed, back = cpu_products.normed_convolutions(SMALL, 0.25)
+    assert (back.flop, back.useful_flop) == (2 * normed.flop, 2 * normed.useful_flop)
     for one in (forward, *gradients, normed):
         assert one.flop == 2 * cpu_products.BATCH * 16 * (8 * 16 * 9)
         assert 0.15 < one.useful_flop / one.flop < 0.35
@@ -109,7 +110,7 @@ def test_a_wrong_kernel_is_not_timed(operator: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "products",
     [
-        lambda: cpu_products.normed_convolution(SMALL, 0.25),
+        lambda: next(cpu_products.normed_convolutions(SMALL, 0.25)),
         lambda: next(cpu_products.linear(16, 16, 0.25)),
     ],
 )

@@ -66,7 +66,7 @@ def authors_effective_weight(of: base.State) -> Callable[[], list[Tensor]]:
 def require_equal(found: Sequence[Tensor], wanted: Sequence[Tensor], what: str) -> None:
     """Check that numbers are equal, whatever the dtype of a mask and the sign of a zero."""
     for one, other in zip(found, wanted, strict=True):
-        assert torch.equal(one.to(other.dtype), other), f"{what} is wrong"
+        assert torch.equal(one, other.to(one.dtype)), f"{what} is wrong"
 
 
 @pytest.mark.parametrize("network", NETWORKS)

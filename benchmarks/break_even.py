@@ -8,20 +8,24 @@ a step within both should not be slower accelerated, whatever the network, beyon
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import gemkern as gk
 from benchmarks import result_files
-from gemkern.experiments.savings import step_times
+from benchmarks.cpu_timing import Call, interleaved, spread
 from gemkern.models import build
 from gemkern.nn import large_enough
 from gemkern.nn.accelerate import SURE_TO_PAY
@@ -33,18 +37,26 @@ from gemkern.training import WeightTraining
 NETWORKS = (("resnet8", 1, 8), ("resnet20", 1, 8), ("resnet8", 1, 28), ("vgg16", 3, 32))
 BATCHES = (16, 32, 64, 128)
 DENSITIES = (0.0144, 0.05, 0.1, 0.15, 0.2)
+DENSE, ACCELERATED = "dense", "accelerated"
+# Of a row, for both.
+SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A training step in milliseconds, and whether "auto" would accelerate it."""
+    """A training step in milliseconds, and whether "auto" would accelerate it.
+
+    Medians of steps in turn, with the first and third quartile of them.
+    """
 
     network: str
     side: int
     batch: int
     density: float
     dense: float
+    dense_spread: tuple[float, float]
     accelerated: float
+    accelerated_spread: tuple[float, float]
     chosen: bool
 
 
@@ -53,14 +65,13 @@ def rows() -> Iterator[Row]:
     for (network, channels, side), batch, density in itertools.product(
         NETWORKS, BATCHES, DENSITIES
     ):
-        times = _times(network, channels, side, batch, density)
-        chosen = large_enough(batch, side, side) and density <= SURE_TO_PAY
-        yield Row(network, side, batch, density, *times, chosen)
+        yield measure(network, channels, side, batch, density)
 
 
-def _times(
-    network: str, channels: int, side: int, batch: int, density: float
-) -> tuple[float, float]:
+def measure(
+    network: str, channels: int, side: int, batch: int, density: float, seconds: float = SECONDS
+) -> Row:
+    """Measure one network, batch and density, in `seconds`."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, channels, side, side, generator=generator)
     labels = torch.randint(10, (batch,), generator=generator)
@@ -70,8 +81,29 @@ def _times(
         # A count, not a draw: a layer of few weights would miss its density.
         places = torch.randperm(layer.active.numel(), generator=generator)
         layer.active.copy_((places < density * len(places)).view_as(layer.active))
-    gk.accelerate(model)
-    return step_times(model, lambda one: WeightTraining(one, 1, lr=1e-3), images, labels)
+    models = {DENSE: model, ACCELERATED: gk.accelerate(copy.deepcopy(model))}
+    times = interleaved({name: _step(one, images, labels) for name, one in models.items()}, seconds)
+    return Row(
+        network=network,
+        side=side,
+        batch=batch,
+        density=density,
+        dense=median(times[DENSE]),
+        dense_spread=spread(times[DENSE]),
+        accelerated=median(times[ACCELERATED]),
+        accelerated_spread=spread(times[ACCELERATED]),
+        chosen=large_enough(batch, side, side) and density <= SURE_TO_PAY,
+    )
+
+
+def _step(model: nn.Module, images: Tensor, labels: Tensor) -> Call:
+    training = WeightTraining(model, 1, lr=1e-3)
+
+    def step() -> None:
+        F.cross_entropy(model(images), labels).backward()
+        training.step()
+
+    return step
 
 
 def table(measured: list[Row]) -> Table:

@@ -6,14 +6,15 @@ python -m benchmarks.race --preset resnet20-1.44 --data-dir DIR          the pap
 
 Contenders take turns, seed by seed, after a short race that is not timed: kernels are compiled
 there. Seconds are those of training steps and of what ends an epoch; evaluation is left out. The
-result file, `benchmarks/results/race-PRESET-MACHINE.json`, holds every run and its course, and
-`python -m benchmarks.readme` makes a table and a figure of it.
+result file, `benchmarks/results/race-PRESET-MACHINE.json`, holds every run and its course; it is
+written after each run, and --resume goes on with those that are missing. `python -m
+benchmarks.readme` makes a table and a figure of it.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from benchmarks import race_report, result_files
 from gemkern.errors import GemkernError
 from gemkern.experiments.laboratory import Laboratory
 from gemkern.experiments.presets import resolve
-from gemkern.experiments.race import race, total_epochs
+from gemkern.experiments.race import race
 from gemkern.experiments.records import EpochRecord, Run
 from gemkern.experiments.search import imp_rounds, maskable_weights, rehearse
 from gemkern.experiments.settings import Settings
@@ -34,8 +35,12 @@ from gemkern.experiments.settings import Settings
 CHEAP = "cheap-imp"
 # What races under which name.
 METHODS = {"dense": "dense", "gem-miner": "gem-miner", "imp": "imp", CHEAP: "imp"}
+# Steps of an epoch of the race that goes before.
+FEW = 4
 # Digits after the point of accuracies, densities, seconds and milliseconds in a course.
 DIGITS = 5
+
+Row = dict[str, Any]
 
 
 def cheap(settings: Settings, total: int) -> Settings:
@@ -64,26 +69,33 @@ def laboratories(settings: Settings) -> dict[str, Laboratory]:
     return {name: short if name == CHEAP else common for name in METHODS}
 
 
-def run(where: Mapping[str, Laboratory], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Let all contenders find and finetune a ticket for each seed; return a row for each pair.
+def run(
+    where: Mapping[str, Laboratory],
+    seeds: Sequence[int],
+    done: Container[tuple[str, int]] = (),
+) -> Iterator[Row]:
+    """Let all contenders find and finetune a ticket for each seed; yield a row for each pair.
 
     A row holds the fields of a `Run`, the milliseconds of a step of finetuning (the median over
     epochs of the mean step) and the `course` of the run, epoch by epoch.
+
+    Args:
+        done: contenders with seeds, which are left out.
     """
-    rows = []
     for seed in seeds:
         for name, method in METHODS.items():
-            records: list[EpochRecord] = []
-            (one,) = race(where[name], [method], [seed], on_epoch=records.append)
-            rows.append(_row(replace(one, method=name), records))
-    return sorted(rows, key=lambda row: list(METHODS).index(row["method"]))
+            if (name, seed) not in done:
+                records: list[EpochRecord] = []
+                (one,) = race(where[name], [method], [seed], on_epoch=records.append)
+                yield _row(replace(one, method=name), records)
 
 
-def warm_up(settings: Settings) -> None:
+def warm_up(laboratory: Laboratory) -> None:
     """Run a race of a few steps and forget it: what is made once is not made in a timed one."""
+    settings = laboratory.settings
     short = replace(
         settings,
-        train_limit=4 * settings.batch_size,
+        train_limit=min(len(laboratory.dataset.train), FEW * settings.batch_size),
         mine_epochs=3,
         freeze_every=1,
         finetune_epochs=1,
@@ -91,10 +103,27 @@ def warm_up(settings: Settings) -> None:
         imp_prune=0.9,
         imp_rewind="init",
     )
-    run(laboratories(short), [0])
+    for _ in run(laboratories(short), [0]):
+        pass
 
 
-def _row(one: Run, records: Sequence[EpochRecord]) -> dict[str, Any]:
+def resumed(path: Path, config: Mapping[str, Any]) -> list[Row]:
+    """Return the rows that an earlier race of the same settings left in a result file, if any.
+
+    Raises:
+        GemkernError: they are of other settings or of another commit.
+    """
+    if not path.exists():
+        return []
+    found = result_files.kept(path.stem, path.parent)
+    if (found["config"], found["commit"]) != (config, result_files.commit()):
+        raise GemkernError(
+            f"{path} was raced with other settings or another commit: leave out --resume"
+        )
+    return found["runs"]
+
+
+def _row(one: Run, records: Sequence[EpochRecord]) -> Row:
     tuning = [record.step_ms for record in records if record.phase == "finetune"]
     course = {
         field: [round(getattr(record, field), DIGITS) for record in records]
@@ -113,6 +142,7 @@ def main(
         list[str] | None, typer.Option("--set", help="Any other setting: --set score_lr=0.05.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="In the file's name, for PRESET.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the runs that are there.")] = False,
     out: Annotated[Path, typer.Option(help="Folder of the result file.")] = result_files.RESULTS,
 ) -> None:
     """Race, print and keep."""
@@ -122,23 +152,30 @@ def main(
         settings = resolve(preset, {"data_dir": data_dir, "device": device}, assign or ())
         settings = settings.scaled(budget)
         where = laboratories(settings)
+        config = {**settings.as_dict(), "data_dir": None}
+        device_used = result_files.used(settings.device)
+        path = out / f"{result_files.named(f'race-{name or preset}', device_used)}.json"
+        rows = resumed(path, config) if resume else []
     except GemkernError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    warm_up(settings)
-    epochs = sum(total_epochs(where[one], [method], [0]) for one, method in METHODS.items())
-    console.print(f"{epochs * seeds} epochs, on {settings.device}")
     content = {
         **result_files.about(result_files.command("benchmarks.race")),
         **result_files.TRAINED,
-        "config": {**settings.as_dict(), "data_dir": None},
+        "config": config,
         "cheap_imp_epochs": where[CHEAP].settings.imp_epochs,
-        "runs": run(where, range(seeds)),
     }
-    kind = f"race-{name or preset}"
-    file = result_files.named(kind, result_files.used(settings.device))
-    console.print(race_report.table(content["runs"]))
-    console.print(f"kept in {result_files.keep(out, file, content)}")
+    warm_up(where["dense"])
+    for row in run(where, range(seeds), {(row["method"], row["seed"]) for row in rows}):
+        rows.append(row)
+        rows.sort(key=lambda row: (list(METHODS).index(row["method"]), row["seed"]))
+        result_files.keep(out, path.stem, {**content, "runs": rows})
+        seconds, accuracy = race_report.total_seconds(row), 100 * row["accuracy_after"]
+        console.print(
+            f"seed {row['seed']}, {row['method']}: {accuracy:.2f} % after {seconds:.1f} s"
+        )
+    console.print(race_report.table(rows))
+    console.print(f"kept in {path}")
 
 
 if __name__ == "__main__":

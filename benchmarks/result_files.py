@@ -60,11 +60,16 @@ def about(command: str) -> Content:
     """Return command, commit, whether the tree differs from it, versions and devices."""
     return {
         "command": command,
-        "commit": output("git", "rev-parse", "HEAD"),
+        "commit": commit(),
         "changed": changed(),
         "versions": versions(),
         "devices": devices(),
     }
+
+
+def commit() -> str:
+    """Return the commit that the tree stands at; nothing outside a repository."""
+    return output("git", "rev-parse", "HEAD")
 
 
 def changed() -> bool:

@@ -167,8 +167,9 @@ def test_a_compiler_may_be_missing_but_nothing_else() -> None:
 
     with pytest.raises(pytest.skip.Exception, match="does not work here: RuntimeError: no comp"):
         operators.first_result(COMPILED, broken)
-    with pytest.raises(RuntimeError, match="no compiler"):
+    with pytest.raises((RuntimeError, pytest.skip.Exception)) as raised:
         operators.first_result(EAGER, broken)
+    assert raised.type is RuntimeError
 
 
 def test_a_benchmark_has_as_many_rounds_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def settings() -> Settings:
 
 @pytest.fixture(scope="module")
 def rows(settings: Settings) -> list[dict[str, Any]]:
-    return race.run(race.laboratories(settings), [0, 1])
+    return list(race.run(race.laboratories(settings), [0, 1]))
 
 
 def test_cheap_imp_is_imp_with_the_epochs_of_gem_miner() -> None:
@@ -47,7 +47,7 @@ def test_cheap_imp_is_imp_with_the_epochs_of_gem_miner() -> None:
 
 def test_every_contender_runs_every_seed_to_one_density(rows: list[dict[str, Any]]) -> None:
     assert [(row["method"], row["seed"]) for row in rows] == [
-        (name, seed) for name in METHODS for seed in (0, 1)
+        (name, seed) for seed in (0, 1) for name in METHODS
     ]
     left = {row["weights_left"] for row in rows if row["method"] != "dense"}
     assert len(left) == 1
@@ -90,6 +90,21 @@ def test_the_race_is_kept_under_the_name_of_the_machine(
     assert found["config"]["finetune_epochs"] == 1
     assert found["cheap_imp_epochs"] == 1
     assert race_report.markdown(found["runs"]).count("\n") == 5
+
+
+def test_a_race_goes_on_where_it_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "METHODS", {"dense": "dense", "imp": "imp", CHEAP: "imp"})
+    short = ["train_limit=128", "accelerate=false", "imp_prune=0.5", "mine_epochs=20"]
+    options = {"budget": 0.1, "device": "cpu", "assign": short, "out": tmp_path, "resume": True}
+    race.main(seeds=1, **options)
+    (path,) = tmp_path.iterdir()
+    first = kept(path.stem, tmp_path)["runs"]
+    race.main(seeds=2, **options)
+    runs = kept(path.stem, tmp_path)["runs"]
+    assert [run["seed"] for run in runs] == [0, 1] * 3
+    assert runs[::2] == first
+    with pytest.raises(typer.Exit):
+        race.main(seeds=2, **{**options, "budget": 0.2})
 
 
 def test_bad_settings_are_refused_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,1 @@
-"""Measurements: `pytest benchmarks --benchmark-only`, and what races left in `results/`."""
+"""Measurements, and what they left in `results/`: CONTRIBUTING.md says what measures what."""

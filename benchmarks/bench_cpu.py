@@ -1,6 +1,7 @@
 """Time sparse training on the CPU beside dense training: whole steps, and single convolutions.
 
-A result is compared with PyTorch's first; a wrong one is not timed. `python -m benchmarks.cpu`
+A sparse result is compared with PyTorch's first, and PyTorch's in the other layout; a wrong one is
+not timed. `python -m benchmarks.cpu`
 measures more of them, interleaved, and keeps the result.
 """
 
@@ -9,7 +10,9 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+import torch
 from pytest_benchmark.fixture import BenchmarkFixture
+from torch.nn import functional as F
 
 from benchmarks import cpu_layers, cpu_networks
 from benchmarks.cpu_layers import PASSES, Layer
@@ -18,6 +21,9 @@ from benchmarks.cpu_steps import NETWORKS
 
 # An early layer and a late one.
 LAYERS = (Layer("ResNet-20", 16, 16, 32), Layer("VGG-16", 256, 256, 8))
+
+# Relative, of a dense result in another layout.
+CLOSE = 1e-3
 
 check = cache(cpu_networks.check)
 calls = cache(cpu_layers.calls)
@@ -30,7 +36,11 @@ def bench_training_step(benchmark: BenchmarkFixture, network: str, contender: st
     case = Case(network)
     check(case)
     benchmark.group = f"training step of {network}, batch {case.batch}, float32"
-    step = Trainer(case, contender).on(*cpu_networks.batch_of(case))
+    x, labels = cpu_networks.batch_of(case)
+    step = Trainer(case, contender).on(x, labels)
+    if contender != SPARSE:
+        loss = F.cross_entropy(cpu_networks.network(case)(x), labels)
+        assert step() == pytest.approx(loss.item(), rel=CLOSE), f"the {contender} loss is wrong"
     benchmark.pedantic(step, rounds=5, warmup_rounds=2)
 
 
@@ -42,4 +52,9 @@ def bench_sparse_convolution(
 ) -> None:
     """One pass of one 3x3 convolution with 1.44 % of its weights, or all."""
     benchmark.group = f"{which} of {layer.inputs} to {layer.outputs} at {layer.size}x{layer.size}"
-    benchmark.pedantic(calls(layer, DENSITY)[which][contender], rounds=10, warmup_rounds=2)
+    contenders = calls(layer, DENSITY)[which]
+    if contender != SPARSE:
+        dense = contenders["contiguous"]()
+        atol = CLOSE * dense.abs().max().item()
+        torch.testing.assert_close(contenders[contender](), dense, rtol=CLOSE, atol=atol)
+    benchmark.pedantic(contenders[contender], rounds=10, warmup_rounds=2)

@@ -1,6 +1,6 @@
 """Find where acceleration begins to pay: the steps of `gemkern race`, dense and accelerated.
 
-python -m benchmarks.break_even     print the table and keep benchmarks/results/break_even.json
+python -m benchmarks.break_even     print the table; keep benchmarks/results/break-even-MACHINE.json
 
 Two committed numbers follow from it, `SURE_TO_PAY` and `FEWEST_PIXELS` of `gemkern.nn.accelerate`:
 a step within both should not be slower accelerated, whatever the network, beyond the noise.
@@ -8,46 +8,55 @@ a step within both should not be slower accelerated, whatever the network, beyon
 
 from __future__ import annotations
 
+import copy
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import gemkern as gk
-from gemkern.experiments.savings import step_times
-from gemkern.files import write_atomically
+from benchmarks import result_files
+from benchmarks.cpu_timing import Call, interleaved, spread
 from gemkern.models import build
 from gemkern.nn import large_enough
 from gemkern.nn.accelerate import SURE_TO_PAY
 from gemkern.optim import masked_layers
-from gemkern.report.environment import devices, versions
 from gemkern.training import WeightTraining
 
-RESULTS = Path(__file__).resolve().parent / "results"
 # Network, channels and side of its images: the small ones of the presets, and VGG-16, whose layers
 # hold the most weights for a pixel.
 NETWORKS = (("resnet8", 1, 8), ("resnet20", 1, 8), ("resnet8", 1, 28), ("vgg16", 3, 32))
 BATCHES = (16, 32, 64, 128)
 DENSITIES = (0.0144, 0.05, 0.1, 0.15, 0.2)
+DENSE, ACCELERATED = "dense", "accelerated"
+# Of a row, for both.
+SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """A training step in milliseconds, and whether "auto" would accelerate it."""
+    """A training step in milliseconds, and whether "auto" would accelerate it.
+
+    Medians of steps in turn, with the first and third quartile of them.
+    """
 
     network: str
     side: int
     batch: int
     density: float
     dense: float
+    dense_spread: tuple[float, float]
     accelerated: float
+    accelerated_spread: tuple[float, float]
     chosen: bool
 
 
@@ -56,14 +65,13 @@ def rows() -> Iterator[Row]:
     for (network, channels, side), batch, density in itertools.product(
         NETWORKS, BATCHES, DENSITIES
     ):
-        times = _times(network, channels, side, batch, density)
-        chosen = large_enough(batch, side, side) and density <= SURE_TO_PAY
-        yield Row(network, side, batch, density, *times, chosen)
+        yield measure(network, channels, side, batch, density)
 
 
-def _times(
-    network: str, channels: int, side: int, batch: int, density: float
-) -> tuple[float, float]:
+def measure(
+    network: str, channels: int, side: int, batch: int, density: float, seconds: float = SECONDS
+) -> Row:
+    """Measure one network, batch and density, in `seconds`."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, channels, side, side, generator=generator)
     labels = torch.randint(10, (batch,), generator=generator)
@@ -73,8 +81,29 @@ def _times(
         # A count, not a draw: a layer of few weights would miss its density.
         places = torch.randperm(layer.active.numel(), generator=generator)
         layer.active.copy_((places < density * len(places)).view_as(layer.active))
-    gk.accelerate(model)
-    return step_times(model, lambda one: WeightTraining(one, 1, lr=1e-3), images, labels)
+    models = {DENSE: model, ACCELERATED: gk.accelerate(copy.deepcopy(model))}
+    times = interleaved({name: _step(one, images, labels) for name, one in models.items()}, seconds)
+    return Row(
+        network=network,
+        side=side,
+        batch=batch,
+        density=density,
+        dense=median(times[DENSE]),
+        dense_spread=spread(times[DENSE]),
+        accelerated=median(times[ACCELERATED]),
+        accelerated_spread=spread(times[ACCELERATED]),
+        chosen=large_enough(batch, side, side) and density <= SURE_TO_PAY,
+    )
+
+
+def _step(model: nn.Module, images: Tensor, labels: Tensor) -> Call:
+    training = WeightTraining(model, 1, lr=1e-3)
+
+    def step() -> None:
+        F.cross_entropy(model(images), labels).backward()
+        training.step()
+
+    return step
 
 
 def table(measured: list[Row]) -> Table:
@@ -90,21 +119,19 @@ def table(measured: list[Row]) -> Table:
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the result file.")] = RESULTS,
+    out: Annotated[Path, typer.Option(help="Folder of the result file.")] = result_files.RESULTS,
 ) -> None:
     """Measure, print and keep."""
     torch.set_flush_denormal(True)
     measured = list(rows())
     Console().print(table(measured))
     content = {
-        "command": "python -m benchmarks.break_even",
-        "versions": versions(),
-        "devices": devices(),
+        **result_files.about("python -m benchmarks.break_even"),
         "dtype": "float32",
+        "layout": "accelerated: batch-last; dense: contiguous",
         "steps": [asdict(row) for row in measured],
     }
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(out / "break_even.json", lambda path: path.write_text(text))
+    result_files.keep(out, result_files.named("break-even", result_files.used("cpu")), content)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,41 @@
 """Time sparse training beside dense training on the CPU, and keep the result.
 
-python -m benchmarks.cpu            print the tables and keep benchmarks/results/cpu.json
+python -m benchmarks.cpu                print the tables; keep benchmarks/results/cpu-MACHINE.json
+python -m benchmarks.cpu --minutes 5    what can be measured in five minutes, in order of value
 
-Whole training steps first (`benchmarks.cpu_steps`), then layers (`benchmarks.cpu_layers`).
+Whole training steps first (`benchmarks.cpu_steps`), then how near kernels are to what bounds them
+(`benchmarks.cpu_roofline`, which keeps a file of its own), then layers (`benchmarks.cpu_layers`).
 Contenders take turns in one process; rows hold medians and quartiles. It takes about a quarter of
 an hour on two cores.
 """
 
 from __future__ import annotations
 
-import json
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cpu_layers, cpu_steps
+from benchmarks import cpu_layers, cpu_roofline, cpu_steps, result_files
 from benchmarks.cpu_timing import keep_freed_memory
-from gemkern.files import write_atomically
-from gemkern.report.environment import devices, versions
 
-RESULTS = Path(__file__).resolve().parent / "results"
+Row = TypeVar("Row")
+ROWS_OF_LAYER = len(cpu_layers.DENSITIES) * len(cpu_layers.PASSES)
+
+
+def until(deadline: float, rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield rows, which are measured as they are asked for, until the clock is past `deadline`."""
+    while time.perf_counter() < deadline:
+        row = next(rows, None)
+        if row is None:
+            return
+        yield row
 
 
 def layer_table(means: list[dict[str, Any]]) -> Table:
@@ -51,21 +62,19 @@ def step_table(measured: list[cpu_steps.Row]) -> Table:
 def keep(layers: list[cpu_layers.Row], measured: list[cpu_steps.Row], out: Path) -> Path:
     """Write the result file and return its path."""
     content = {
-        "command": "python -m benchmarks.cpu",
-        "versions": versions(),
-        "devices": devices(),
+        **result_files.about("python -m benchmarks.cpu"),
         "dtype": "float32",
+        "layout": "sparse: batch-last; dense: the faster of contiguous and channels-last",
         "layers": [asdict(row) for row in layers],
         "geometric_means": cpu_layers.summary(layers) if layers else [],
         "steps": [asdict(row) for row in measured],
     }
-    path = out / "cpu.json"
-    write_atomically(path, lambda place: place.write_text(json.dumps(content, indent=1) + "\n"))
-    return path
+    return result_files.keep(out, result_files.named("cpu", result_files.used("cpu")), content)
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the result file.")] = RESULTS,
+    out: Annotated[Path, typer.Option(help="Folder of the result files.")] = result_files.RESULTS,
+    minutes: Annotated[float, typer.Option(help="Budget; its last row is finished.")] = 30.0,
     step_seconds: Annotated[
         float, typer.Option(help="Seconds for a training step's contenders.")
     ] = cpu_steps.SECONDS,
@@ -73,15 +82,26 @@ def main(
         float, typer.Option(help="Seconds for a layer's contenders.")
     ] = cpu_layers.SECONDS,
 ) -> None:
-    """Measure, print and keep."""
+    """Measure, most important first, print and keep."""
+    deadline = time.perf_counter() + 60 * minutes
     torch.set_flush_denormal(True)
     keep_freed_memory()
     console = Console()
-    measured = list(cpu_steps.rows(seconds=step_seconds))
+    measured = list(until(deadline, cpu_steps.rows(seconds=step_seconds)))
     console.print(step_table(measured))
-    layers = list(cpu_layers.rows(seconds=layer_seconds))
+    traffic = list(until(deadline, cpu_roofline.traffic_rows()))
+    products = list(until(deadline, cpu_roofline.product_rows()))
+    console.print(cpu_roofline.traffic_table(traffic))
+    console.print(cpu_roofline.product_table(products))
+    layers = list(until(deadline, cpu_layers.rows(seconds=layer_seconds)))
+    # A layer that was not finished would stand in some means and not in others.
+    del layers[len(layers) - len(layers) % ROWS_OF_LAYER :]
     console.print(layer_table(cpu_layers.summary(layers)))
     console.print(f"kept in {keep(layers, measured, out)}")
+    if products:
+        console.print(f"and in {cpu_roofline.keep(traffic, products, out)}")
+    if time.perf_counter() > deadline:
+        console.print("Out of time: rows are missing.")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from gemkern.files import write_atomically
 
+DENSITY_FIGURE, SIZE_FIGURE = "density.png", "size.png"
 BATCH, DENSITY = 128, 0.0144
 WIDTHS = {"resnet20": 1, "resnet20-2x": 2, "resnet20-4x": 4}
 # What is drawn of a row, and how.
@@ -30,15 +31,20 @@ LABELS = {"dense": "dense", "sparse": "accelerated", "floor": "memory floor"}
 Row = dict[str, Any]
 
 
-def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write the figures of the rows of training steps to a folder and return their paths."""
-    uniform = [row for row in rows if row["masks"] == "uniform"]
+def draw(found: Mapping[str, Any], stem: Path) -> list[Path]:
+    """Write the figures of the training steps of a result file and return their paths.
+
+    Args:
+        found: a result file of `benchmarks.cpu`.
+        stem: where figures go, to be ended by their names.
+    """
+    uniform = [row for row in found["steps"] if row["masks"] == "uniform"]
     figures = {
-        "density.png": [
+        DENSITY_FIGURE: [
             (f"{network}, batch {BATCH}", "density", _of(uniform, network, batch=BATCH))
             for network in ("resnet20", "vgg16")
         ],
-        "size.png": [
+        SIZE_FIGURE: [
             (
                 f"resnet20, density {100 * DENSITY:g} %",
                 "batch",
@@ -51,7 +57,9 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
             ),
         ],
     }
-    return [_figure(folder / name, panels) for name, panels in figures.items()]
+    return [
+        _figure(stem.with_name(f"{stem.name}-{name}"), panels) for name, panels in figures.items()
+    ]
 
 
 def digest(rows: Sequence[Any]) -> str:
@@ -65,18 +73,21 @@ def digest_in(path: Path) -> str:
         return str(image.info["Rows"])
 
 
+def save(figure: Figure, path: Path, rows: Sequence[Any]) -> Path:
+    """Write a figure with the digest of the rows that it is drawn from, and return its path."""
+    metadata = {"Rows": digest(rows), "Software": ""}
+    write_atomically(
+        path, lambda place: figure.savefig(place, dpi=80, format="png", metadata=metadata)
+    )
+    return path
+
+
 def _figure(path: Path, panels: Sequence[tuple[str, str, list[Row]]]) -> Path:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, len(panels))
     for axis, (title, name, rows) in zip(axes, panels, strict=True):
         _panel(axis, title, name, rows)
-    metadata = {"Rows": digest([rows for _, _, rows in panels]), "Software": ""}
-
-    def save(place: Path) -> None:
-        figure.savefig(place, dpi=80, format="png", metadata=metadata)
-
-    write_atomically(path, save)
-    return path
+    return save(figure, path, [rows for _, _, rows in panels])
 
 
 def _panel(axis: Axes, title: str, name: str, rows: list[Row]) -> None:

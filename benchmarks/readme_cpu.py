@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import geometric_mean
 from typing import Any
+
+from benchmarks.figures import DENSITY_FIGURE, SIZE_FIGURE
+from benchmarks.result_files import image, source
 
 # Densities that are shown layer by layer.
 SHOWN = (0.0144, 0.05)
@@ -69,14 +73,26 @@ def _means(kept: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine(kept: dict[str, Any]) -> str:
-    """Return the command, the machine and the versions."""
-    versions, machine = kept["versions"], kept["devices"][0]
-    return (
-        f"`{kept['command']}`: medians, the dense step or layer in the faster of two layouts; "
-        f"{kept['dtype']} on {machine['name']}, {machine['torch_threads']} threads, torch "
-        f"{versions['torch']}, numba {versions['numba']}, Python {versions['python']}.\n"
-    )
+def _curves(name: str, kept: dict[str, Any]) -> str:
+    density = image("Step time against density", f"{name}-{DENSITY_FIGURE}")
+    size = image("Step time against batch and width", f"{name}-{SIZE_FIGURE}")
+    return f"{density}\n{size}"
 
 
-CPU_BLOCKS = {"steps": _steps, "layers": _layers, "means": _means}
+def _with_source(table: Callable[[dict[str, Any]], str]) -> Callable[[str, dict[str, Any]], str]:
+    """Return what writes a table with the command, the machine and the versions below it."""
+
+    def block(name: str, kept: dict[str, Any]) -> str:
+        how = "medians, the dense step or layer in the faster of two layouts"
+        origin = source(name, kept, kept["devices"][0])
+        return f"{table(kept)}\n`{kept['command']}`: {how}; {origin}\n"
+
+    return block
+
+
+CPU_BLOCKS = {
+    "steps": _with_source(_steps),
+    "curves": _curves,
+    "layers": _with_source(_layers),
+    "means": _with_source(_means),
+}

@@ -9,12 +9,21 @@ import torch
 from torch import nn
 
 import gemkern as gk
-from benchmarks import cpu, cpu_networks, cpu_steps
+from benchmarks import (
+    break_even,
+    cpu,
+    cpu_layers,
+    cpu_networks,
+    cpu_roofline,
+    cpu_steps,
+    result_files,
+)
 from benchmarks.cpu_floor import copy_bandwidth, traffic
 from benchmarks.cpu_memory import peak_bytes
 from benchmarks.cpu_networks import Case
 from benchmarks.cpu_timing import interleaved
 
+LAYER = ("ResNet-20", 16, 16, 32, 1, 128, 0.05, 1)
 SMALL = Case("resnet8", density=0.1, batch=4)
 
 
@@ -77,3 +86,41 @@ def test_every_layer_has_the_density_of_the_ticket() -> None:
         if layer.active.numel() > 2000:
             found = layer.active.float().mean().item()
             assert found == pytest.approx(densities[name], rel=0.3, abs=0.003)
+
+
+def test_rows_end_with_the_time_and_the_last_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10))
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: next(clock))
+    rows = iter("abcdef")
+    assert list(cpu.until(2.5, rows)) == ["a", "b", "c"]
+    assert next(rows) == "d", "a row was measured and lost"
+    assert list(cpu.until(9, iter("xy"))) == ["x", "y"]
+
+
+def test_what_there_was_time_for_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cpu_steps, "rows", lambda **options: iter(()))
+    layers = [cpu_layers.Row(*LAYER, which, 1.0, (1.0, 1.0), 2.0, (2.0, 2.0), "contiguous", 2.0)
+              for _ in range(6) for which in cpu_layers.PASSES]  # fmt: skip
+    monkeypatch.setattr(cpu_layers, "rows", lambda **options: iter(layers))
+    traffic = cpu_roofline.Traffic("threshold", "x", 1, 8, 1.0, (1.0, 1.0), 1.0, (1.0, 1.0), 8.0, 1)
+    monkeypatch.setattr(cpu_roofline, "traffic_rows", lambda: iter([traffic]))
+    monkeypatch.setattr(cpu_roofline, "product_rows", lambda: iter(()))
+    cpu.main(out=tmp_path, minutes=1, step_seconds=0, layer_seconds=0)
+    (path,) = tmp_path.iterdir()
+    kept = json.loads(path.read_text())
+    assert path.name == f"{result_files.named('cpu', result_files.used('cpu'))}.json"
+    assert len(kept["layers"]) == cpu.ROWS_OF_LAYER < len(layers)
+    assert "Out of time" not in capsys.readouterr().out
+    cpu.main(out=tmp_path, minutes=0, step_seconds=0, layer_seconds=0)
+    assert json.loads(path.read_text())["layers"] == []
+    assert "Out of time" in capsys.readouterr().out
+
+
+def test_where_acceleration_pays_is_measured_with_its_spread() -> None:
+    row = break_even.measure("resnet8", 1, 8, batch=64, density=0.05, seconds=0.0)
+    assert row.dense_spread[0] <= row.dense <= row.dense_spread[1]
+    assert row.accelerated_spread[0] <= row.accelerated <= row.accelerated_spread[1]
+    assert row.chosen
+    assert not break_even.measure("resnet8", 1, 8, batch=2, density=0.05, seconds=0.0).chosen

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.figures import digest_in, draw
-from benchmarks.readme import BLOCK, README, RESULTS, filled
+from benchmarks import readme
+from benchmarks.figures import digest_in
+from benchmarks.readme import BLOCK, README, RESULTS, drawn, filled
+from benchmarks.result_files import kept
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -26,17 +27,31 @@ def test_a_figure_changed_by_hand_is_noticed() -> None:
     assert filled(changed) == TEXT
 
 
-def test_the_figures_are_those_of_the_result_file(tmp_path: Path) -> None:
-    steps = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))["steps"]
-    figures = draw(steps, tmp_path)
-    assert len(figures) == 2
+def test_the_figures_are_those_of_the_result_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = drawn(TEXT, tmp_path)
+    assert len(figures) >= 2
     for figure in figures:
         assert digest_in(RESULTS / figure.name) == digest_in(figure), (
             "run python -m benchmarks.readme"
         )
         assert f"(benchmarks/results/{figure.name})" in TEXT
-    steps[0]["sparse"] += 1
-    assert digest_in(draw(steps, tmp_path)[0]) != digest_in(RESULTS / figures[0].name)
+    name = "cpu-xeon-2-threads"
+    found = kept(name)
+    found["steps"][0]["sparse"] += 1
+    monkeypatch.setattr(readme, "kept", lambda name: found)
+    drawn(f"<!-- curves: {name} -->\n<!-- end -->", tmp_path)
+    assert digest_in(figures[0]) != digest_in(RESULTS / figures[0].name)
+
+
+def test_what_is_not_measured_is_said() -> None:
+    block = "<!-- rivals: race-digits-no-machine -->\n<!-- end -->"
+    assert "Not measured: there is no `benchmarks/results/race-digits-no-machine.json`" in filled(
+        block
+    )
+    with pytest.raises(FileNotFoundError):
+        filled("<!-- steps: cpu-no-machine -->\n<!-- end -->")
 
 
 @pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", TEXT))))

@@ -1,7 +1,7 @@
 """Ask a GPU what it can say of these kernels, inside a budget of seconds.
 
-python -m benchmarks.gpu --out DIR               on a GPU: DIR/gpu.json, and tables
-python -m benchmarks.gpu --out DIR --resume      go on with the rows that are not there
+python -m benchmarks.gpu                         on a GPU: tables, benchmarks/results/gpu-NAME.json
+python -m benchmarks.gpu --resume                go on with the rows that are not there
 python -m benchmarks.gpu --out DIR --rehearse    walk every section on tiny shapes, without a GPU
 """
 
@@ -16,13 +16,14 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks import result_files
 from gemkern.errors import GemkernError
 
-NAME = "gpu.json"
+REHEARSAL = "gpu-rehearsal"
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="Folder of the result file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the result file.")] = None,
     seconds: Annotated[float, typer.Option(help="Budget; its last row is finished.")] = 540.0,
     sections: Annotated[str, typer.Option(help="Names joined by commas; all if empty.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Keep what was measured.")] = False,
@@ -32,6 +33,8 @@ def main(
     """Measure, most important first, and keep what was measured."""
     if not rehearse and not torch.cuda.is_available():
         refuse("There is no GPU here: run on a machine with one, or pass --rehearse.")
+    if rehearse and out is None:
+        refuse("A rehearsal measures nothing that could be kept: give a folder with --out.")
     if rehearse:
         # Read when a kernel is defined, so before the sections are imported.
         os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -41,7 +44,9 @@ def main(
     from benchmarks.gpu.bench import DeviceLost
     from benchmarks.gpu.result import Result, about
 
-    path = out / NAME
+    out = out or result_files.RESULTS
+    name = REHEARSAL if rehearse else result_files.named("gpu", result_files.used("cuda"))
+    path = out / f"{name}.json"
     result = Result(path, about(commit, rehearse))
     chosen = sections.split(",") if sections else list(run.SECTIONS)
     if unknown := set(chosen) - set(run.SECTIONS):

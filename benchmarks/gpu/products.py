@@ -67,10 +67,14 @@ def _measure(
     rounded = bool(case.geometry) and not bench.rehearsal
     errors = {way: check(operator, way, of, case.geometry, rounded) for way in WAYS}
     flop = 2 * case.multiplications()
+    # A score keeps its gradient where its weight is masked now.
+    remaining = of.active if operator.endswith("_score_grad") else of.mask()
+    density = remaining.float().mean().item()
     works = {
         way: Work(lambda way=way: run(operator, way, of, case.geometry), QUEUED) for way in WAYS
     }
-    labels = {"rows": _rows(operator, case), "layout": case.order, "tf32": rounded, "flop": flop}
+    labels = {"rows": _rows(operator, case), "layout": case.order, "tf32": rounded}
+    labels |= {"flop": flop, "useful_flop": round(density * flop), "density": round(density, 4)}
     return {**labels, "errors": errors, **bench.clock.race(works)}
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import result_files
+from benchmarks.result_files import output
 from gemkern.errors import GemkernError
 from gemkern.files import write_atomically
-from gemkern.report.environment import devices, versions
 
-ROOT = Path(__file__).resolve().parents[2]
 MEASURED, NOT_MEASURED, FAILED = "measured", "not measured", "failed"
 # What rows of one file have in common.
 SOURCES = ("benchmark", "commit", "changed", "versions", "devices")
@@ -78,27 +76,16 @@ class Result:
 
 def about(commit: str, rehearsal: bool) -> Entry:
     """Return what stands behind the numbers."""
+    found = result_files.about(result_files.command("benchmarks.gpu"))
     return {
         "benchmark": "rehearsal, no measurement" if rehearsal else "gpu",
-        "command": " ".join(["python -m benchmarks.gpu", *sys.argv[1:]]),
-        "commit": commit or _output("git", "rev-parse", "HEAD"),
-        "changed": bool(_output("git", "status", "--porcelain", "--untracked-files=no")),
-        "driver": _output("nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem",
-                          "--format=csv,noheader"),
+        **found,
+        "commit": commit or found["commit"],
+        "driver": output("nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem",
+                         "--format=csv,noheader"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "versions": versions(),
-        "devices": devices(),
         "times": "microseconds; contenders in turn in one process; median, 10th and 90th percentile"
         " of at most 50 repetitions; called: from Python on an idle device; queued: from Python on"
         " a busy one; captured: a CUDA graph replayed on a busy one",
     }  # fmt: skip
-
-
-def _output(*command: str) -> str:
-    """Return what a command prints; nothing where it cannot run."""
-    try:
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return run.stdout.strip() if run.returncode == 0 else ""

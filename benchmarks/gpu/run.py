@@ -20,6 +20,7 @@ from benchmarks.gpu import (
     selection,
     shapes,
     step,
+    traffic,
 )
 from benchmarks.gpu.bars import bars, bars_table, section_table
 from benchmarks.gpu.bench import Bench, Plan, run_section
@@ -30,12 +31,13 @@ SECTIONS: dict[str, Plan] = {
     ceilings.SECTION: ceilings.plan,
     correctness.SECTION: correctness.plan,
     graphs.SECTION: graphs.plan,
+    convolutions.SECTION: convolutions.plan,
     elementwise.SECTION: elementwise.plan,
     selection.SECTION: selection.plan,
+    traffic.SECTION: traffic.plan,
     step.SECTION: step.plan,
     sanitize.SECTION: sanitize.plan,
     products.SECTION: products.plan,
-    convolutions.SECTION: convolutions.plan,
     products.FLOAT32: products.plan_float32,
     "compiled step": step.plan_compiled,
     "compiled elementwise": elementwise.plan_compiled,

@@ -18,8 +18,9 @@ from benchmarks.gpu.bench import Bench, Row
 from benchmarks.gpu.correctness import MASKS, MODELS, cases, gpu_module, random_layers
 from benchmarks.gpu.exactness import WrongResult, copied
 from benchmarks.gpu.layers import PASSES, run
-from benchmarks.gpu.result import ROOT, Entry
+from benchmarks.gpu.result import Entry
 from benchmarks.gpu.timing import NotMeasured
+from benchmarks.result_files import ROOT
 
 SECTION = "sanitizer"
 TOOL = "compute-sanitizer"

@@ -16,7 +16,7 @@ from gemkern.kernels.gpu.ways import TABLE
 
 from benchmarks.gpu.layers import WAYS
 from benchmarks.gpu.products import FLOAT32, SECTION
-from benchmarks.gpu.result import ROOT
+from benchmarks.result_files import ROOT
 from gemkern.files import write_atomically
 
 Measured = dict[str, Any]

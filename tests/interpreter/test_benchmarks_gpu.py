@@ -16,10 +16,12 @@ from gemkern.kernels.gpu import threshold as gpu_threshold
 from gemkern.kernels.table import OPERATORS
 from rich.console import Console
 
+from benchmarks import roofline
 from benchmarks.gpu import baselines, bench, elementwise, products, run, shapes, step
-from benchmarks.gpu.__main__ import NAME, main
+from benchmarks.gpu.__main__ import REHEARSAL, main
 from benchmarks.gpu.bars import bars
 from benchmarks.gpu.exactness import WrongResult, copied, require_as_exact_as, require_same
+from benchmarks.gpu.layers import PASSES
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Result
 from benchmarks.gpu.timing import CAPTURED, QUANTILES, Clock, NotMeasured, WallClock, Work
 from benchmarks.gpu.ways import in_kernel
@@ -39,12 +41,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Row:
         # Put back what the command sets.
         patch.setenv("GEMKERN_BACKEND", "auto")
         main(out=out, rehearse=True)
-    return json.loads((out / NAME).read_text(encoding="utf-8"))
+    return json.loads((out / f"{REHEARSAL}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
 def rehearsed(tmp_path: Path) -> bench.Bench:
-    return run.rehearsed(Result(tmp_path / NAME, {}), seconds=600)
+    return run.rehearsed(Result(tmp_path / "gpu.json", {}), seconds=600)
 
 
 @pytest.fixture
@@ -80,6 +82,26 @@ def test_every_operator_of_the_table_is_checked(whole: Row) -> None:
     measured = {row["operator"] for row in checked if row["status"] == MEASURED}
     assert measured == {name for name, entries in OPERATORS.items() if entries["gpu"].module}
     assert all(row["compared"] > 0 for row in checked if row["status"] == MEASURED)
+
+
+def test_every_mask_operator_and_product_has_a_roof(whole: Row, tmp_path: Path) -> None:
+    moved = roofline.moved(whole)
+    masks = {name for name, entries in OPERATORS.items() if entries["gpu"].module} - set(PASSES)
+    assert {row.kernel for row in moved} == masks
+    assert all(row.rate > 0 and row.share > 0 for row in moved)
+    multiplied = roofline.multiplied(whole)
+    assert {row.kernel for row in multiplied if row.group.startswith("masked")} == set(PASSES)
+    for row in multiplied:
+        dense = row.group.startswith("dense")
+        assert row.useful == row.dense if dense else 0 < row.useful < row.dense
+    assert len(roofline.draw(whole, tmp_path / "gpu")) == 2
+
+
+def test_a_rehearsal_is_not_kept_among_results(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        main(rehearse=True)
+    assert ended.value.exit_code == 1
+    assert "give a folder with --out" in capsys.readouterr().err
 
 
 def test_rows_have_their_rivals_times_and_spread(whole: Row) -> None:
@@ -168,7 +190,7 @@ def test_what_does_not_fit_is_not_measured_and_can_follow(rehearsed: bench.Bench
 def test_rows_of_other_code_are_not_taken_over(rehearsed: bench.Bench, tmp_path: Path) -> None:
     rows_of(rehearsed, "ceilings")
     with pytest.raises(GemkernError, match="measured with another commit: give a new folder"):
-        Result(tmp_path / NAME, {"commit": "abc"}).resume()
+        Result(tmp_path / "gpu.json", {"commit": "abc"}).resume()
 
 
 def test_a_lost_device_ends_the_process_and_its_row_is_not_tried_again(
@@ -297,7 +319,7 @@ def test_a_way_is_taken_as_far_as_it_wins_everywhere_beyond_the_spread() -> None
 
 
 def test_bars_take_the_worst_row(tmp_path: Path) -> None:
-    result = Result(tmp_path / NAME, {})
+    result = Result(tmp_path / "gpu.json", {})
     for network, share in (("vgg16", 0.9), ("resnet50", 0.86)):
         name = f"threshold {network} cold"
         result.add(elementwise.SECTION, name, {"status": MEASURED, "share": share})

@@ -30,7 +30,7 @@ from gemkern.experiments.presets import resolve
 from gemkern.experiments.race import race
 from gemkern.experiments.records import EpochRecord, Run
 from gemkern.experiments.search import imp_rounds, maskable_weights, rehearse
-from gemkern.experiments.settings import Settings
+from gemkern.experiments.settings import Settings, rewind_point
 
 CHEAP = "cheap-imp"
 # What races under which name.
@@ -43,17 +43,22 @@ DIGITS = 5
 Row = dict[str, Any]
 
 
-def cheap(settings: Settings, total: int) -> Settings:
+def cheap(settings: Settings, total: int, steps: int) -> Settings:
     """Return settings under which IMP is cheap: its rounds last as long as Gem-Miner, all together.
 
-    It prunes as often, as much at a time and to the same density as IMP does; a round has at least
-    one epoch.
+    It prunes as often, as much at a time and to the same density as IMP does. A round has at least
+    one epoch; where IMP rewinds to a step, this does, but to none later than half a round.
 
     Args:
         total: how many weights of the network can be masked.
+        steps: of an epoch.
     """
     rounds = imp_rounds(settings, total)
-    return replace(settings, imp_epochs=max(1, round(settings.mine_epochs / rounds)))
+    epochs = max(1, round(settings.mine_epochs / rounds))
+    point = rewind_point(settings.imp_rewind)
+    if isinstance(point, int):
+        point = min(point, epochs * steps // 2)
+    return replace(settings, imp_epochs=epochs, imp_rewind=str(point))
 
 
 def laboratories(settings: Settings) -> dict[str, Laboratory]:
@@ -63,7 +68,8 @@ def laboratories(settings: Settings) -> dict[str, Laboratory]:
         GemkernError: the settings do not fit together, or the data cannot be read.
     """
     common = Laboratory(settings)
-    short = Laboratory(cheap(settings, maskable_weights(common)))
+    steps = len(common.dataset.train) // settings.batch_size
+    short = Laboratory(cheap(settings, maskable_weights(common), steps))
     for laboratory in (common, short):
         rehearse(laboratory)
     return {name: short if name == CHEAP else common for name in METHODS}

@@ -38,11 +38,13 @@ def rows(settings: Settings) -> list[dict[str, Any]]:
 def test_cheap_imp_is_imp_with_the_epochs_of_gem_miner() -> None:
     for preset, cheap in (("digits", 36), ("resnet20-1.44", 160)):
         settings = resolve(preset, {"device": "cpu"})
-        found = race.cheap(settings, WEIGHTS)
+        found = race.cheap(settings, WEIGHTS, steps=351)
         assert replace(found, imp_epochs=settings.imp_epochs) == settings
         assert imp_rounds(found, WEIGHTS) * found.imp_epochs == cheap
-    hasty = replace(settings, mine_epochs=8, freeze_every=1)
-    assert race.cheap(hasty, WEIGHTS).imp_epochs == 1
+    hasty = race.cheap(replace(settings, mine_epochs=8, freeze_every=1), WEIGHTS, steps=351)
+    assert (hasty.imp_epochs, hasty.imp_rewind) == (1, "175")
+    learning_rate = replace(settings, imp_rewind="learning-rate")
+    assert race.cheap(learning_rate, WEIGHTS, steps=351).imp_rewind == "learning-rate"
 
 
 def test_every_contender_runs_every_seed_to_one_density(rows: list[dict[str, Any]]) -> None:

@@ -57,11 +57,12 @@ def _device(found: Kept) -> dict[str, Any]:
 
 def _provenance(name: str, found: Kept) -> str:
     config = found["config"]
-    seeds = len({run["seed"] for run in found["runs"]})
+    count = len({run["seed"] for run in found["runs"]})
+    seeds = "1 seed" if count == 1 else f"{count} seeds"
     autocast = config.get("autocast", "none")
     measured = found if autocast == "none" else {**found, "dtype": f"{autocast} autocast"}
     return (
-        f"`{found['command']}`: {config['model']}, {seeds} seeds, mean ± sample standard "
+        f"`{found['command']}`: {config['model']}, {seeds}, mean ± sample standard "
         f"deviation; {source(name, measured, _device(found))}\n"
     )
 

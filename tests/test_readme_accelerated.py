@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import readme, readme_races
+from benchmarks.result_files import named
 from gemkern.experiments.records import Run, Saving
+
+DEVICE = {"device": "cpu", "name": "CPU", "torch_threads": 2}
 
 
 def run(method: str, seed: int, seconds: float, accuracy: float) -> dict[str, Any]:
@@ -24,8 +27,8 @@ def kept(accelerate: bool, seconds: float, **config: Any) -> dict[str, Any]:
     return {
         "command": "gemkern race --out DIR",
         "config": {"model": "resnet20", "device": "cpu", "accelerate": accelerate, **config},
-        "versions": {"torch": "2", "python": "3"},
-        "devices": [{"name": "CPU", "torch_threads": 2}],
+        "versions": {"torch": "2", "numba": "0.6", "python": "3"},
+        "devices": [DEVICE],
         "runs": runs,
         "savings": [asdict(Saving("imp", 0, "find", 100, 20.0, 10.0))],
     }
@@ -34,10 +37,15 @@ def kept(accelerate: bool, seconds: float, **config: Any) -> dict[str, Any]:
 def page(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: dict[str, Any]
 ) -> list[str]:
-    monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    for name, content in (("digits", kept(True, 20.0)), ("digits-dense", dense)):
+    def read(name: str) -> dict[str, Any]:
+        return json.loads((tmp_path / f"{name}.json").read_text())
+
+    for module in (readme, readme_races):
+        monkeypatch.setattr(module, "kept", read)
+    names = [named(kind, DEVICE) for kind in ("digits", "digits-dense")]
+    for name, content in zip(names, (kept(True, 20.0), dense), strict=True):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    return readme.filled(f"<!-- {kind}: digits -->\nold\n<!-- end -->\n").splitlines()
+    return readme.filled(f"<!-- {kind}: {names[0]} -->\nold\n<!-- end -->\n").splitlines()
 
 
 def test_each_method_is_shown_dense_and_accelerated(

@@ -184,8 +184,9 @@ def test_results_of_an_image_depend_on_no_other() -> None:
     assert torch.equal(whole.x[127:], part.x)
 
 
-def test_values_of_zero_are_left_out() -> None:
-    case = Case(density=1.0)
+@pytest.mark.parametrize("batch", [3, 32])
+def test_values_of_zero_are_left_out(batch: int) -> None:
+    case = Case(batch, density=1.0)
     of = operands(case, whole=True).to(torch.float32)
     masked = replace(of, values=of.values * (torch.arange(len(of.values)) % 3 == 0))
     alone = results(reference, case, masked)
@@ -199,6 +200,11 @@ def test_values_of_zero_are_left_out() -> None:
         kernels.sparse_conv2d(off.x, off.values, off.pattern, off.bias, *case.geometry),
         of.bias[None, :, None, None].expand_as(alone.y),
     )
+    infinite = torch.full_like(of.grad_y, torch.inf)
+    found = kernels.sparse_conv2d_input_grad(
+        infinite, of.x.shape, off.values, off.pattern, *case.geometry
+    )
+    assert not found.any()
 
 
 def test_denormals_count_if_they_do_for_the_caller(set_threads) -> None:

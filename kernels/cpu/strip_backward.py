@@ -23,19 +23,20 @@ from gemkern.kernels.cpu.strip_forward import (
     next_row,
     norm_only,
     numbers_of,
+    place_of,
     rooms,
     row_shape,
+    share_of,
     slot_of,
     write,
     zero,
 )
+from gemkern.kernels.cpu.strip_gradients import lead_run, multiply_run
 from gemkern.kernels.cpu.strip_lists import entries_by_input
-from gemkern.kernels.cpu.strips import VECTORS
 from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
 from gemkern.kernels.cpu.vectors import (
-    BYTES_OF_VECTOR,
-    LANES,
-    dot_products,
+    BYTES_OF_SUM,
+    LANES_OF_SUM,
     sum_of_lanes,
     wait_for_stores,
 )
@@ -67,49 +68,6 @@ class Input(NamedTuple):
     grad_residual: int
     grad_x: int
     streamed: bool
-
-
-def _runner(vectors):
-    """Return the function that adds the products of a list of entries over a run of pixels."""
-    eight, four, two, one = (dot_products(entries, vectors) for entries in (8, 4, 2, 1))
-
-    @njit
-    def run(x, x_step, rows, shift, entries, count, sums, pixels):
-        while count >= 8:
-            eight(x, x_step, rows, shift, entries, sums, pixels)
-            entries += 64
-            sums += 8 * BYTES_OF_VECTOR
-            count -= 8
-        if count >= 4:
-            four(x, x_step, rows, shift, entries, sums, pixels)
-            entries += 32
-            sums += 4 * BYTES_OF_VECTOR
-            count -= 4
-        if count >= 2:
-            two(x, x_step, rows, shift, entries, sums, pixels)
-            entries += 16
-            sums += 2 * BYTES_OF_VECTOR
-            count -= 2
-        if count:
-            one(x, x_step, rows, shift, entries, sums, pixels)
-
-    return run
-
-
-run_eight, run_four, run_two, run_one = (_runner(vectors) for vectors in VECTORS)
-
-
-@njit
-def multiply_run(kind, x, x_step, rows, shift, entries, count, sums, pixels):
-    """Add the products of a list of entries over a run of pixels of a chunk of this kind."""
-    if kind == 0:
-        run_eight(x, x_step, rows, shift, entries, count, sums, pixels)
-    elif kind == 1:
-        run_four(x, x_step, rows, shift, entries, count, sums, pixels)
-    elif kind == 2:
-        run_two(x, x_step, rows, shift, entries, count, sums, pixels)
-    else:
-        run_one(x, x_step, rows, shift, entries, count, sums, pixels)
 
 
 with_moments, with_moments_written = reading_grad(False), reading_grad(True)
@@ -250,14 +208,22 @@ def lead_row_back(
             number = (channel * walk.stride_height + row_phase) * stride + phase
             begin = bounds[number]
             listed = entries.ctypes.data + begin * 8
+            listed_values = values.ctypes.data + begin * 4
+            others = begin
+            if products and inputs.grad_x:
+                others = zeros[number]
+                lead_run(kind, target + column * target_step, stride * target_step,
+                         source + column * source_step, stride * source_step, rows, shift, pixel,
+                         listed, listed_values, others - begin,
+                         products + begin * BYTES_OF_SUM, count)  # fmt: skip
+            elif inputs.grad_x:
+                accumulate_run(kind, target + column * target_step, stride * target_step, rows,
+                               shift, pixel, listed, listed_values, zeros[number] - begin,
+                               np.float32(0), count)  # fmt: skip
             if products:
                 multiply_run(kind, source + column * source_step, stride * source_step, rows, shift,
-                             listed, bounds[number + 1] - begin, products + begin * BYTES_OF_VECTOR,
-                             count)  # fmt: skip
-            if inputs.grad_x:
-                accumulate_run(kind, target + column * target_step, stride * target_step, rows,
-                               shift, pixel, listed, values.ctypes.data + begin * 4,
-                               zeros[number] - begin, np.float32(0), count)  # fmt: skip
+                             entries.ctypes.data + others * 8, bounds[number + 1] - others,
+                             products + others * BYTES_OF_SUM, count)  # fmt: skip
         if inputs.grad_x and norm.mean:
             found = doubles(sums + channel * 16, 2)
             once, twice = lead_through_norm(shape, offset, channel, x, norm, table, inputs, buffer,
@@ -273,22 +239,22 @@ def lead_row_back(
 @njit
 def backward_strip(
     grad_y, moments, moment_rows, written, x, norm, table, inputs, products, sums, walk, ring,
-    chunk, first, last, lists, scratch,
+    chunk, first, last, share, following, lists, scratch,
 ):  # fmt: skip
-    """Lead the steps first:last of a chunk back."""
+    """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
     kind, image, images = chunk
     lanes = lanes_of(kind)
     pixel = BYTES * lanes
     rows, buffer, result = rooms(scratch, walk.width * lanes)
     ring_at = result + aligned(walk.width * pixel)
-    clear_padding(ring_at, ring, lanes, images)
+    if first == share[0]:
+        clear_padding(ring_at, ring, lanes, images)
     if images < lanes:
         zero(result, walk.width * lanes)
-    following = 0
     for step in range(first, last):
         following = max(following, step + ring.first)
         while following <= min(step + ring.last, ring.rows - 1):
-            own = first <= following < last
+            own = share[0] <= following < share[1]
             read_grad_row(
                 ring, slot_of(ring_at, ring, following, pixel), grad_y, following, moments,
                 moment_rows, written if own else 0, walk.batch, image, images, lanes,
@@ -298,6 +264,7 @@ def backward_strip(
         for row in range(step * walk.stride_height, below):
             lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists,
                           chunk, rows, buffer, result)  # fmt: skip
+    return following
 
 
 @njit
@@ -337,25 +304,28 @@ def backward(
     table, moment_rows = affine(norm, channels), moment_table(moments, walk)
     count = len(positions) if wants_values else 0
     of_strips = np.empty((strips, count), np.float32)
-    products = np.empty((threads, count, LANES), np.float32)
+    products = np.empty((threads, count, LANES_OF_SUM), np.float32)
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
-        for strip in range(strips * thread // threads, strips * (thread + 1) // threads):
-            chunk, band = divmod(strip, len(bands) - 1)
-            zero(products.ctypes.data + thread * count * BYTES_OF_VECTOR, count * LANES)
+        mine, following = share_of(strips, thread, threads), 0
+        for strip in range(mine[0], mine[1]):
+            chunk, band, share = place_of(strip, mine, bands)
+            if bands[band] == share[0]:
+                following = 0
+            zero(products.ctypes.data + thread * count * BYTES_OF_SUM, count * LANES_OF_SUM)
             at = sums + strip * channels * 16
             if norm.mean:
                 clear(at, 2 * channels)
-            backward_strip(
+            following = backward_strip(
                 grad_y, moments, moment_rows, written, x, norm, table, inputs,
-                products.ctypes.data + thread * count * BYTES_OF_VECTOR if count else 0, at, walk,
+                products.ctypes.data + thread * count * BYTES_OF_SUM if count else 0, at, walk,
                 ring, (chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]), bands[band],
-                bands[band + 1], lists, scratch + thread * scratch_step,
+                bands[band + 1], share, following, lists, scratch + thread * scratch_step,
             )  # fmt: skip
             for entry in range(count):
                 of_strips[strip, entry] = sum_of_lanes(
-                    products.ctypes.data + (thread * count + entry) * BYTES_OF_VECTOR
+                    products.ctypes.data + (thread * count + entry) * BYTES_OF_SUM
                 )
         wait_for_stores()
         set_float_control(before)

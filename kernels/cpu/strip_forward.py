@@ -12,7 +12,7 @@ from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import entries_by_output
 from gemkern.kernels.cpu.strips import TAPS, VECTORS
-from gemkern.kernels.cpu.vector_rows import adding, reading, writing
+from gemkern.kernels.cpu.vector_rows import adding, reading, totalling, writing
 from gemkern.kernels.cpu.vectors import LANES, accumulator, wait_for_stores
 from numba import njit, prange
 from torch import Tensor
@@ -155,6 +155,21 @@ def aligned(size):
 
 
 @njit
+def share_of(strips, thread, threads):
+    """Return the strips that a thread makes: from the first to behind the last."""
+    return strips * thread // threads, strips * (thread + 1) // threads
+
+
+@njit
+def place_of(strip, mine, bands):
+    """Return chunk and band of a strip, and which steps of the chunk its thread makes in turn."""
+    count = len(bands) - 1
+    chunk, band = divmod(strip, count)
+    first, last = max(mine[0] - chunk * count, 0), min(mine[1] - chunk * count, count)
+    return chunk, band, (bands[first], bands[last])
+
+
+@njit
 def slot_of(ring_at, ring, row, pixel):
     """Return where a row of the tensor lies in its ring: in the slot of zeros if outside."""
     slots = ring.last - ring.first + 1
@@ -176,6 +191,7 @@ copy_keep, norm_keep, norm_and_add_keep = (reading(*which, True) for which in KI
 write_sums, add_and_write_sums = writing(False, False), writing(True, False)
 stream_sums, add_and_stream_sums = writing(False, True), writing(True, True)
 write, add_and_write = adding(False), adding(True)
+total_of, total_with_added = totalling(False), totalling(True)
 
 
 @njit
@@ -258,27 +274,26 @@ def write_row(shape, buffer, added, y, found, streamed):
 
 
 @njit
-def start_moments(found, buffer, lanes, added, far, columns, images):
+def start_moments(shape, buffer, added, found):
     """Begin the sums of a channel with the mean of a row of results as their pivot."""
-    total = 0.0
-    for pixel in range(columns):
-        results = floats(buffer + pixel * lanes * BYTES, images)
-        for image in range(images):
-            total += results[image]
-        if added:
-            more = floats(added + pixel * far, images)
-            for image in range(images):
-                total += more[image]
+    if added == 0:
+        (total,) = total_of(shape, (buffer,), ())
+    else:
+        (total,) = total_with_added(shape, (buffer, added), ())
     moments = doubles(found, 3)
-    moments[0], moments[1], moments[2] = np.float32(total / (columns * images)), 0.0, 0.0
+    moments[0], moments[1], moments[2] = total / np.float32(shape[0] * shape[1]), 0.0, 0.0
 
 
 @njit
 def forward_strip(
-    x, norm, table, z, y, added, bias, moments, walk, ring, chunk, first, last, lists, scratch,
-    streamed,
+    x, norm, table, z, y, added, bias, moments, walk, ring, chunk, first, last, share, following,
+    lists, scratch, streamed,
 ):  # fmt: skip
-    """Write what the steps first:last make of a chunk's output."""
+    """Write what the steps first:last make of a chunk's output; return which row follows.
+
+    The rows before `following` have been read, those in reach are in the ring. `share` is which
+    steps the thread makes in turn: what they read first is theirs to keep.
+    """
     entries, values, bounds = lists
     kind, image, images = chunk
     lanes = lanes_of(kind)
@@ -288,13 +303,12 @@ def forward_strip(
     rows, buffer, ring_at = rooms(scratch, columns * lanes)
     # Whole vectors that nothing is done with go where they belong at once.
     straight = images == lanes and added == 0 and moments == 0
-    clear_padding(ring_at, ring, lanes, images)
-    following = 0
+    if first == share[0]:
+        clear_padding(ring_at, ring, lanes, images)
     for row in range(first, last):
         following = max(following, row * ring.step + ring.first)
         while following <= min(row * ring.step + ring.last, ring.rows - 1):
-            # A row that two bands read is kept by the one in which it lies.
-            own = first * ring.step <= following < last * ring.step
+            own = share[0] * ring.step <= following < share[1] * ring.step
             read_row(ring, slot_of(ring_at, ring, following, pixel), x, following, norm, table,
                      z if own else 0, walk.batch, image, images, lanes)  # fmt: skip
             following += 1
@@ -314,8 +328,9 @@ def forward_strip(
             found = moments + output * 24 if moments else 0
             more = added + offset if added else 0
             if found and row == first:
-                start_moments(found, buffer, lanes, more, far, columns, images)
+                start_moments(shape, buffer, more, found)
             write_row(shape, buffer, more, y + offset, found, streamed)
+    return following
 
 
 @njit
@@ -355,13 +370,16 @@ def forward(
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
-        for strip in range(strips * thread // threads, strips * (thread + 1) // threads):
-            chunk, band = divmod(strip, len(bands) - 1)
-            forward_strip(
+        mine, following = share_of(strips, thread, threads), 0
+        for strip in range(mine[0], mine[1]):
+            chunk, band, share = place_of(strip, mine, bands)
+            if bands[band] == share[0]:
+                following = 0
+            following = forward_strip(
                 x, norm, table, z, y, added, bias,
                 moments + strip * walk.outputs * 24 if moments else 0, walk, ring,
                 (chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]), bands[band],
-                bands[band + 1], lists, scratch + thread * scratch_step, streamed,
+                bands[band + 1], share, following, lists, scratch + thread * scratch_step, streamed,
             )  # fmt: skip
         wait_for_stores()
         set_float_control(before)

@@ -140,6 +140,15 @@ def writing(added: bool, streamed: bool) -> Any:
     return row_loop("n" + "f" * added, "s" if streamed else "f", 1, 2, body)
 
 
+def totalling(added: bool) -> Any:
+    """Return the loop that sums results plus what is added."""
+
+    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+        return [], [at.builder.fadd(read[0], read[1]) if added else read[0]]
+
+    return row_loop("n" + "f" * added, "", 0, 1, body)
+
+
 def reading_grad(written: bool) -> Any:
     """Return the loop that reads a gradient and y, adds what moments owe to y, and writes a ring.
 

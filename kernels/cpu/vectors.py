@@ -29,12 +29,16 @@ def _lanes() -> int:
 
 LANES = _lanes()
 BYTES_OF_VECTOR = BYTES_OF_FLOAT * LANES
+# A sum of products is kept in so many lanes: whole vectors of many entries would fill the cache.
+LANES_OF_SUM = 4
+BYTES_OF_SUM = BYTES_OF_FLOAT * LANES_OF_SUM
 # Of an entry, the lowest: which row of the kernel it belongs to.
 ROW_BITS = 8
 
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
+SUM = ir.VectorType(FLOAT, LANES_OF_SUM)
 
 
 def long(number: int) -> ir.Constant:
@@ -121,16 +125,30 @@ class Emitter:
         """Return a * b + c, fused where the machine can."""
         return self.call(f"llvm.fmuladd.v{LANES}f32", VECTOR, [a, b, c])
 
+    def add_to_sum(self, totals: Sequence[ir.Value], address: ir.Value) -> None:
+        """Add vectors, folded to as many lanes, to the sum at an address."""
+        total, *others = totals
+        for other in others:
+            total = self.builder.fadd(total, other)
+        while total.type.count > LANES_OF_SUM:
+            halves = total.type.count // 2
+            low, high = (self._lanes(total, start, halves) for start in (0, halves))
+            total = self.builder.fadd(low, high)
+        pointer = self.pointer(address, SUM)
+        before = self.builder.load(pointer, align=BYTES_OF_FLOAT)
+        self.builder.store(self.builder.fadd(before, total), pointer, align=BYTES_OF_FLOAT)
+
+    def _lanes(self, vector: ir.Value, start: int, count: int) -> ir.Value:
+        order = ir.Constant(ir.VectorType(INT, count), list(range(start, start + count)))
+        return self.builder.shuffle_vector(vector, vector, order)
+
     def total(self, vector: ir.Value) -> ir.Value:
         """Return the sum of the lanes, added in pairs."""
-        lanes = LANES
+        lanes = vector.type.count
         while lanes > 1:
             lanes //= 2
-            order = [(lane + lanes) % LANES for lane in range(LANES)]
-            turned = self.builder.shuffle_vector(
-                vector, vector, ir.Constant(ir.VectorType(INT, LANES), order)
-            )
-            vector = self.builder.fadd(vector, turned)
+            low, high = (self._lanes(vector, start, lanes) for start in (0, lanes))
+            vector = self.builder.fadd(low, high)
         return self.builder.extract_element(vector, ir.Constant(INT, 0))
 
     def loop(
@@ -242,7 +260,7 @@ def dot_products(entries: int, vectors: int) -> Any:
 
     add_products(x, x_step, rows, shift, listed, sums, pixels) adds, for each of `entries` entries,
     the product of the input at `x`, whose pixels lie `x_step` bytes apart, and of the pixels that
-    it reads side by side, `shift` bytes on from where it says, to its vector at `sums`.
+    it reads side by side, `shift` bytes on from where it says, to its sum at `sums`.
     """
     bytes_of_pixel = vectors * BYTES_OF_VECTOR
     # Few entries would wait for each other's sums: each then has several, added at the end.
@@ -254,10 +272,7 @@ def dot_products(entries: int, vectors: int) -> Any:
         for number in range(entries):
             entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
             bases.append(builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift))
-            places.append(builder.add(sums, long(number * BYTES_OF_VECTOR)))
-        begun = [
-            at.load(place) if part == 0 else ZEROS for place in places for part in range(partial)
-        ]
+            places.append(builder.add(sums, long(number * BYTES_OF_SUM)))
 
         def add_pixel(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
             pixel = builder.add(x, builder.mul(step, x_step))
@@ -271,12 +286,9 @@ def dot_products(entries: int, vectors: int) -> Any:
                     totals[total] = at.multiply_add(read, of_x, totals[total])
             return totals
 
-        totals = at.loop(pixels, begun, add_pixel)
+        totals = at.loop(pixels, [ZEROS] * (entries * partial), add_pixel)
         for number, place in enumerate(places):
-            total, *others = totals[number * partial : (number + 1) * partial]
-            for other in others:
-                total = builder.fadd(total, other)
-            at.store(total, place)
+            at.add_to_sum(totals[number * partial : (number + 1) * partial], place)
 
     @intrinsic
     def add_products(typingctx, x, x_step, rows, shift, listed, sums, pixels):
@@ -287,6 +299,66 @@ def dot_products(entries: int, vectors: int) -> Any:
         return types.void(*(types.int64,) * 7), codegen
 
     return add_products
+
+
+def gradients(pixels: int, vectors: int) -> Any:
+    """Return the loop that makes both gradients of one input channel of a few pixels.
+
+    lead_back(target, target_step, x, x_step, rows, shift, source_step, listed, values, count, sums)
+    writes to `pixels` pixels at `target` the sum of values[k] times the pixels that entry k reads,
+    as `accumulator` does, and adds the product of those with the input at `x`, whose pixels lie
+    `x_step` bytes apart, to the entry's sum at `sums`: what is read is read once for both.
+    """
+    bytes_of_pixel = vectors * BYTES_OF_VECTOR
+    # Sums of an entry that do not wait for each other.
+    partial = 2
+
+    def emit(builder, target, target_step, x, x_step, rows, shift, source_step, listed, values,
+             count, sums):  # fmt: skip
+        at = Emitter(builder)
+
+        def places(base: ir.Value, step: ir.Value) -> list[ir.Value]:
+            return [
+                builder.add(
+                    builder.add(base, builder.mul(step, long(pixel))),
+                    long(vector * BYTES_OF_VECTOR),
+                )
+                for pixel in range(pixels)
+                for vector in range(vectors)
+            ]
+
+        inputs = [at.load(place) for place in places(x, x_step)]
+
+        def add_entry(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
+            entry = at.scalar(builder.add(listed, builder.mul(step, long(8))), LONG)
+            value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
+            factor = at.spread(value)
+            place = builder.add(sums, builder.mul(step, long(BYTES_OF_SUM)))
+            source = builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift)
+            products = [ZEROS] * partial
+            made = []
+            for number, address in enumerate(places(source, source_step)):
+                read = at.load(address)
+                made.append(at.multiply_add(read, factor, totals[number]))
+                part = number % partial
+                products[part] = at.multiply_add(read, inputs[number], products[part])
+            at.add_to_sum(products, place)
+            return made
+
+        totals = at.loop(count, [ZEROS] * (pixels * vectors), add_entry)
+        for place, total in zip(places(target, target_step), totals, strict=True):
+            at.store(total, place)
+
+    @intrinsic
+    def lead_back(typingctx, target, target_step, x, x_step, rows, shift, source_step, listed,
+                  values, count, sums):  # fmt: skip
+        def codegen(context, builder, signature, arguments):
+            emit(builder, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(*(types.int64,) * 11), codegen
+
+    return lead_back
 
 
 @intrinsic
@@ -302,10 +374,11 @@ def wait_for_stores(typingctx):
 
 @intrinsic
 def sum_of_lanes(typingctx, address):
-    """Return the sum of the vector at an address."""
+    """Return the total of the sum at an address."""
 
     def codegen(context, builder, signature, arguments):
         at = Emitter(builder)
-        return at.total(at.load(arguments[0]))
+        pointer = at.pointer(arguments[0], SUM)
+        return at.total(builder.load(pointer, align=BYTES_OF_FLOAT))
 
     return types.float32(types.int64), codegen

@@ -63,8 +63,8 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
     """Return the entries that are not 0, by channel of the target and place of their column.
 
     Returns:
-        entries: int64 [nnz, 2], how many pixels of the source an entry leads on, and the place of
-            its row.
+        entries: int64 [nnz, 3], how many pixels of the source an entry leads on, the place of its
+            row, and the channel that it reads.
         sorted_values: their values.
         bounds: those of channel c and of columns with place p begin at bounds[c * taps + p].
     """
@@ -75,7 +75,7 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
         row, column = divmod(tap, walk.kernel_width)
         of_tap[tap, 0] = rows.offsets[row] * columns.sources + columns.offsets[column]
         of_tap[tap, 1], of_tap[tap, 2] = rows.places[row], columns.places[column]
-    keys, found = np.empty(size, np.int64), np.empty((size, 2), np.int64)
+    keys, found = np.empty(size, np.int64), np.empty((size, 3), np.int64)
     ends = np.zeros((walk.inputs if backward else outputs) * columns.taps + 2, np.int64)
     for output in range(outputs):
         base = output // (outputs // walk.groups) * inputs
@@ -89,11 +89,11 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
                 target, source = source, target
             keys[number] = target * columns.taps + of_tap[tap, 2]
             found[number, 0] = source * rows.sources * columns.sources + of_tap[tap, 0]
-            found[number, 1] = of_tap[tap, 1]
+            found[number, 1], found[number, 2] = of_tap[tap, 1], source
             ends[keys[number] + 2] += 1
     for place in range(2, len(ends)):
         ends[place] += ends[place - 1]
-    entries, sorted_values = np.empty((size, 2), np.int64), np.empty(size, np.float32)
+    entries, sorted_values = np.empty((size, 3), np.int64), np.empty(size, np.float32)
     for number in range(size):
         if keys[number] >= 0:
             place = ends[keys[number] + 1]

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.normed_direct import normed_direct, pays
+from gemkern.kernels.cpu.reach import plan_of
 from gemkern.kernels.cpu.scratch import LINE, scratch
 from gemkern.kernels.cpu.serving import address, served
 from gemkern.kernels.cpu.streaming import streams
@@ -70,14 +72,23 @@ def norm_sparse_conv2d(
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
+    norm = norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu)
+    strips = keep or residual is not None or not pays(walk, len(pattern.positions))
+    plan = None if strips else plan_of(walk, backward=False)
+    if plan is not None:
+        normed_direct(
+            start_threads(), x.data_ptr(), norm, y.data_ptr(), address(added), address(bias),
+            address(mean_y), address(var_y), _numbers(values), pattern.positions.numpy(),
+            pattern.starts.numpy(), walk, *plan, streams(y),
+        )  # fmt: skip
+        return y, z, mean_y, var_y
     ring = source_ring(walk, keep)
     chunks = chunks_of(walk.batch, ring)
     bands = bands_of(walk.steps if keep else walk.out_height, len(chunks))
     sums = np.empty((len(chunks) * (len(bands) - 1), walk.outputs, 3) if moments else 0)
     threads, size = start_threads(), _working(walk, chunks, ring)
     forward(
-        threads, x.data_ptr(), norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu),
-        address(z), y.data_ptr(), address(added), address(bias),
+        threads, x.data_ptr(), norm, address(z), y.data_ptr(), address(added), address(bias),
         sums.ctypes.data if moments else 0, address(mean_y), address(var_y), walk, ring, chunks,
         bands, _numbers(values), pattern.positions.numpy(), pattern.starts.numpy(),
         scratch(threads * size), size, streams(y),

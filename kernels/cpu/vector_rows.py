@@ -103,12 +103,6 @@ def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> An
     return run
 
 
-def _at_most(at: Emitter, value: ir.Value, least: ir.Value) -> ir.Value:
-    """Return `least` where value <= least, else the value: a NaN stays one."""
-    builder = at.builder
-    return builder.select(builder.fcmp_ordered("<=", value, least), least, value)
-
-
 def reading(norm: bool, residual: bool, keep: bool) -> Any:
     """Return the loop that reads x and a residual, normalises them, and writes ring and kept.
 
@@ -123,7 +117,7 @@ def reading(norm: bool, residual: bool, keep: bool) -> Any:
             value = at.multiply_add(away, scale, shift)
             if residual:
                 value = at.builder.fadd(value, read[1])
-            value = _at_most(at, value, least)
+            value = at.at_least(value, least)
         return [value] * (1 + keep), []
 
     return row_loop("f" * (1 + residual), "n" + "f" * keep, 4 * norm, 0, body)

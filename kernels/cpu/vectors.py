@@ -84,6 +84,17 @@ class Emitter:
     def scalar(self, address: ir.Value, kind: ir.Type) -> ir.Value:
         return self.builder.load(self.pointer(address, kind))
 
+    def places(self, base: ir.Value, step: ir.Value, pixels: int, vectors: int) -> list[ir.Value]:
+        """Return the addresses of the vectors of pixels that lie `step` bytes apart."""
+        builder = self.builder
+        return [
+            builder.add(
+                builder.add(base, builder.mul(step, long(pixel))), long(vector * BYTES_OF_VECTOR)
+            )
+            for pixel in range(pixels)
+            for vector in range(vectors)
+        ]
+
     def load(self, address: ir.Value) -> ir.Value:
         pointer = self.pointer(address, VECTOR)
         if self.mask is None:
@@ -141,6 +152,11 @@ class Emitter:
     def _lanes(self, vector: ir.Value, start: int, count: int) -> ir.Value:
         order = ir.Constant(ir.VectorType(INT, count), list(range(start, start + count)))
         return self.builder.shuffle_vector(vector, vector, order)
+
+    def at_least(self, value: ir.Value, least: ir.Value) -> ir.Value:
+        """Return `least` where value < least, else the value: a NaN stays one."""
+        less = self.builder.fcmp_ordered("<", value, least)
+        return self.builder.select(less, least, value)
 
     def total(self, vector: ir.Value) -> ir.Value:
         """Return the sum of the lanes, added in pairs."""
@@ -217,16 +233,6 @@ def accumulator(
     def emit(builder, target, target_step, rows, shift, source_step, entries, values, count, start):
         at = Emitter(builder)
 
-        def places(base: ir.Value, step: ir.Value) -> list[ir.Value]:
-            return [
-                builder.add(
-                    builder.add(base, builder.mul(step, long(pixel))),
-                    long(vector * BYTES_OF_VECTOR),
-                )
-                for pixel in range(pixels)
-                for vector in range(vectors)
-            ]
-
         def add_entry(step: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             entry = at.scalar(builder.add(entries, builder.mul(step, long(8))), LONG)
             value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
@@ -234,13 +240,17 @@ def accumulator(
             source = builder.add(source_of(at, rows, entry, bytes_of_pixel), shift)
             return [
                 at.multiply_add(at.load(place), factor, total)
-                for place, total in zip(places(source, source_step), sums, strict=True)
+                for place, total in zip(
+                    at.places(source, source_step, pixels, vectors), sums, strict=True
+                )
             ]
 
         begun = [at.spread(start)] * (pixels * vectors)
         totals = at.loop(count, begun, add_entry)
         store = at.stream if streamed else at.store
-        for place, total in zip(places(target, target_step), totals, strict=True):
+        for place, total in zip(
+            at.places(target, target_step, pixels, vectors), totals, strict=True
+        ):
             store(total, place)
 
     @intrinsic
@@ -317,17 +327,7 @@ def gradients(pixels: int, vectors: int) -> Any:
              count, sums):  # fmt: skip
         at = Emitter(builder)
 
-        def places(base: ir.Value, step: ir.Value) -> list[ir.Value]:
-            return [
-                builder.add(
-                    builder.add(base, builder.mul(step, long(pixel))),
-                    long(vector * BYTES_OF_VECTOR),
-                )
-                for pixel in range(pixels)
-                for vector in range(vectors)
-            ]
-
-        inputs = [at.load(place) for place in places(x, x_step)]
+        inputs = [at.load(place) for place in at.places(x, x_step, pixels, vectors)]
 
         def add_entry(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
             entry = at.scalar(builder.add(listed, builder.mul(step, long(8))), LONG)
@@ -337,7 +337,7 @@ def gradients(pixels: int, vectors: int) -> Any:
             source = builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift)
             products = [ZEROS] * partial
             made = []
-            for number, address in enumerate(places(source, source_step)):
+            for number, address in enumerate(at.places(source, source_step, pixels, vectors)):
                 read = at.load(address)
                 made.append(at.multiply_add(read, factor, totals[number]))
                 part = number % partial
@@ -346,7 +346,9 @@ def gradients(pixels: int, vectors: int) -> Any:
             return made
 
         totals = at.loop(count, [ZEROS] * (pixels * vectors), add_entry)
-        for place, total in zip(places(target, target_step), totals, strict=True):
+        for place, total in zip(
+            at.places(target, target_step, pixels, vectors), totals, strict=True
+        ):
             at.store(total, place)
 
     @intrinsic

@@ -1,0 +1,228 @@
+"""A convolution that normalises what it reads where it lies, and measures what it writes.
+
+Walked as in `direct`. Every vector is normalised anew by each entry that reads it: with as few as
+remain, that costs less than a normalised copy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gemkern.kernels.cpu.direct import entries_by_target
+from gemkern.kernels.cpu.memory import floats
+from gemkern.kernels.cpu.moments import merged
+from gemkern.kernels.cpu.normed_vectors import FACTORS, normed_accumulator
+from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, affine, share_of
+from gemkern.kernels.cpu.strips import VECTORS, Walk
+from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES, sum_of_lanes, wait_for_stores
+from numba import njit, prange
+
+# Into how many parts the lines of the output are dealt; each has moments of its own.
+PARTS = 32
+WIDEST = VECTORS[0] * LANES
+# Entries whose reads cost as much as to normalise and copy a pixel that they would read instead, or
+# as to write one from a buffer; measured.
+READ, WRITTEN = 7, 1
+
+
+def pays(walk: Walk, entries: int) -> bool:
+    """Return whether to normalise what `entries` read, rather than a copy of the input."""
+    read = walk.inputs * walk.height * walk.width
+    made = walk.out_height * walk.out_width
+    return entries * made <= READ * read + WRITTEN * walk.outputs * made
+
+
+def _runner(vectors, streamed):
+    """Return the function that makes a run of pixels, some at once and then the others."""
+    at_once = max(1, SUMS // vectors)
+    some = normed_accumulator(at_once, vectors, streamed)
+    one = normed_accumulator(1, vectors, streamed)
+
+    @njit
+    def run(target, target_step, source, source_step, kept, start, least, added, added_step, pivot,
+            sums, pixels):  # fmt: skip
+        entries, factors, count = kept
+        while pixels >= at_once:
+            some(target, target_step, source, source_step, entries, factors, count, start, least,
+                 added, added_step, pivot, sums)  # fmt: skip
+            target += at_once * target_step
+            source += at_once * source_step
+            added += at_once * added_step
+            pixels -= at_once
+        for pixel in range(pixels):
+            one(target + pixel * target_step, target_step, source + pixel * source_step,
+                source_step, entries, factors, count, start, least, added + pixel * added_step,
+                added_step, pivot, sums)  # fmt: skip
+
+    return run
+
+
+run_eight, run_four, run_two, run_one = (_runner(vectors, False) for vectors in VECTORS)
+run_streamed = _runner(VECTORS[0], True)
+
+
+@njit
+def accumulate_run(kind, streamed, target, target_step, source, source_step, kept, start, least,
+                   added, added_step, pivot, sums, pixels):  # fmt: skip
+    """Write a run of pixels of a chunk of this kind, and add to its sums."""
+    if kind == 0 and streamed:
+        run_streamed(target, target_step, source, source_step, kept, start, least, added,
+                     added_step, pivot, sums, pixels)  # fmt: skip
+    elif kind == 0:
+        run_eight(target, target_step, source, source_step, kept, start, least, added, added_step,
+                  pivot, sums, pixels)  # fmt: skip
+    elif kind == 1:
+        run_four(target, target_step, source, source_step, kept, start, least, added, added_step,
+                 pivot, sums, pixels)  # fmt: skip
+    elif kind == 2:
+        run_two(target, target_step, source, source_step, kept, start, least, added, added_step,
+                pivot, sums, pixels)  # fmt: skip
+    else:
+        run_one(target, target_step, source, source_step, kept, start, least, added, added_step,
+                pivot, sums, pixels)  # fmt: skip
+
+
+@njit
+def keep_rows(lists, table, first, last, bytes_of_pixel, kept):
+    """Copy those entries whose row has a place in first:last, with the norm of what they read."""
+    entries, values, bounds = lists
+    kept_entries, factors, kept_bounds = kept
+    count = 0
+    for key in range(len(bounds) - 1):
+        kept_bounds[key] = count
+        for number in range(bounds[key], bounds[key + 1]):
+            if first <= entries[number, 1] < last:
+                channel = entries[number, 2]
+                kept_entries[count] = entries[number, 0] * bytes_of_pixel
+                factors[count, 0] = values[number]
+                factors[count, 1] = table[channel, 0]
+                factors[count, 2] = table[channel, 1]
+                factors[count, 3] = table[channel, 2]
+                count += 1
+    kept_bounds[len(bounds) - 1] = count
+
+
+@njit
+def kept_of(kept, key, run):
+    """Return where the entries of a run lie, where their factors do, and how many there are."""
+    entries, factors, bounds = kept
+    begin, end = bounds[key + run[3]], bounds[key + run[4]]
+    return (
+        entries.ctypes.data + begin * 8,
+        factors.ctypes.data + begin * FACTORS * BYTES,
+        end - begin,
+    )
+
+
+@njit
+def pivot_of(kind, source, pixel, columns, block, kept, key, start, least, added, zeros, room):
+    """Return the mean of a pixel in the middle of a line."""
+    run = columns.runs[(columns.blocks[block] + columns.blocks[block + 1]) // 2]
+    middle = run[1] // 2
+    base = source + (run[2] + middle * columns.base_step) * pixel
+    more = added + (run[0] + middle * columns.step) * pixel if added else zeros
+    lanes = LANES * (8 >> kind)
+    sums = room + WIDEST * BYTES
+    accumulate_run(kind, False, room, 0, base, 0, kept_of(kept, key, run), start, least, more, 0,
+                   np.float32(0), sums, 1)  # fmt: skip
+    return np.float32(sum_of_lanes(sums) / np.float32(lanes))
+
+
+@njit
+def write_line(kind, streamed, target, source, pixel, columns, block, kept, key, start, least,
+               added, pivot, zeros, sums):  # fmt: skip
+    """Write a block of columns of a row of a channel; return how many there are."""
+    written = 0
+    step = columns.step * pixel
+    for number in range(columns.blocks[block], columns.blocks[block + 1]):
+        run = columns.runs[number]
+        more, more_step = (added + run[0] * pixel, step) if added else (zeros, 0)
+        accumulate_run(kind, streamed, target + run[0] * pixel, step, source + run[2] * pixel,
+                       columns.base_step * pixel, kept_of(kept, key, run), start, least, more,
+                       more_step, pivot, sums, run[1])  # fmt: skip
+        written += run[1]
+    return written
+
+
+@njit
+def combine(parts, mean, var):
+    """Write mean and (biased) variance of each channel from the moments of the parts."""
+    channels = parts.shape[1]
+    means, variances = floats(mean, channels), floats(var, channels)
+    for channel in range(channels):
+        count, centre, spread = 0.0, 0.0, 0.0
+        for part in range(len(parts)):
+            size, pivot, once, twice = parts[part, channel]
+            if size:
+                count, centre, spread = merged(count, centre, spread, size, pivot, once, twice)
+        means[channel] = centre
+        # Not max(): a NaN has to stay one.
+        variances[channel] = 0.0 if spread < 0 else spread / count
+
+
+@njit
+def norm_table(norm, channels):
+    """Return the norm of each channel; without one, what leaves every number as it is."""
+    table = affine(norm, channels)
+    if norm.mean == 0:
+        table[:, 0], table[:, 1], table[:, 2] = 0, 1, 0
+    return table
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def normed_direct(
+    threads, x, norm, y, added, bias, mean, var, values, positions, starts, walk, rows, columns,
+    lines, chunks, streamed,
+):  # fmt: skip
+    """Write the output, past the caches if streamed, and its moments if there is room for them."""
+    control = float_control()
+    lists = entries_by_target(values, positions, starts, walk, rows, columns, False)
+    table, least = norm_table(norm, walk.inputs), np.float32(norm.least)
+    pixel, blocks, outputs = BYTES * walk.batch, len(columns.blocks) - 1, walk.outputs
+    units = len(chunks) * blocks * len(lines)
+    parts = np.zeros((min(units, PARTS), outputs, 4))
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        kept = (
+            np.empty(len(lists[1]), np.int64),
+            np.empty((len(lists[1]), FACTORS), np.float32),
+            np.empty(len(lists[2]), np.int64),
+        )
+        zeros, room = np.zeros(WIDEST, np.float32), np.empty(WIDEST + 2 * LANES, np.float32)
+        sums = room.ctypes.data + WIDEST * BYTES
+        known = -1
+        mine = share_of(len(parts), thread, threads)
+        for part in range(mine[0], mine[1]):
+            first, last = share_of(units, part, len(parts))
+            for unit in range(first, last):
+                rest, line = divmod(unit, len(lines))
+                chunk, block = divmod(rest, blocks)
+                kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
+                run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
+                if run != known:
+                    keep_rows(lists, table, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                    known = run
+                source = x + base * columns.sources * pixel + image
+                for channel in range(outputs):
+                    start = floats(bias, outputs)[channel] if bias else np.float32(0)
+                    key, found = channel * columns.taps, parts[part, channel]
+                    offset = (channel * rows.targets + row) * columns.targets * pixel + image
+                    more = added + offset if added else 0
+                    if unit == first:
+                        room[WIDEST:] = 0
+                        found[1] = pivot_of(kind, source, pixel, columns, block, kept, key, start,
+                                            least, more, zeros.ctypes.data,
+                                            room.ctypes.data)  # fmt: skip
+                    room[WIDEST:] = 0
+                    written = write_line(
+                        kind, streamed, y + offset, source, pixel, columns, block, kept, key, start,
+                        least, more, np.float32(found[1]), zeros.ctypes.data, sums,
+                    )  # fmt: skip
+                    found[0] += written * (LANES * (8 >> kind))
+                    found[2] += sum_of_lanes(sums)
+                    found[3] += sum_of_lanes(sums + BYTES_OF_SUM)
+        wait_for_stores()
+        set_float_control(before)
+    if mean:
+        combine(parts, mean, var)

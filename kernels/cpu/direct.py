@@ -63,9 +63,8 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
     """Return the entries that are not 0, by channel of the target and place of their column.
 
     Returns:
-        entries: int64 [nnz, 3], how many pixels of the source an entry leads on, the place of its
-            row, and the channel that it reads.
-        sorted_values: their values.
+        entries: int64 [nnz, 4], how many pixels of the source an entry leads on, the place of its
+            row, the channel that it reads, and its number among the values.
         bounds: those of channel c and of columns with place p begin at bounds[c * taps + p].
     """
     outputs, inputs = walk.outputs, walk.inputs // walk.groups
@@ -75,7 +74,7 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
         row, column = divmod(tap, walk.kernel_width)
         of_tap[tap, 0] = rows.offsets[row] * columns.sources + columns.offsets[column]
         of_tap[tap, 1], of_tap[tap, 2] = rows.places[row], columns.places[column]
-    keys, found = np.empty(size, np.int64), np.empty((size, 3), np.int64)
+    keys, found = np.empty(size, np.int64), np.empty((size, 4), np.int64)
     ends = np.zeros((walk.inputs if backward else outputs) * columns.taps + 2, np.int64)
     for output in range(outputs):
         base = output // (outputs // walk.groups) * inputs
@@ -90,23 +89,22 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
             keys[number] = target * columns.taps + of_tap[tap, 2]
             found[number, 0] = source * rows.sources * columns.sources + of_tap[tap, 0]
             found[number, 1], found[number, 2] = of_tap[tap, 1], source
+            found[number, 3] = number
             ends[keys[number] + 2] += 1
     for place in range(2, len(ends)):
         ends[place] += ends[place - 1]
-    entries, sorted_values = np.empty((size, 3), np.int64), np.empty(size, np.float32)
+    entries = np.empty((size, 4), np.int64)
     for number in range(size):
         if keys[number] >= 0:
-            place = ends[keys[number] + 1]
+            entries[ends[keys[number] + 1]] = found[number]
             ends[keys[number] + 1] += 1
-            entries[place] = found[number]
-            sorted_values[place] = values[number]
-    return entries, sorted_values, ends[:-1]
+    return entries, ends[:-1]
 
 
 @njit(cache=True)
-def keep_rows(lists, first, last, bytes_of_pixel, kept):
+def keep_rows(lists, values, first, last, bytes_of_pixel, kept):
     """Copy those entries whose row has a place in first:last; now they lead so many bytes on."""
-    entries, values, bounds = lists
+    entries, bounds = lists
     kept_entries, kept_values, kept_bounds = kept
     count = 0
     for key in range(len(bounds) - 1):
@@ -114,7 +112,7 @@ def keep_rows(lists, first, last, bytes_of_pixel, kept):
         for number in range(bounds[key], bounds[key + 1]):
             if first <= entries[number, 1] < last:
                 kept_entries[count] = entries[number, 0] * bytes_of_pixel
-                kept_values[count] = values[number]
+                kept_values[count] = values[entries[number, 3]]
                 count += 1
     kept_bounds[len(bounds) - 1] = count
 
@@ -148,9 +146,9 @@ def direct(
         before = float_control()
         set_float_control(control)
         kept = (
+            np.empty(len(lists[0]), np.int64),
+            np.empty(len(lists[0]), np.float32),
             np.empty(len(lists[1]), np.int64),
-            np.empty(len(lists[1]), np.float32),
-            np.empty(len(lists[2]), np.int64),
         )
         known = -1
         for unit in range(units * thread // threads, units * (thread + 1) // threads):
@@ -160,7 +158,7 @@ def direct(
             kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
             run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
             if run != known:
-                keep_rows(lists, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                keep_rows(lists, values, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
                 known = run
             write_line(
                 kind, streamed,

@@ -83,18 +83,18 @@ def accumulate_run(kind, streamed, target, target_step, source, source_step, kep
 
 
 @njit
-def keep_rows(lists, table, first, last, bytes_of_pixel, kept):
-    """Copy those entries whose row has a place in first:last, with the norm of what they read."""
-    entries, values, bounds = lists
+def keep_rows(lists, values, table, places, bytes_of_pixel, kept):
+    """Copy those entries whose row has one of the places, with the norm of what they read."""
+    entries, bounds = lists
     kept_entries, factors, kept_bounds = kept
     count = 0
     for key in range(len(bounds) - 1):
         kept_bounds[key] = count
         for number in range(bounds[key], bounds[key + 1]):
-            if first <= entries[number, 1] < last:
+            if places[0] <= entries[number, 1] < places[1]:
                 channel = entries[number, 2]
                 kept_entries[count] = entries[number, 0] * bytes_of_pixel
-                factors[count, 0] = values[number]
+                factors[count, 0] = values[entries[number, 3]]
                 factors[count, 1] = table[channel, 0]
                 factors[count, 2] = table[channel, 1]
                 factors[count, 3] = table[channel, 2]
@@ -185,9 +185,9 @@ def normed_direct(
         before = float_control()
         set_float_control(control)
         kept = (
+            np.empty(len(lists[0]), np.int64),
+            np.empty((len(lists[0]), FACTORS), np.float32),
             np.empty(len(lists[1]), np.int64),
-            np.empty((len(lists[1]), FACTORS), np.float32),
-            np.empty(len(lists[2]), np.int64),
         )
         zeros, room = np.zeros(WIDEST, np.float32), np.empty(WIDEST + 2 * LANES, np.float32)
         sums = room.ctypes.data + WIDEST * BYTES
@@ -201,7 +201,8 @@ def normed_direct(
                 kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
                 run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
                 if run != known:
-                    keep_rows(lists, table, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                    places = rows.runs[run, 3], rows.runs[run, 4]
+                    keep_rows(lists, values, table, places, pixel, kept)
                     known = run
                 source = x + base * columns.sources * pixel + image
                 for channel in range(outputs):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.direct import direct
+from gemkern.kernels.cpu.direct_products import direct_products
 from gemkern.kernels.cpu.norm_sparse_conv2d import (
     norm_sparse_conv2d,
     norm_sparse_conv2d_backward,
@@ -29,6 +30,8 @@ from torch import Tensor
 Pair = Sequence[int]
 # Neither a norm (eps, relu) nor a kept input nor moments.
 PLAIN = (0.0, False, False, False)
+# Entries of an input channel up to which their products are made where the tensors lie; measured.
+FEW = 32
 
 
 @float32_or(reference.sparse_conv2d)
@@ -91,6 +94,16 @@ def sparse_conv2d_weight_grad(
     """Return dL/dvalues [nnz] from dL/dy and x."""
     values = x.new_zeros(len(pattern.positions))
     geometry = (stride, padding, dilation, groups)
+    walk = walk_of(x.shape, pattern.shape, *geometry)
+    few = len(pattern.positions) <= FEW * walk.inputs
+    plan = plan_of(walk, backward=True) if few else None
+    if plan is not None:
+        x, grad_y = batch_last(x), batch_last(grad_y)
+        direct_products(
+            start_threads(), grad_y.data_ptr(), x.data_ptr(), values.numpy(),
+            pattern.positions.numpy(), pattern.starts.numpy(), walk, *plan,
+        )  # fmt: skip
+        return values
     grad_values = _backward(grad_y, x, values, pattern, False, geometry).values
     assert grad_values is not None
     return grad_values

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.products import multiply_run
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
     accumulate_run,
-    add_and_write,
     affine,
     aligned,
     clear_padding,
@@ -28,11 +28,11 @@ from gemkern.kernels.cpu.strip_forward import (
     row_shape,
     share_of,
     slot_of,
-    write,
     zero,
 )
-from gemkern.kernels.cpu.strip_gradients import lead_run, multiply_run
+from gemkern.kernels.cpu.strip_gradients import lead_run
 from gemkern.kernels.cpu.strip_lists import entries_by_input
+from gemkern.kernels.cpu.strip_results import add_and_write_result, write_result
 from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
 from gemkern.kernels.cpu.vectors import (
     BYTES_OF_SUM,
@@ -59,7 +59,7 @@ class Input(NamedTuple):
     """Where the gradient of the input comes from and goes; addresses of tensors like x, or 0.
 
     z: the convolution's input, if it was kept; grad_z, grad_skip: gradients that it and x have from
-    elsewhere; grad_residual, grad_x: what is written, behind a norm past the caches if streamed.
+    elsewhere; grad_residual, grad_x: what is written, past the caches if streamed.
     """
 
     z: int
@@ -197,7 +197,8 @@ def lead_row_back(
         offset = ((channel * walk.height + row) * walk.width * walk.batch + image) * BYTES
         source, source_step = (x + offset, far) if straight else (result, pixel)
         target, target_step = buffer, pixel
-        if straight and inputs.grad_z == 0:
+        direct = straight and inputs.grad_z == 0 and not inputs.streamed
+        if direct:
             target, target_step = inputs.grad_x + offset, far
         if not straight and (products or norm.mean):
             read_input(shape, offset, channel, x, norm, table, inputs, result)
@@ -222,7 +223,7 @@ def lead_row_back(
                                np.float32(0), count)  # fmt: skip
             if products:
                 multiply_run(kind, source + column * source_step, stride * source_step, rows, shift,
-                             entries.ctypes.data + others * 8, bounds[number + 1] - others,
+                             pixel, entries.ctypes.data + others * 8, bounds[number + 1] - others,
                              products + others * BYTES_OF_SUM, count)  # fmt: skip
         if inputs.grad_x and norm.mean:
             found = doubles(sums + channel * 16, 2)
@@ -231,9 +232,10 @@ def lead_row_back(
             found[0] += once
             found[1] += twice
         elif inputs.grad_x and inputs.grad_z:
-            add_and_write(shape, (buffer, inputs.grad_z + offset, inputs.grad_x + offset), ())
-        elif inputs.grad_x and not straight:
-            write(shape, (buffer, inputs.grad_x + offset), ())
+            add_and_write_result(shape, buffer, inputs.grad_z + offset, inputs.grad_x + offset,
+                                 inputs.streamed)  # fmt: skip
+        elif inputs.grad_x and not direct:
+            write_result(shape, buffer, inputs.grad_x + offset, inputs.streamed)
 
 
 @njit

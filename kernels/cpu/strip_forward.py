@@ -11,8 +11,9 @@ from gemkern.kernels.cpu.moments import merged
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import entries_by_output
+from gemkern.kernels.cpu.strip_results import start_moments, write_row
 from gemkern.kernels.cpu.strips import TAPS, VECTORS
-from gemkern.kernels.cpu.vector_rows import adding, reading, totalling, writing
+from gemkern.kernels.cpu.vector_rows import reading
 from gemkern.kernels.cpu.vectors import LANES, accumulator, wait_for_stores
 from numba import njit, prange
 from torch import Tensor
@@ -188,10 +189,6 @@ def reach(rows, ring_at, ring, row, walk, pixel):
 
 copy, norm_only, norm_and_add = (reading(*which, False) for which in KINDS)
 copy_keep, norm_keep, norm_and_add_keep = (reading(*which, True) for which in KINDS)
-write_sums, add_and_write_sums = writing(False, False), writing(True, False)
-stream_sums, add_and_stream_sums = writing(False, True), writing(True, True)
-write, add_and_write = adding(False), adding(True)
-total_of, total_with_added = totalling(False), totalling(True)
 
 
 @njit
@@ -251,40 +248,6 @@ def read_row(ring, slot, tensor, row, norm, table, z, batch, image, images, lane
 
 
 @njit
-def write_row(shape, buffer, added, y, found, streamed):
-    """Write a row of results; `found`, if it is not 0, is the address of pivot and sums."""
-    if found == 0:
-        if added == 0:
-            write(shape, (buffer, y), ())
-        else:
-            add_and_write(shape, (buffer, added, y), ())
-        return
-    moments = doubles(found, 3)
-    pivot = (np.float32(moments[0]),)
-    if added == 0 and streamed:
-        once, twice = stream_sums(shape, (buffer, y), pivot)
-    elif added == 0:
-        once, twice = write_sums(shape, (buffer, y), pivot)
-    elif streamed:
-        once, twice = add_and_stream_sums(shape, (buffer, added, y), pivot)
-    else:
-        once, twice = add_and_write_sums(shape, (buffer, added, y), pivot)
-    moments[1] += once
-    moments[2] += twice
-
-
-@njit
-def start_moments(shape, buffer, added, found):
-    """Begin the sums of a channel with the mean of a row of results as their pivot."""
-    if added == 0:
-        (total,) = total_of(shape, (buffer,), ())
-    else:
-        (total,) = total_with_added(shape, (buffer, added), ())
-    moments = doubles(found, 3)
-    moments[0], moments[1], moments[2] = total / np.float32(shape[0] * shape[1]), 0.0, 0.0
-
-
-@njit
 def forward_strip(
     x, norm, table, z, y, added, bias, moments, walk, ring, chunk, first, last, share, following,
     lists, scratch, streamed,
@@ -302,7 +265,7 @@ def forward_strip(
     shape = row_shape(images, walk.batch, lanes, columns, walk.out_height)
     rows, buffer, ring_at = rooms(scratch, columns * lanes)
     # Whole vectors that nothing is done with go where they belong at once.
-    straight = images == lanes and added == 0 and moments == 0
+    straight = images == lanes and added == 0 and moments == 0 and not streamed
     if first == share[0]:
         clear_padding(ring_at, ring, lanes, images)
     for row in range(first, last):
@@ -359,10 +322,7 @@ def forward(
     threads, x, norm, z, y, added, bias, moments, mean, var, walk, ring, chunks, bands, values,
     positions, starts, scratch, scratch_step, streamed,
 ):  # fmt: skip
-    """Write the output, strip by strip, and its moments if there is room for them.
-
-    With moments, the output goes past the caches if it is streamed.
-    """
+    """Write the output, past the caches if streamed, and its moments if there is room for them."""
     control = float_control()
     strips = len(chunks) * (len(bands) - 1)
     lists = entries_by_output(values, positions, starts, walk, ring)

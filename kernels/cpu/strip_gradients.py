@@ -3,56 +3,11 @@
 from __future__ import annotations
 
 from gemkern.kernels.cpu.strips import VECTORS
-from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES, dot_products, gradients
+from gemkern.kernels.cpu.vectors import LANES, gradients
 from numba import njit
 
 # Sums that stay in registers beside as many vectors of the input: of 32 or 16 registers.
 SUMS = 8 if LANES == 16 else 4
-
-
-def _product_runner(vectors):
-    """Return the function that adds the products of a list of entries over a run of pixels."""
-    eight, four, two, one = (dot_products(entries, vectors) for entries in (8, 4, 2, 1))
-
-    @njit
-    def run(x, x_step, rows, shift, entries, count, sums, pixels):
-        while count >= 8:
-            eight(x, x_step, rows, shift, entries, sums, pixels)
-            entries += 64
-            sums += 8 * BYTES_OF_SUM
-            count -= 8
-        if count >= 4:
-            four(x, x_step, rows, shift, entries, sums, pixels)
-            entries += 32
-            sums += 4 * BYTES_OF_SUM
-            count -= 4
-        if count >= 2:
-            two(x, x_step, rows, shift, entries, sums, pixels)
-            entries += 16
-            sums += 2 * BYTES_OF_SUM
-            count -= 2
-        if count:
-            one(x, x_step, rows, shift, entries, sums, pixels)
-
-    return run
-
-
-multiply_eight, multiply_four, multiply_two, multiply_one = (
-    _product_runner(vectors) for vectors in VECTORS
-)
-
-
-@njit
-def multiply_run(kind, x, x_step, rows, shift, entries, count, sums, pixels):
-    """Add the products of a list of entries over a run of pixels of a chunk of this kind."""
-    if kind == 0:
-        multiply_eight(x, x_step, rows, shift, entries, count, sums, pixels)
-    elif kind == 1:
-        multiply_four(x, x_step, rows, shift, entries, count, sums, pixels)
-    elif kind == 2:
-        multiply_two(x, x_step, rows, shift, entries, count, sums, pixels)
-    else:
-        multiply_one(x, x_step, rows, shift, entries, count, sums, pixels)
 
 
 def _runner(vectors):

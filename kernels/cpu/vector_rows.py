@@ -185,10 +185,10 @@ def leading_back(kept: bool, skip: bool, residual: bool, streamed: bool) -> Any:
     return row_loop("nnf" + "f" * (kept + skip), writes, 3, 2, body)
 
 
-def adding(added: bool) -> Any:
+def adding(added: bool, streamed: bool) -> Any:
     """Return the loop that writes a row of the cache, plus one of a tensor, to a tensor."""
 
     def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
         return [at.builder.fadd(read[0], read[1]) if added else read[0]], []
 
-    return row_loop("n" + "f" * added, "f", 0, 0, body)
+    return row_loop("n" + "f" * added, "s" if streamed else "f", 0, 0, body)

@@ -199,7 +199,7 @@ class Emitter:
         return list(phis)
 
 
-def _source_of(at: Emitter, rows: ir.Value, entry: ir.Value, bytes_of_pixel: int) -> ir.Value:
+def from_row(at: Emitter, rows: ir.Value, entry: ir.Value, bytes_of_pixel: int) -> ir.Value:
     """Return the address that an entry reads: its row's, and as many pixels on as it says."""
     builder = at.builder
     row = builder.and_(entry, long(2**ROW_BITS - 1))
@@ -216,7 +216,7 @@ def from_start(at: Emitter, start: ir.Value, entry: ir.Value, bytes_of_pixel: in
 def accumulator(
     pixels: int,
     vectors: int,
-    source_of: Callable[..., ir.Value] = _source_of,
+    source_of: Callable[..., ir.Value] = from_row,
     streamed: bool = False,
 ) -> Any:
     """Return the loop of the forward pass and the input gradient: one channel of a few pixels.
@@ -265,28 +265,28 @@ def accumulator(
     return accumulate
 
 
-def dot_products(entries: int, vectors: int) -> Any:
+def dot_products(entries: int, vectors: int, source_of: Callable[..., ir.Value] = from_row) -> Any:
     """Return the loop of the weight gradient: a few entries of one input channel.
 
-    add_products(x, x_step, rows, shift, listed, sums, pixels) adds, for each of `entries` entries,
-    the product of the input at `x`, whose pixels lie `x_step` bytes apart, and of the pixels that
-    it reads side by side, `shift` bytes on from where it says, to its sum at `sums`.
+    add_products(x, x_step, rows, shift, source_step, listed, sums, pixels) adds, for each of
+    `entries` entries, the product of the input at `x`, whose pixels lie `x_step` bytes apart, and
+    of the pixels that it reads, as in `accumulator`, to its sum at `sums`.
     """
     bytes_of_pixel = vectors * BYTES_OF_VECTOR
     # Few entries would wait for each other's sums: each then has several, added at the end.
     partial = max(1, min(vectors, 8 // entries))
 
-    def emit(builder, x, x_step, rows, shift, listed, sums, pixels):
+    def emit(builder, x, x_step, rows, shift, source_step, listed, sums, pixels):
         at = Emitter(builder)
         bases, places = [], []
         for number in range(entries):
             entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
-            bases.append(builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift))
+            bases.append(builder.add(source_of(at, rows, entry, bytes_of_pixel), shift))
             places.append(builder.add(sums, long(number * BYTES_OF_SUM)))
 
         def add_pixel(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
             pixel = builder.add(x, builder.mul(step, x_step))
-            further = builder.mul(step, long(bytes_of_pixel))
+            further = builder.mul(step, source_step)
             for vector in range(vectors):
                 inside = long(vector * BYTES_OF_VECTOR)
                 of_x = at.load(builder.add(pixel, inside))
@@ -301,12 +301,12 @@ def dot_products(entries: int, vectors: int) -> Any:
             at.add_to_sum(totals[number * partial : (number + 1) * partial], place)
 
     @intrinsic
-    def add_products(typingctx, x, x_step, rows, shift, listed, sums, pixels):
+    def add_products(typingctx, x, x_step, rows, shift, source_step, listed, sums, pixels):
         def codegen(context, builder, signature, arguments):
             emit(builder, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*(types.int64,) * 7), codegen
+        return types.void(*(types.int64,) * 8), codegen
 
     return add_products
 
@@ -334,7 +334,7 @@ def gradients(pixels: int, vectors: int) -> Any:
             value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
             factor = at.spread(value)
             place = builder.add(sums, builder.mul(step, long(BYTES_OF_SUM)))
-            source = builder.add(_source_of(at, rows, entry, bytes_of_pixel), shift)
+            source = builder.add(from_row(at, rows, entry, bytes_of_pixel), shift)
             products = [ZEROS] * partial
             made = []
             for number, address in enumerate(at.places(source, source_step, pixels, vectors)):

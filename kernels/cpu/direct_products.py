@@ -1,0 +1,88 @@
+"""The gradient of the values, read where both tensors lie: nothing is copied.
+
+Walked as the input gradient in `direct`: of each run of pixels of the input, the products with what
+its entries read of the output's gradient.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gemkern.kernels.cpu.direct import entries_by_target, keep_rows
+from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.products import multiply_run_from_start
+from gemkern.kernels.cpu.strip_forward import BYTES, share_of
+from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES_OF_SUM, sum_of_lanes
+from numba import njit, prange
+
+# Into how many parts the lines of the input are dealt; each has sums of its own.
+PARTS = 8
+
+
+@njit
+def multiply_line(kind, x, source, pixel, columns, block, kept, key, sums):
+    """Add the products of a block of columns of a row of a channel."""
+    entries, _, bounds = kept
+    for number in range(columns.blocks[block], columns.blocks[block + 1]):
+        run = columns.runs[number]
+        begin, end = bounds[key + run[3]], bounds[key + run[4]]
+        multiply_run_from_start(
+            kind, x + run[0] * pixel, columns.step * pixel, source + run[2] * pixel, 0,
+            columns.base_step * pixel, entries.ctypes.data + begin * 8, end - begin,
+            sums + begin * BYTES_OF_SUM, run[1],
+        )  # fmt: skip
+
+
+@njit
+def empty_sums(kept, sums, found):
+    """Add the sums of the entries that are kept to what was found, by number, and clear them."""
+    _, numbers, bounds = kept
+    for place in range(bounds[-1]):
+        found[int(numbers[place])] += sum_of_lanes(sums.ctypes.data + place * BYTES_OF_SUM)
+        sums[place] = 0
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def direct_products(
+    threads, grad_y, x, grad_values, positions, starts, walk, rows, columns, lines, chunks
+):
+    """Write the gradient of the values [nnz]; grad_y and x are addresses."""
+    control = float_control()
+    count = len(positions)
+    every, numbers = np.ones(count, np.float32), np.arange(count)
+    lists = entries_by_target(every, positions, starts, walk, rows, columns, True)
+    pixel, blocks, channels = BYTES * walk.batch, len(columns.blocks) - 1, walk.inputs
+    units = len(chunks) * blocks * len(lines)
+    parts = np.zeros((min(units, PARTS), count), np.float32)
+    for thread in prange(threads):
+        before = float_control()
+        set_float_control(control)
+        kept = (
+            np.empty(count, np.int64), np.empty(count, np.int64), np.zeros(len(lists[1]), np.int64)
+        )  # fmt: skip
+        sums = np.zeros((count, LANES_OF_SUM), np.float32)
+        mine = share_of(len(parts), thread, threads)
+        for part in range(mine[0], mine[1]):
+            first, last = share_of(units, part, len(parts))
+            known = -1
+            for unit in range(first, last):
+                rest, line = divmod(unit, len(lines))
+                chunk, block = divmod(rest, blocks)
+                kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
+                run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
+                if run != known:
+                    empty_sums(kept, sums, parts[part])
+                    keep_rows(lists, numbers, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                    known = run
+                for channel in range(channels):
+                    place = (channel * rows.targets + row) * columns.targets * pixel
+                    multiply_line(
+                        kind, x + place + image, grad_y + base * columns.sources * pixel + image,
+                        pixel, columns, block, kept, channel * columns.taps, sums.ctypes.data,
+                    )  # fmt: skip
+            empty_sums(kept, sums, parts[part])
+        set_float_control(before)
+    for number in range(count):
+        total = np.float32(0)
+        for part in range(len(parts)):
+            total += parts[part, number]
+        grad_values[number] = total

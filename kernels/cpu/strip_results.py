@@ -1,0 +1,66 @@
+"""Rows of results on their way from the cache to a tensor, and their moments."""
+
+from __future__ import annotations
+
+import numpy as np
+from gemkern.kernels.cpu.memory import doubles
+from gemkern.kernels.cpu.vector_rows import adding, totalling, writing
+from numba import njit
+
+write_sums, add_and_write_sums = writing(False, False), writing(True, False)
+stream_sums, add_and_stream_sums = writing(False, True), writing(True, True)
+write, add_and_write = adding(False, False), adding(True, False)
+stream, add_and_stream = adding(False, True), adding(True, True)
+total_of, total_with_added = totalling(False), totalling(True)
+
+
+@njit
+def write_result(shape, buffer, target, streamed):
+    """Write a row of the cache to a tensor, past the caches if streamed."""
+    if streamed:
+        stream(shape, (buffer, target), ())
+    else:
+        write(shape, (buffer, target), ())
+
+
+@njit
+def add_and_write_result(shape, buffer, added, target, streamed):
+    """Write the sum of a row of the cache and one of a tensor."""
+    if streamed:
+        add_and_stream(shape, (buffer, added, target), ())
+    else:
+        add_and_write(shape, (buffer, added, target), ())
+
+
+@njit
+def write_row(shape, buffer, added, y, found, streamed):
+    """Write a row of results; `found`, if it is not 0, is the address of pivot and sums."""
+    if found == 0:
+        if added == 0:
+            write_result(shape, buffer, y, streamed)
+        else:
+            add_and_write_result(shape, buffer, added, y, streamed)
+        return
+    moments = doubles(found, 3)
+    pivot = (np.float32(moments[0]),)
+    if added == 0 and streamed:
+        once, twice = stream_sums(shape, (buffer, y), pivot)
+    elif added == 0:
+        once, twice = write_sums(shape, (buffer, y), pivot)
+    elif streamed:
+        once, twice = add_and_stream_sums(shape, (buffer, added, y), pivot)
+    else:
+        once, twice = add_and_write_sums(shape, (buffer, added, y), pivot)
+    moments[1] += once
+    moments[2] += twice
+
+
+@njit
+def start_moments(shape, buffer, added, found):
+    """Begin the sums of a channel with the mean of a row of results as their pivot."""
+    if added == 0:
+        (total,) = total_of(shape, (buffer,), ())
+    else:
+        (total,) = total_with_added(shape, (buffer, added), ())
+    moments = doubles(found, 3)
+    moments[0], moments[1], moments[2] = total / np.float32(shape[0] * shape[1]), 0.0, 0.0

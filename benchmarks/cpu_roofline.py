@@ -25,9 +25,10 @@ from rich.table import Table
 from benchmarks import cpu_products, result_files
 from benchmarks.cpu_floor import READ_AND_WRITTEN
 from benchmarks.cpu_products import Multiplying
-from benchmarks.cpu_timing import Call, interleaved, keep_freed_memory, spread
+from benchmarks.cpu_timing import Call, interleaved, spread
 from benchmarks.gpu.shapes import weights_of
 from benchmarks.traffic import WEIGHT_OPERATORS, Moving, over_activations, over_weights
+from gemkern.training import keep_freed_memory
 
 KERNEL, COPY, PRODUCT = "kernel", "copy", "product"
 NETWORKS = ("resnet20", "vgg16")

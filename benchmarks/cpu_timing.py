@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -13,15 +11,6 @@ import torch
 # Turns that every contender has, however long they take.
 LEAST = 3
 Call = Callable[[], object]
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, where it is glibc."""
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        trim_threshold, mmap_max = -1, -4
-        library.mallopt(trim_threshold, 2**31 - 1)
-        library.mallopt(mmap_max, 0)
 
 
 def interleaved(

@@ -38,6 +38,7 @@ from gemkern.report import (
     settings_table,
 )
 from gemkern.tickets import Ticket
+from gemkern.training import keep_freed_memory
 
 app = typer.Typer(
     help="Find lottery tickets in one training run, and race the ways to find them.",
@@ -202,6 +203,7 @@ def main() -> None:
     """Run the command line; bad input ends it with one sentence and exit code 2."""
     # Before any thread is started: threads inherit the state that `reproducible_numerics` sets.
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     try:
         app()
     except GemkernError as error:

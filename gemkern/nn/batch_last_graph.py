@@ -93,7 +93,8 @@ def keep_pad(x: Tensor, pad: Any, mode: str = "constant", value: float | None = 
     """Return `F.pad`, in the batch-last layout where x has it."""
     if mode != "constant" or not _has_layout(x):
         return F.pad(x, pad, mode, value)
-    return F.pad(x.movedim(0, -1), (0, 0, *pad), mode, value).movedim(-1, 0)
+    of_images = pad[6:] or (0, 0)
+    return F.pad(x.movedim(0, -1), (*of_images, *pad[:6]), mode, value).movedim(-1, 0)
 
 
 def keep_index(x: Any, index: Any) -> Any:
@@ -166,7 +167,7 @@ def _fuse_convolution(graph: fx.Graph, node: fx.Node) -> None:
 
 def _fuse_shortcut(graph: fx.Graph, node: fx.Node) -> None:
     """Let one operator take pixels and pad their channels, where `node` pads nothing else."""
-    taken = node.args[0] if node.args else None
+    taken = node.args[0]
     if not isinstance(taken, fx.Node) or taken.target is not keep_index:
         return
     stride, padding = _steps(taken.args[1]), _padded_channels(*node.args, **node.kwargs)
@@ -189,9 +190,9 @@ def _steps(index: Any) -> tuple[int, int] | None:
 
 
 def _padded_channels(
-    x: Any, pad: Any, mode: str = "constant", value: float | None = None
+    x: Any, pad: Any, mode: Any = "constant", value: Any = None
 ) -> tuple[int, int] | None:
-    """Return how many channels of zeros `F.pad` puts before and after, if it does no more."""
+    """Return how many channels of zeros `F.pad` puts before and after, None if it does more."""
     plain_zeros = mode == "constant" and value in (None, 0)
     if not plain_zeros or not isinstance(pad, Sequence) or len(pad) != 6 or not _counts(pad, 0):
         return None

@@ -2,8 +2,9 @@
 
 The model is traced (`torch.fx`). Batch norm with the residual and the ReLU that follow it becomes
 part of the convolution that reads it and of the one that it reads (`gemkern.nn.activations`),
-pooling the batch-last operator. Everything else runs as it is: PyTorch's pointwise operators keep
-the layout. Modules and parameters stay the model's own.
+pooling the batch-last operator, and so a slice whose channels are padded, the shortcut of ResNets.
+Everything else runs as it is: PyTorch's pointwise operators keep the layout. Modules and parameters
+stay the model's own.
 """
 
 from __future__ import annotations

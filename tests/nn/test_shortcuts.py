@@ -99,6 +99,9 @@ ONE_OPERATOR: dict[str, Shorten] = {
 OTHER: dict[str, Shorten] = {
     "ones": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4), value=1.0),
     "mirrored": lambda x: F.pad(x[:, :, ::2, ::2], (1, 0, 0, 1), mode="reflect"),
+    "edges of volumes": lambda x: F.pad(
+        x.unsqueeze(-1)[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1), mode="replicate"
+    ),
     "pixels": lambda x: F.pad(x[:, :, ::2, ::2], (1, 0, 0, 0, 4, 4)),
     "fewer channels": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, -1, 4)),
     "images": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 1, 0, 2)),
@@ -135,10 +138,16 @@ def test_other_slices_and_pads_stay_what_they_are(name: str, calls: list[Tensor]
 
 
 @pytest.mark.parametrize("batch", [1, 20])
-def test_what_is_not_batch_last_stays_as_it_is(batch: int, calls: list[Tensor]) -> None:
-    def shorten(x: Tensor) -> Tensor:
-        return F.pad(x[:, :, ::2, ::3], (0, 0, 0, 0, 1, 0))[:, 1:]
-
+@pytest.mark.parametrize(
+    "shorten",
+    [
+        lambda x: F.pad(x[:, :, ::2, ::3], (0, 0, 0, 0, 1, 0))[:, 1:],
+        lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, 1:],
+    ],
+)
+def test_what_is_not_batch_last_stays_as_it_is(
+    shorten: Shorten, batch: int, calls: list[Tensor]
+) -> None:
     model, fast = pair(Before(shorten))
     assert_same(model, fast, batch)
     assert not calls

@@ -1,9 +1,9 @@
-"""Time masked layers, norms and poolings beside PyTorch's, on whatever device is there.
+"""Time masked layers, norms, poolings and shortcuts beside PyTorch's, on any device.
 
 Baselines compute in the same dtype: the authors' operators, what a careful user of PyTorch writes
-(eager), that compiled, and the dense layer without masks, the lower bound. Norms and poolings have
-a layout of their own here; they stand beside PyTorch's in each of its layouts. Each contender's
-result is compared with float64 first; a wrong one is not timed.
+(eager), that compiled, and the dense layer without masks, the lower bound. What has no weights has
+a layout of its own here; it stands beside PyTorch's in each of its layouts. Each contender's result
+is compared first, with float64 where it rounds; a wrong one is not timed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.gpu.baselines import AuthorsMask
-from benchmarks.gpu.exactness import require_as_exact_as
+from benchmarks.gpu.exactness import require_as_exact_as, require_same
 from benchmarks.operators import (
     AUTHORS,
     COMPILED,
@@ -35,6 +35,8 @@ from gemkern import ops
 
 BATCH = 128
 DENSITY, TAU, EPS = 0.0144, 0.5, 1e-5
+# PyTorch's operators in the layout of ours.
+KEPT = "batch-last"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
@@ -241,9 +243,42 @@ def bench_pooling(
     timed(benchmark, work)
 
 
+def padded_slice(x: Tensor, before: int, after: int) -> Tensor:
+    return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, after))
+
+
+def kept_padded_slice(x: Tensor, before: int, after: int) -> Tensor:
+    """Return the same from PyTorch's operators on batch-last activations."""
+    taken = x.movedim(0, -1)[:, ::2, ::2]
+    return F.pad(taken, (0, 0, 0, 0, 0, 0, before, after)).movedim(-1, 0)
+
+
+def our_shortcut(x: Tensor, before: int, after: int) -> Tensor:
+    return ops.padded_shortcut(x, 2, before, after)
+
+
+@pytest.mark.parametrize(("channels", "size"), ACTIVATIONS)
+@pytest.mark.parametrize("contender", [OURS, KEPT, *LAYOUTS])
+def bench_shortcut(benchmark: BenchmarkFixture, contender: str, channels: int, size: int) -> None:
+    """Every second pixel and twice the channels, forward and backward."""
+    benchmark.group = f"padded shortcut, {channels}x{size}x{size}, batch {BATCH}, float32"
+    x, grad_y = activations(channels, size)[0], activations(2 * channels, size // 2)[1]
+    x, grad_y = _laid_out(contender, x, grad_y)
+    padding = (channels // 2, channels - channels // 2)
+    function = {OURS: our_shortcut, KEPT: kept_padded_slice}.get(contender, padded_slice)
+    x.requires_grad_()
+
+    def work() -> tuple[Tensor, ...]:
+        return gradients(lambda x: function(x, *padding), grad_y, x)
+
+    wanted = gradients(lambda x: padded_slice(x, *padding), grad_y, x)
+    require_same(work(), wanted, f"{contender}, shortcut")
+    timed(benchmark, work)
+
+
 def _laid_out(contender: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Return activations in a contender's layout; the compiled one takes them channels-last."""
-    if contender == OURS:
+    if contender in (OURS, KEPT):
         return tuple(batch_last(one) for one in tensors)
     layout = LAYOUTS.get(contender, torch.channels_last)
     return tuple(one.contiguous(memory_format=layout) for one in tensors)

@@ -89,7 +89,10 @@ def over_weights(
 
 
 def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
-    """Yield norms and poolings of float32 activations [batch, channels, size, size], batch-last."""
+    """Yield what works on float32 activations [batch, channels, size, size], batch-last.
+
+    Norms, poolings, and the shortcut that halves the image and doubles the channels.
+    """
     generator = torch.Generator().manual_seed(0)
     shape = (batch, channels, size, size)
     x, grad_y = (batch_last(torch.randn(shape, generator=generator)) for _ in range(2))
@@ -106,6 +109,10 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     small, taps = table.load("max_pool2d", REFERENCE)(x, *geometry)
     grad_small = batch_last(torch.randn(small.shape, generator=generator))
     pooled = number + small.nbytes
+    padding = (channels // 2, channels - channels // 2)
+    short = table.load("padded_shortcut", REFERENCE)(x, WINDOW, *padding)
+    # Of x the shortcut reads what it takes, as many pixels as `small` has; of its gradient too.
+    forward, back = small.nbytes + short.nbytes, small.nbytes + number
     yield from (
         Moving(operator, of, arguments, moved, exact=False)
         for operator, arguments, moved in (
@@ -121,6 +128,8 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
             ("average_pool2d_backward", (grad_small, x.shape, *geometry, True), pooled),
             ("max_pool2d", (x, *geometry), pooled + taps.nbytes),
             ("max_pool2d_backward", (grad_small, taps, x.shape, *geometry), pooled + taps.nbytes),
+            ("padded_shortcut", (x, WINDOW, *padding), forward),
+            ("padded_shortcut_backward", (short, x.shape, WINDOW, padding[0]), back),
         )
     )
 

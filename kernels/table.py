@@ -66,6 +66,8 @@ OPERATORS: dict[str, dict[str, Entry]] = {
     "average_pool2d_backward": _entries("pooling", cpu="pooling"),
     "max_pool2d": _entries("pooling", cpu="pooling"),
     "max_pool2d_backward": _entries("pooling", cpu="pooling"),
+    "padded_shortcut": _entries("shortcut", cpu="shortcut"),
+    "padded_shortcut_backward": _entries("shortcut", cpu="shortcut"),
     "score_step_sgd": _entries("score_step", gpu="score_step", cpu="score_step"),
     "score_step_adam": _entries("score_step", gpu="score_step", cpu="score_step"),
 }

@@ -38,6 +38,11 @@ LAYERS: list[Contender] = [
         (bench_layers.bench_norm_relu, (OURS, "contiguous", "channels-last"), IMAGE),
         (bench_layers.bench_pooling, (OURS, "channels-last"), {**IMAGE, "kind": "average"}),
         (bench_layers.bench_pooling, (OURS, "contiguous"), {**IMAGE, "kind": "maximum"}),
+        (
+            bench_layers.bench_shortcut,
+            (OURS, bench_layers.KEPT, "contiguous", "channels-last"),
+            IMAGE,
+        ),
     )
     for contender in contenders
 ]
@@ -109,6 +114,8 @@ SPOILT = [
      "max_pool2d"),
     (bench_layers.bench_pooling, OURS, {**IMAGE, "kind": "average"}, bench_layers.ops,
      "average_pool2d"),
+    (bench_layers.bench_shortcut, OURS, IMAGE, bench_layers.ops, "padded_shortcut"),
+    (bench_layers.bench_shortcut, bench_layers.KEPT, IMAGE, bench_layers, "kept_padded_slice"),
 ]  # fmt: skip
 
 

@@ -2,15 +2,16 @@
 
 The model is traced (`torch.fx`). Batch norm with the residual and the ReLU that follow it becomes
 part of the convolution that reads it and of the one that it reads (`gemkern.nn.activations`),
-pooling the batch-last operator. Everything else runs as it is: PyTorch's pointwise operators keep
-the layout. Modules and parameters stay the model's own.
+pooling the batch-last operator, and so a slice whose channels are padded, the shortcut of ResNets.
+Everything else runs as it is: PyTorch's pointwise operators keep the layout. Modules and parameters
+stay the model's own.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
     for node in list(graph.nodes):
         if _module(node, model, MaskedConv2d):
             _fuse_convolution(graph, node)
+        elif node.target is keep_pad:
+            _fuse_shortcut(graph, node)
     _read_tensors(graph)
     graph.lint()
     return fx.GraphModule(model, graph)
@@ -91,7 +94,8 @@ def keep_pad(x: Tensor, pad: Any, mode: str = "constant", value: float | None = 
     """Return `F.pad`, in the batch-last layout where x has it."""
     if mode != "constant" or not _has_layout(x):
         return F.pad(x, pad, mode, value)
-    return F.pad(x.movedim(0, -1), (0, 0, *pad), mode, value).movedim(-1, 0)
+    of_images = pad[6:] or (0, 0)
+    return F.pad(x.movedim(0, -1), (*of_images, *pad[:6]), mode, value).movedim(-1, 0)
 
 
 def keep_index(x: Any, index: Any) -> Any:
@@ -109,6 +113,12 @@ def keep_mean(x: Tensor, *arguments: Any, **named: Any) -> Tensor:
     if not whole or not _has_layout(x):
         return x.mean(*arguments, **named)
     return x.movedim(0, -1).flatten(1, 2).mean(1).T
+
+
+def _shortcut(x: Any, stride: tuple[int, int], before: int, after: int) -> Any:
+    if _has_layout(x):
+        return ops.padded_shortcut(x, stride, before, after)
+    return F.pad(x[:, :, :: stride[0], :: stride[1]], (0, 0, 0, 0, before, after))
 
 
 # What PyTorch would lay out anew, forward or backward.
@@ -154,6 +164,44 @@ def _fuse_convolution(graph: fx.Graph, node: fx.Node) -> None:
         options = (added, norm and graph.get_attr(norm), len(last.users) > 1)
         fused = graph.call_function(convolve, (layer, node.args[0], *options))
     _replace(graph, node, last, fused)
+
+
+def _fuse_shortcut(graph: fx.Graph, node: fx.Node) -> None:
+    """Let one operator take pixels and pad their channels, where `node` pads nothing else."""
+    taken = node.args[0]
+    if not isinstance(taken, fx.Node) or taken.target is not keep_index:
+        return
+    stride, padding = _steps(taken.args[1]), _padded_channels(*node.args, **node.kwargs)
+    if stride is None or padding is None or _only_user(taken) is not node:
+        return
+    with graph.inserting_before(node):
+        fused = graph.call_function(_shortcut, (taken.args[0], stride, *padding))
+    _replace(graph, taken, node, fused)
+
+
+def _steps(index: Any) -> tuple[int, int] | None:
+    """Return the steps of an index `[:, :, ::rows, ::columns]`, None of another."""
+    if not isinstance(index, tuple) or not all(isinstance(one, slice) for one in index):
+        return None
+    steps = [1 if one.step is None else one.step for one in index]
+    whole = all(one.start is None and one.stop is None for one in index)
+    if not whole or len(steps) != 4 or steps[:2] != [1, 1] or not _counts(steps, 1):
+        return None
+    return steps[2], steps[3]
+
+
+def _padded_channels(
+    x: Any, pad: Any, mode: Any = "constant", value: Any = None
+) -> tuple[int, int] | None:
+    """Return how many channels of zeros `F.pad` puts before and after, None if it does more."""
+    plain_zeros = mode == "constant" and value in (None, 0)
+    if not plain_zeros or not isinstance(pad, Sequence) or len(pad) != 6 or not _counts(pad, 0):
+        return None
+    return (pad[4], pad[5]) if not any(pad[:4]) else None
+
+
+def _counts(numbers: Sequence[Any], least: int) -> bool:
+    return all(isinstance(number, int) and number >= least for number in numbers)
 
 
 def _norm_after(node: fx.Node) -> str | None:

@@ -6,6 +6,7 @@ from gemkern.ops.batch_last import (
     batch_norm_relu,
     is_batch_last,
     max_pool2d,
+    padded_shortcut,
 )
 from gemkern.ops.dispatch import availability
 from gemkern.ops.masked import masked_conv2d, masked_linear
@@ -37,6 +38,7 @@ __all__ = [
     "norm_sparse_conv2d",
     "normalise",
     "pack_mask",
+    "padded_shortcut",
     "pattern",
     "popup_mask",
     "popup_weight",

@@ -1,4 +1,4 @@
-"""Batch norm with what follows it, and pooling, on batch-last activations."""
+"""Batch norm with what follows it, pooling, and a shortcut, on batch-last activations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from gemkern.kernels.reference.batch_last import batch_last, is_batch_last
 from gemkern.ops.checks import check_norm, pair
 from gemkern.ops.registration import differentiable, differentiate, once, register
 
-__all__ = ["average_pool2d", "batch_last", "batch_norm_relu", "is_batch_last", "max_pool2d"]
+__all__ = [
+    "average_pool2d",
+    "batch_last",
+    "batch_norm_relu",
+    "is_batch_last",
+    "max_pool2d",
+    "padded_shortcut",
+]
 
 # Pixels of a maximum's window: where it stands is kept in a byte.
 LARGEST_WINDOW = 256
@@ -49,6 +56,14 @@ _max_backward = register(
     "max_pool2d_backward",
     "(Tensor grad_y, Tensor taps, SymInt[] shape, int[] kernel, int[] stride, int[] padding, "
     "str backend) -> Tensor",
+)
+_shortcut = register(
+    "padded_shortcut",
+    "(Tensor x, int[] stride, int before, int after, str backend) -> Tensor",
+)
+_shortcut_backward = register(
+    "padded_shortcut_backward",
+    "(Tensor grad_y, SymInt[] shape, int[] stride, int before, str backend) -> Tensor",
 )
 
 
@@ -158,6 +173,37 @@ def max_pool2d(
     return _max(x, *geometry, backend or "")[0]
 
 
+def padded_shortcut(
+    x: Tensor,
+    stride: int | Sequence[int],
+    before: int,
+    after: int,
+    backend: str | None = None,
+) -> Tensor:
+    """Return pixels of x, a stride apart, with channels of zeros around its own, batch-last.
+
+    The shortcut of residual blocks that has no parameters (He et al., 2016, option A):
+    `F.pad(x[:, :, ::stride, ::stride], (0, 0, 0, 0, before, after))`.
+
+    Args:
+        x: [N, C, H, W], fastest batch-last.
+        stride: an int or a pair, in pixels.
+        before, after: how many channels of zeros.
+
+    Raises:
+        GemkernError: x has another shape, a number is too small, or no backend can serve; in a
+            second derivative.
+    """
+    where, stride = "padded_shortcut", pair(stride)
+    _check_images(where, x)
+    if len(stride) != 2 or min(stride) < 1 or min(before, after) < 0:
+        raise GemkernError(
+            f"{where}: stride {tuple(stride)} with {before} and {after} channels of zeros does not "
+            "fit; give an int or a pair, at least 1, and at least 0 channels"
+        )
+    return _shortcut(x, stride, before, after, backend or "")
+
+
 def _windows(
     where: str,
     x: Tensor,
@@ -167,10 +213,7 @@ def _windows(
 ) -> tuple[list[int], list[int], list[int]]:
     kernel, padding = pair(kernel), pair(padding)
     stride = kernel if stride is None else pair(stride)
-    if x.dim() != 4:
-        raise GemkernError(
-            f"{where}: x has shape {tuple(x.shape)}; give (batch, channels, height, width)"
-        )
+    _check_images(where, x)
     for axis in (0, 1):
         if kernel[axis] < 1 or stride[axis] < 1 or not 0 <= padding[axis] <= kernel[axis] // 2:
             raise GemkernError(
@@ -186,6 +229,13 @@ def _windows(
     return kernel, stride, padding
 
 
+def _check_images(where: str, x: Tensor) -> None:
+    if x.dim() != 4:
+        raise GemkernError(
+            f"{where}: x has shape {tuple(x.shape)}; give (batch, channels, height, width)"
+        )
+
+
 def _average_setup(ctx: Any, inputs: Any) -> None:
     x, *ctx.geometry = inputs
     ctx.shape = x.shape
@@ -198,6 +248,20 @@ def _average_gradient(ctx: Any, grad_y: Tensor) -> Any:
 
 
 differentiate("average_pool2d", _average_setup, _average_gradient)
+
+
+def _shortcut_setup(ctx: Any, inputs: Any) -> None:
+    x, ctx.stride, ctx.before, _, ctx.backend = inputs
+    ctx.shape = x.shape
+    ctx.save_for_backward()
+
+
+def _shortcut_gradient(ctx: Any, grad_y: Tensor) -> Any:
+    grad_x = _shortcut_backward(grad_y, ctx.shape, ctx.stride, ctx.before, ctx.backend)
+    return grad_x, None, None, None, None
+
+
+differentiate("padded_shortcut", _shortcut_setup, _shortcut_gradient)
 
 
 class _MaxPool(torch.autograd.Function):

@@ -28,6 +28,7 @@ from gemkern.kernels.reference.pooling import (
 from gemkern.kernels.reference.popup import popup_mask, popup_weight
 from gemkern.kernels.reference.score_step import score_step_adam, score_step_sgd
 from gemkern.kernels.reference.select_kth import remove_lowest, select_kth
+from gemkern.kernels.reference.shortcut import padded_shortcut, padded_shortcut_backward
 from gemkern.kernels.reference.sparse_conv2d import (
     sparse_conv2d,
     sparse_conv2d_input_grad,
@@ -62,6 +63,8 @@ __all__ = [
     "normalise",
     "normalise_backward",
     "pack_mask",
+    "padded_shortcut",
+    "padded_shortcut_backward",
     "popup_mask",
     "popup_weight",
     "remove_lowest",

@@ -79,6 +79,8 @@ ARGUMENTS = {
     "average_pool2d_backward": (HALVES, X.shape, *WINDOWS, True),
     "max_pool2d": (X, *WINDOWS),
     "max_pool2d_backward": (HALVES, HALVES.byte(), X.shape, *WINDOWS),
+    "padded_shortcut": (X, (2, 2), 1, 3),
+    "padded_shortcut_backward": (Y, X.shape, (2, 2), 1),
     "score_step_sgd": ([WEIGHT], [ACTIVE], *[[WEIGHT]] * 4, off_host(), off_host(), 0.9, True),
     "score_step_adam": (
         [WEIGHT], [ACTIVE], *[[WEIGHT]] * 5, off_host(), off_host(), off_host(), 0.9, 0.999, 1e-8,

@@ -216,6 +216,27 @@ def of_max_pool_backward() -> dict[str, Arguments]:
     return samples
 
 
+def of_shortcut() -> dict[str, Arguments]:
+    def sample(*shape: int, geometry: Arguments, dtype: torch.dtype = torch.float32) -> Arguments:
+        return (normal(*shape, dtype=dtype).requires_grad_(), *geometry, NO_CHOICE)
+
+    return {
+        "halves": sample(2, 3, 6, 4, geometry=((2, 2), 1, 2)),
+        "odd": sample(17, 2, 5, 7, geometry=((3, 2), 0, 3)),
+        "nothing to do": sample(2, 3, 4, 4, geometry=((1, 1), 0, 0)),
+        "one image": sample(1, 3, 4, 4, geometry=((2, 2), 1, 1)),
+        "no images": sample(0, 3, 4, 4, geometry=((2, 2), 1, 1)),
+        "float64": sample(2, 3, 4, 4, geometry=((2, 1), 1, 1), dtype=torch.float64),
+    }
+
+
+def of_shortcut_backward() -> dict[str, Arguments]:
+    return {
+        name: (ops.padded_shortcut(x.detach(), *geometry), x.shape, *geometry[:2], NO_CHOICE)
+        for name, (x, *geometry, _) in of_shortcut().items()
+    }
+
+
 SAMPLES: dict[str, dict[str, Arguments]] = {
     **{
         f"sparse_{kind}{suffix}": of_sparse(kind, suffix)
@@ -232,4 +253,6 @@ SAMPLES: dict[str, dict[str, Arguments]] = {
     "average_pool2d_backward": of_average_pool_backward(),
     "max_pool2d": of_max_pool(),
     "max_pool2d_backward": of_max_pool_backward(),
+    "padded_shortcut": of_shortcut(),
+    "padded_shortcut_backward": of_shortcut_backward(),
 }

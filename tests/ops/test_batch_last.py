@@ -165,6 +165,35 @@ def test_pooling_is_pytorchs(backend: str, windows: tuple[Any, ...]) -> None:
     )
 
 
+@BACKENDS
+@pytest.mark.parametrize("stride", [1, 2, (1, 3), (7, 2)])
+def test_the_shortcut_is_pytorchs(backend: str, stride: int | tuple[int, int]) -> None:
+    x = normal(5, 3, 6, 5)
+    rows, columns = (stride, stride) if isinstance(stride, int) else stride
+
+    def theirs(x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::rows, ::columns], (0, 0, 0, 0, 1, 2))
+
+    def ours(x: Tensor) -> Tensor:
+        y = ops.padded_shortcut(x, stride, 1, 2, backend=backend)
+        assert ops.is_batch_last(y)
+        return y
+
+    for dtype in (torch.float32, torch.float64):
+        operands = [x.to(dtype)]
+        assert all(map(torch.equal, gradients(ours, operands), gradients(theirs, operands)))
+
+
+def test_the_shortcut_has_its_true_derivative() -> None:
+    x = normal(3, 2, 5, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: ops.padded_shortcut(x, (2, 3), 1, 0), x)
+
+
+def test_autocast_leaves_the_shortcut_in_its_dtype() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops.padded_shortcut(IMAGES, 2, 1, 1).dtype == torch.float32
+
+
 PLACES = ops.pattern(torch.ones(4, 2, 3, 3, dtype=torch.bool))
 ROWS = ops.pattern(torch.ones(4, 2, dtype=torch.bool))
 X, IMAGES = torch.ones(5, 2), torch.ones(1, 2, 5, 5)
@@ -194,6 +223,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ops.max_pool2d(torch.ones(1, 1, 17, 17), 17),
         "larger than the 256",
     ),
+    "shortcut of rows": (
+        lambda: ops.padded_shortcut(X, 2, 1, 1),
+        r"^padded_shortcut: x has shape \(5, 2\); give \(batch, channels",
+    ),
+    "no stride": (lambda: ops.padded_shortcut(IMAGES, (2, 0), 1, 1), r"stride \(2, 0\) with"),
+    "three strides": (lambda: ops.padded_shortcut(IMAGES, (2, 2, 2), 1, 1), "an int or a pair"),
+    "before": (lambda: ops.padded_shortcut(IMAGES, 2, -1, 1), "-1 and 1 channels of zeros"),
+    "after": (lambda: ops.padded_shortcut(IMAGES, 2, 0, -2), "at least 0 channels"),
 }
 
 
@@ -210,6 +247,7 @@ def test_bad_input_is_one_sentence(name: str) -> None:
         lambda x: ops.batch_norm_relu(x),
         lambda x: ops.max_pool2d(x, 2),
         lambda x: ops.average_pool2d(x, 2),
+        lambda x: ops.padded_shortcut(x, 2, 1, 1),
         lambda x: ops.sparse_conv2d(x, VALUES, PLACES),
     ],
 )

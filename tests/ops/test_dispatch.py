@@ -250,6 +250,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "batch_norm_relu": lambda **to: ops.batch_norm_relu(NUMBER.view(2, 1), **to),
     "average_pool2d": lambda **to: ops.average_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
     "max_pool2d": lambda **to: ops.max_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
+    "padded_shortcut": lambda **to: ops.padded_shortcut(NUMBER.view(1, 1, 1, 2), 1, 0, 0, **to),
 }
 # What is there for the operators' sake: layouts and patterns, and who can serve.
 BESIDE = {"Norm", "Pattern", "availability", "batch_last", "is_batch_last", "pattern"}

@@ -162,6 +162,10 @@ COMPILED: dict[str, tuple[Callable[..., Any], Callable[[Numbers], tuple[Any, ...
     "batch_norm_relu": (ops.batch_norm_relu, make_norm),
     "max_pool2d": (lambda x: ops.max_pool2d(x, 2), lambda draw: (draw(2, 3, 4, 4),)),
     "average_pool2d": (lambda x: ops.average_pool2d(x, 2), lambda draw: (draw(2, 3, 4, 4),)),
+    "padded_shortcut": (
+        lambda x: ops.padded_shortcut(x, 2, 1, 2),
+        lambda draw: (draw(2, 3, 5, 4),),
+    ),
     "threshold": (ops.threshold, make_masks),
     "threshold_packed": (ops.threshold_packed, make_masks),
     "effective_weight": (ops.effective_weight, make_weights),
@@ -209,6 +213,7 @@ def test_compiled_is_eager_bit_for_bit_and_new_numbers_need_no_new_graph(name: s
         "sparse_linear",
         "max_pool2d",
         "average_pool2d",
+        "padded_shortcut",
     ],
 )
 def test_compiled_gradients_are_eager_ones(name: str) -> None:
@@ -254,6 +259,7 @@ class Everything(nn.Module):
             ops.popup_mask(layers[0], kept),
         )
         pooled = ops.average_pool2d(ops.max_pool2d(ops.batch_norm_relu(x), 2), 2)
+        pooled = ops.padded_shortcut(pooled, 1, 1, 1)
         sparse = ops.sparse_conv2d(x[:, :2], self.conv0.flatten()[:8], PATTERN).sum()
         sparse = (
             sparse

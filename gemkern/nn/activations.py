@@ -141,7 +141,6 @@ def _measure_and_normalise(norm: Any, x: Tensor, residual: Tensor | None, relu: 
     )
 
 
-@torch.no_grad()
 def _move_statistics(norm: Any, mean: Tensor, var: Tensor, x: Tensor) -> None:
     """Move the running statistics of a norm that trains towards those of x."""
     if not norm.training or norm.running_mean is None:
@@ -149,8 +148,9 @@ def _move_statistics(norm: Any, mean: Tensor, var: Tensor, x: Tensor) -> None:
     count = x.numel() // max(x.shape[1], 1)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(var * (count / max(count - 1, 1)), norm.momentum)
+    unbiased = var.detach() * (count / max(count - 1, 1))
+    moved = (norm.running_mean, norm.running_var)
+    torch._foreach_lerp_(moved, (mean.detach(), unbiased), norm.momentum)
 
 
 def _fits(layer: Any, x: Tensor, added: Any, walk: tuple[Pair, Pair, Pair]) -> bool:

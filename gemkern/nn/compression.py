@@ -78,7 +78,11 @@ class Compressible(nn.Module):
 
     def pattern(self) -> ops.Pattern:
         """Return where the weights of a compressed layer remain."""
-        return ops.Pattern(self.whole_shape, *(getattr(self, name) for name in _FIELDS))
+        # Every step asks every layer, and the way through __getattr__ takes four times as long.
+        buffers: dict[str, Any] = self._buffers
+        return ops.Pattern(
+            tuple(buffers["whole_weight"].shape), *[buffers[name] for name in _FIELDS]
+        )
 
     def values(self) -> Tensor:
         """Return the effective weights of a compressed layer, [nnz]."""

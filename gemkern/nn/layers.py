@@ -136,7 +136,7 @@ class MaskedLinear(Masked, nn.Linear):
             return self._forward_compressed(input)
         written = self._written_weight("masked_linear", input)
         if written is not None:
-            check_linear(input, written)
+            check_linear(input, written.shape)
             return F.linear(input, written, self.bias)
         return ops.masked_linear(input, self.weight, self.scores, self.active, self.bias)
 
@@ -220,7 +220,7 @@ class MaskedConv2d(Masked, nn.Conv2d):
             return ops.sparse_conv2d(input, values, self.pattern(), self.bias, *geometry)
         written = self._written_weight("masked_conv2d", input)
         if written is not None:
-            check_conv2d(input, written, *geometry)
+            check_conv2d(input, written.shape, *geometry)
             return F.conv2d(input, written, self.bias, *geometry)
         return ops.masked_conv2d(input, self.weight, self.scores, self.active, self.bias, *geometry)
 

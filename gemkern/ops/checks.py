@@ -90,52 +90,52 @@ def pair(value: int | Sequence[int]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def check_linear(x: Tensor, weight: Tensor, where: str = "masked_linear") -> None:
-    """Check the shapes of the linear operator called `where`."""
-    if weight.dim() != 2:
+def check_linear(x: Tensor, shape: Sequence[int], where: str = "masked_linear") -> None:
+    """Check x and the shape of the weight of the linear operator called `where`."""
+    if len(shape) != 2:
+        raise GemkernError(f"{where}: weight has shape {tuple(shape)}; give (outputs, inputs)")
+    if x.dim() < 1 or x.shape[-1] != shape[1]:
         raise GemkernError(
-            f"{where}: weight has shape {tuple(weight.shape)}; give (outputs, inputs)"
-        )
-    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        raise GemkernError(
-            f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(weight.shape)}; "
-            f"give x with {weight.shape[1]} features in its last dimension"
+            f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(shape)}; "
+            f"give x with {shape[1]} features in its last dimension"
         )
 
 
 def check_conv2d(
     x: Tensor,
-    weight: Tensor,
+    shape: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
     where: str = "masked_conv2d",
 ) -> None:
-    """Check the shapes and the geometry of the convolution called `where`."""
-    if weight.dim() != 4:
+    """Check x, the shape of the weight and the geometry of the convolution called `where`."""
+    if len(shape) != 4:
         raise GemkernError(
-            f"{where}: weight has shape {tuple(weight.shape)}; "
+            f"{where}: weight has shape {tuple(shape)}; "
             "give (outputs, inputs / groups, height, width)"
         )
-    if groups < 1 or weight.shape[0] % groups:
+    outputs, inputs, *kernel = shape
+    if groups < 1 or outputs % groups:
         raise GemkernError(
-            f"{where}: {weight.shape[0]} outputs do not split into {groups} groups; give a divisor"
+            f"{where}: {outputs} outputs do not split into {groups} groups; give a divisor"
         )
-    if x.dim() != 4 or x.shape[1] != weight.shape[1] * groups:
+    if x.dim() != 4 or x.shape[1] != inputs * groups:
         raise GemkernError(
-            f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(weight.shape)} in "
-            f"{groups} groups; give x as (batch, {weight.shape[1] * groups}, height, width)"
+            f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(shape)} in "
+            f"{groups} groups; give x as (batch, {inputs * groups}, height, width)"
         )
     _check_pair(where, "stride", stride, 1)
     _check_pair(where, "padding", padding, 0)
     _check_pair(where, "dilation", dilation, 1)
+    image = x.shape[2:]
     for axis in (0, 1):
-        reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
-        if x.shape[2 + axis] + 2 * padding[axis] < reach:
+        reach = dilation[axis] * (kernel[axis] - 1) + 1
+        if image[axis] + 2 * padding[axis] < reach:
             raise GemkernError(
-                f"{where}: a kernel of {tuple(weight.shape[2:])} with dilation "
-                f"{tuple(dilation)} is larger than the image {tuple(x.shape[2:])} with padding "
+                f"{where}: a kernel of {tuple(kernel)} with dilation "
+                f"{tuple(dilation)} is larger than the image {tuple(image)} with padding "
                 f"{tuple(padding)}; pad more or shrink the kernel"
             )
 
@@ -153,8 +153,9 @@ def check_norm(
             f"{where}: the residual is {residual.dtype} {tuple(residual.shape)} and x "
             f"{x.dtype} {tuple(x.shape)}; make them alike"
         )
+    channels = x.shape[1:2]
     for name, tensor in named.items():
-        if tensor is not None and tensor.shape != x.shape[1:2]:
+        if tensor is not None and tensor.shape != channels:
             raise GemkernError(
                 f"{where}: {name} has shape {tuple(tensor.shape)}; "
                 f"give ({x.shape[1]},), one number for each channel"

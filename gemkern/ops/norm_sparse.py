@@ -13,7 +13,7 @@ from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.pattern import Pattern
 from gemkern.ops.checks import check_conv2d, check_norm, pair
 from gemkern.ops.registration import differentiable, once, register
-from gemkern.ops.sparse import GEOMETRY, PATTERN, checked, like, pattern_at
+from gemkern.ops.sparse import GEOMETRY, PATTERN, checked, pattern_at
 
 __all__ = ["Norm", "NormSparse", "norm_sparse_conv2d", "normalise"]
 
@@ -133,7 +133,7 @@ def norm_sparse_conv2d(
     where = "norm_sparse_conv2d"
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     x = checked(where, x, values, pattern, bias)
-    check_conv2d(x, like(pattern), stride, padding, dilation, groups, where)
+    check_conv2d(x, pattern.shape, stride, padding, dilation, groups, where)
     if added is not None:
         image = output_image(x.shape[2:], pattern.shape[2:], stride, padding, dilation)
         _check_added(where, x, added, pattern.shape[0], image)
@@ -147,10 +147,13 @@ def norm_sparse_conv2d(
         keep or residual is not None, moments, stride, padding, dilation, groups, backend or "",
     )  # fmt: skip
     # Compiled code holds the operator alone: what is done with x then adds a pass.
-    if skip and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        y, z, mean_y, var_y = _convolve(*inputs)
+    elif skip:
         y, z, mean_y, var_y, x = _Convolve.apply(*inputs, skip)
     else:
-        y, z, mean_y, var_y = _convolve(*inputs)
+        # Where the operator leads, by a shorter way.
+        y, z, mean_y, var_y = _Convolve.apply(*inputs)
     return NormSparse(y, z if keep else None, mean_y, var_y, x if skip else None)
 
 
@@ -164,8 +167,12 @@ def _check_added(where: str, x: Tensor, added: Tensor, outputs: int, image: Pair
 
 
 def _check_norm(where: str, x: Tensor, norm: Norm) -> None:
-    numbers = {"mean": norm.mean, "var": norm.var, "weight": norm.weight, "bias": norm.bias}
-    named = {f"{name} of the norm": tensor for name, tensor in numbers.items()}
+    named = {
+        "mean of the norm": norm.mean,
+        "var of the norm": norm.var,
+        "weight of the norm": norm.weight,
+        "bias of the norm": norm.bias,
+    }
     check_norm(where, x, norm.residual, named)
 
 

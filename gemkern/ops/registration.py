@@ -123,10 +123,10 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _implementation(operator: str, arrange: Arrange = _as_given) -> Operator:
     def run(*arguments: Any) -> Any:
-        *inputs, backend = arguments
-        device = next(_tensors(inputs)).device.type
+        inputs = arguments[:-1]
+        serve = kernel(operator, next(_tensors(inputs)).device.type, arguments[-1])
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return kernel(operator, device, backend)(*arrange(tuple(inputs)))
+            return serve(*arrange(inputs))
 
     return run
 

@@ -87,7 +87,7 @@ def sparse_linear(
     x = checked("sparse_linear", x, values, pattern, bias)
     if x.dim() != 2:
         raise GemkernError(f"sparse_linear: x has shape {tuple(x.shape)}; give (batch, features)")
-    check_linear(x, like(pattern), "sparse_linear")
+    check_linear(x, pattern.shape, "sparse_linear")
     return _linear(x, values, *pattern, bias, backend or "")
 
 
@@ -121,7 +121,7 @@ def sparse_conv2d(
     """
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     x = checked("sparse_conv2d", x, values, pattern, bias)
-    check_conv2d(x, like(pattern), stride, padding, dilation, groups, "sparse_conv2d")
+    check_conv2d(x, pattern.shape, stride, padding, dilation, groups, "sparse_conv2d")
     return _conv2d(x, values, *pattern, bias, stride, padding, dilation, groups, backend or "")
 
 
@@ -151,11 +151,6 @@ def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tenso
             f"{where}: x is {x.dtype} and the values {values.dtype}; convert one, or use autocast"
         )
     return x
-
-
-def like(pattern: Pattern) -> Tensor:
-    """Return a tensor of the weight's shape, with no memory of its own."""
-    return pattern.positions.new_empty(()).expand(pattern.shape)
 
 
 def _linear_setup(ctx: Any, inputs: Any) -> None:

@@ -62,6 +62,7 @@ class MaskedSGD(torch.optim.SGD):
         # Whatever another optimiser left there would keep the gradients from this one.
         detach(self._layers)
         self._capturable = capturable
+        self._join_layers()
         for group in self.param_groups if capturable else ():
             device = group["params"][0].device
             group["lr"] = torch.full((), group["lr"], dtype=torch.float32, device=device)
@@ -112,10 +113,17 @@ class MaskedSGD(torch.optim.SGD):
             buffer, loaded = memory["momentum_buffer"], self.state[parameter]
             buffer.copy_(loaded.get("momentum_buffer", torch.zeros_like(buffer)))
             self.state[parameter] = memory
+        self._join_layers()
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"_layers": self._layers, "_capturable": self._capturable}
         return {**super().__getstate__(), **own}
+
+    def _join_layers(self) -> None:
+        """Let a step be one call over all layers."""
+        for group in self.param_groups:
+            # PyTorch does so on CUDA by itself; with nesterov it would write to the gradients.
+            group["foreach"] = None if self._capturable or group["nesterov"] else True
 
     def _take_gradients(self) -> None:
         """Let the gradients of effective weights be those of the weights."""

@@ -11,34 +11,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.normed_direct import normed_direct, pays
 from gemkern.kernels.cpu.reach import plan_of
-from gemkern.kernels.cpu.scratch import LINE, scratch
-from gemkern.kernels.cpu.serving import address, served
+from gemkern.kernels.cpu.scratch import scratch
+from gemkern.kernels.cpu.serving import address, apart, served
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strip_backward import Input, Moments, backward
 from gemkern.kernels.cpu.strip_forward import forward, norm_of
-from gemkern.kernels.cpu.strips import (
-    TAPS,
-    VECTORS,
-    Ring,
-    Walk,
-    bands_of,
-    chunks_of,
-    source_ring,
-    target_ring,
-    walk_of,
-)
+from gemkern.kernels.cpu.strips import TAPS, backward_cut, forward_cut
 from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES
-from gemkern.kernels.reference.batch_last import batch_last, empty_batch_last
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
 Pair = Sequence[int]
+# Of a channel in a strip: forward the pivot of its moments and two sums, backward two sums.
+BYTES_OF_MOMENTS, BYTES_OF_SUMS = 24, 16
 
 
 def norm_sparse_conv2d(
@@ -67,31 +57,28 @@ def norm_sparse_conv2d(
             x, residual, mean, var, norm_weight, norm_bias, values, pattern, bias, added, eps, relu,
             keep, moments, stride, padding, dilation, groups,
         )  # fmt: skip
-    x, residual, added = batch_last(x), _laid(residual), _laid(added)
-    walk = walk_of(x.shape, pattern.shape, stride, padding, dilation, groups)
+    x, residual, added = batch_last(x), batch_last_if(residual), batch_last_if(added)
+    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    walk, ring, chunks, bands, strips, size = forward_cut(keep, x.shape, pattern.shape, *geometry)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     norm = norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu)
-    strips = keep or residual is not None or not pays(walk, len(pattern.positions))
-    plan = None if strips else plan_of(walk, backward=False)
+    threads, of_values = start_threads(), _numbers(values)
+    indices = (pattern.positions.numpy(), pattern.starts.numpy())
+    in_strips = keep or residual is not None or not pays(walk, len(pattern.positions))
+    plan = None if in_strips else plan_of(walk, backward=False)
     if plan is not None:
         normed_direct(
-            start_threads(), x.data_ptr(), norm, y.data_ptr(), address(added), address(bias),
-            address(mean_y), address(var_y), _numbers(values), pattern.positions.numpy(),
-            pattern.starts.numpy(), walk, *plan, streams(y),
+            threads, x.data_ptr(), norm, y.data_ptr(), address(added), address(bias),
+            address(mean_y), address(var_y), of_values, *indices, walk, *plan, streams(y),
         )  # fmt: skip
         return y, z, mean_y, var_y
-    ring = source_ring(walk, keep)
-    chunks = chunks_of(walk.batch, ring)
-    bands = bands_of(walk.steps if keep else walk.out_height, len(chunks))
-    sums = np.empty((len(chunks) * (len(bands) - 1), walk.outputs, 3) if moments else 0)
-    threads, size = start_threads(), _working(walk, chunks, ring)
+    working = scratch(threads * size + strips * walk.outputs * BYTES_OF_MOMENTS)
     forward(
         threads, x.data_ptr(), norm, address(z), y.data_ptr(), address(added), address(bias),
-        sums.ctypes.data if moments else 0, address(mean_y), address(var_y), walk, ring, chunks,
-        bands, _numbers(values), pattern.positions.numpy(), pattern.starts.numpy(),
-        scratch(threads * size), size, streams(y),
+        working + threads * size if moments else 0, address(mean_y), address(var_y), walk, ring,
+        chunks, bands, of_values, *indices, working, size, streams(y),
     )  # fmt: skip
     return y, z, mean_y, var_y
 
@@ -130,54 +117,43 @@ def norm_sparse_conv2d_backward(
             norm_weight, norm_bias, values, pattern, eps, relu, has_residual, has_added, wants_x,
             wants_values, stride, padding, dilation, groups,
         )  # fmt: skip
-    walk = walk_of(x.shape, pattern.shape, stride, padding, dilation, groups)
     if mean is not None or wants_values:
         x = batch_last(x)
-    grad_y, grad_z, grad_skip = batch_last(grad_y), _laid(grad_z), _laid(grad_skip)
-    y, z = _laid(y), _laid(z)
+    grad_y, grad_z, grad_skip = batch_last(grad_y), batch_last_if(grad_z), batch_last_if(grad_skip)
+    y, z = batch_last_if(y), batch_last_if(z)
+    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    walk, ring, chunks, bands, strips, size = backward_cut(x.shape, pattern.shape, *geometry)
     grad_x = empty_batch_last(x.shape, grad_y) if wants_x else None
     grad_residual = empty_batch_last(x.shape, grad_y) if has_residual else None
     grad_added = None
     if has_added and mean_y is not None:
         grad_added = empty_batch_last(grad_y.shape, grad_y)
     grad_values = grad_y.new_empty(len(pattern.positions) if wants_values else 0)
-    grad_norm = torch.empty((4, walk.inputs))
-    ring = target_ring(walk)
-    chunks = chunks_of(walk.batch, ring)
-    bands = bands_of(walk.steps, len(chunks))
-    sums = np.empty((len(chunks) * (len(bands) - 1), walk.inputs, 2))
+    grad_norm = np.empty((4, walk.inputs), np.float32)
     streamed = all(one is None or streams(one) for one in (grad_x, grad_residual))
     of_input = tuple(map(address, (z, grad_z, grad_skip, grad_residual, grad_x)))
-    threads, size = start_threads(), _working(walk, chunks, ring)
+    threads = start_threads()
+    working = scratch(threads * size + strips * walk.inputs * BYTES_OF_SUMS)
     backward(
         threads, grad_y.data_ptr(),
         Moments(address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
         address(grad_added), x.data_ptr(),
         norm_of(mean, var, norm_weight, norm_bias, None, eps, relu),
-        Input(*of_input, streamed), grad_values.numpy(), sums.ctypes.data, grad_norm.numpy(), walk,
+        Input(*of_input, streamed), grad_values.numpy(), working + threads * size, grad_norm, walk,
         ring, chunks, bands, _numbers(values),
         pattern.positions.numpy(), pattern.starts.numpy(), wants_values,
-        scratch(threads * size), size,
+        working, size,
     )  # fmt: skip
-    of_norm = [
-        None if operand is None or not wants_x else gradient.clone()
-        for operand, gradient in zip((mean, var, norm_weight, norm_bias), grad_norm, strict=True)
-    ]
+    of_norm: list[Tensor | None] = [None] * 4
+    if mean is not None and wants_x:
+        operands = (mean, var, norm_weight, norm_bias)
+        of_norm = [
+            None if operand is None else gradient
+            for operand, gradient in zip(operands, apart(grad_norm), strict=True)
+        ]
     return Gradients(
         grad_x, grad_residual, *of_norm, grad_values if wants_values else None, grad_added
     )
-
-
-def _working(walk: Walk, chunks: np.ndarray, ring: Ring) -> int:
-    """Return how many bytes a thread works in: addresses of rows, two rows, and a ring."""
-    lanes = max((VECTORS[kind] * LANES for kind in chunks[:, 0]), default=0)
-    row = max(walk.width, walk.out_width) * lanes
-    parts = (2 * TAPS, row, row, ring.floats(lanes))
-    return sum(-(-BYTES_OF_FLOAT * part // LINE) * LINE for part in parts)
-
-
-def _laid(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else batch_last(tensor)
 
 
 def _numbers(values: Tensor) -> np.ndarray:

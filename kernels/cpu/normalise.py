@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.layout import batch_last, batch_last_if
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import address, served
+from gemkern.kernels.cpu.serving import address, apart, served
 from gemkern.kernels.cpu.strip_backward import write_norm_grads
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
@@ -24,7 +25,6 @@ from gemkern.kernels.cpu.strip_forward import (
 )
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.cpu.vector_rows import leading_back
-from gemkern.kernels.reference.batch_last import batch_last
 from numba import njit, prange
 from torch import Tensor
 
@@ -106,7 +106,7 @@ def normalise(
     if not served(x, residual, mean, var, weight, bias):
         return reference.normalise(x, residual, mean, var, weight, bias, eps, relu)
     x = batch_last(x)
-    residual = None if residual is None else batch_last(residual)
+    residual = batch_last_if(residual)
     y = torch.empty_like(x)
     norm = norm_of(mean, var, weight, bias, residual, eps, relu)
     forward(start_threads(), x.shape[1], _size(x), x.data_ptr(), y.data_ptr(), norm)
@@ -132,14 +132,13 @@ def normalise_backward(
     x, y, grad_y = batch_last(x), batch_last(y), batch_last(grad_y)
     grad_x = torch.empty_like(x)
     grad_residual = torch.empty_like(x) if has_residual else None
-    grad_norm = torch.empty((4, x.shape[1]))
+    grad_norm = np.empty((4, x.shape[1]), np.float32)
     backward(
         start_threads(), x.shape[1], _size(x), grad_y.data_ptr(), y.data_ptr(), x.data_ptr(),
         norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(),
-        address(grad_residual), grad_norm.numpy(),
+        address(grad_residual), grad_norm,
     )  # fmt: skip
-    # An operator's results may not share memory.
-    grad_mean, grad_var, grad_weight, grad_bias = (one.clone() for one in grad_norm)
+    grad_mean, grad_var, grad_weight, grad_bias = apart(grad_norm)
     return (
         grad_x,
         grad_residual,

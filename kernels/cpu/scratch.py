@@ -11,6 +11,7 @@ LINE = 64
 
 class _Kept(threading.local):
     memory = np.empty(0, np.uint8)
+    start = 0
 
 
 _kept = _Kept()
@@ -23,5 +24,6 @@ def scratch(size: int) -> int:
     """
     if len(_kept.memory) < size + LINE:
         _kept.memory = np.empty(size + LINE, np.uint8)
-    address = _kept.memory.ctypes.data
-    return address + -address % LINE
+        address = _kept.memory.ctypes.data
+        _kept.start = address + -address % LINE
+    return _kept.start

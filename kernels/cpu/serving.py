@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,3 +40,8 @@ def served(x: Tensor, *others: Tensor | None) -> bool:
 def address(tensor: Tensor | None) -> int:
     """Return where a tensor lies, 0 if there is none."""
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def apart(rows: np.ndarray) -> list[Tensor]:
+    """Return each row as a tensor: an operator's results may not share memory."""
+    return [torch.from_numpy(row.copy()) for row in rows]

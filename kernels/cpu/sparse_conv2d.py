@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.direct import direct
 from gemkern.kernels.cpu.direct_products import direct_products
+from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.norm_sparse_conv2d import (
     norm_sparse_conv2d,
     norm_sparse_conv2d_backward,
@@ -22,7 +23,6 @@ from gemkern.kernels.cpu.serving import address, float32_or
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strips import Walk, walk_of
 from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.reference.batch_last import batch_last, empty_batch_last
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
@@ -111,7 +111,7 @@ def sparse_conv2d_weight_grad(
 
 def _direct(
     source: Tensor,
-    size: Sequence[int],
+    size: tuple[int, ...],
     values: Tensor,
     pattern: Pattern,
     bias: Tensor | None,

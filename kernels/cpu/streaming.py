@@ -12,6 +12,7 @@ LARGE = 7 * 2**20
 
 def streams(images: Tensor) -> bool:
     """Return whether to write batch-last images past the caches: every vector must be aligned."""
+    if images.numel() * BYTES_OF_FLOAT < LARGE:
+        return False
     aligned = images.data_ptr() % BYTES_OF_VECTOR == 0
-    whole = images.shape[0] * BYTES_OF_FLOAT % BYTES_OF_VECTOR == 0
-    return aligned and whole and images.numel() * BYTES_OF_FLOAT >= LARGE
+    return aligned and images.shape[0] * BYTES_OF_FLOAT % BYTES_OF_VECTOR == 0

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from gemkern.kernels.cpu.scratch import LINE
 from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES, ROW_BITS
 from gemkern.kernels.geometry import output_image
 
@@ -79,6 +80,37 @@ class Ring(NamedTuple):
     def floats(self, lanes: int) -> int:
         """How many numbers it holds for a chunk of `lanes` images."""
         return (self.slots + 1) * self.channels * self.width * lanes
+
+
+class Cut(NamedTuple):
+    """How a pass over a convolution is cut, and the memory that it takes.
+
+    Attributes:
+        walk, ring, chunks, bands: as the functions of this module return them.
+        strips: how many there are.
+        working: bytes that a thread works in: addresses of rows, two rows, and a ring.
+    """
+
+    walk: Walk
+    ring: Ring
+    chunks: np.ndarray
+    bands: np.ndarray
+    strips: int
+    working: int
+
+
+@lru_cache(maxsize=4096)
+def forward_cut(keep: bool, *convolution: Any) -> Cut:
+    """Return the cut of the forward pass, which may keep its input, of `walk_of`'s arguments."""
+    walk = walk_of(*convolution)
+    return _cut(walk, source_ring(walk, keep), walk.steps if keep else walk.out_height)
+
+
+@lru_cache(maxsize=4096)
+def backward_cut(*convolution: Any) -> Cut:
+    """Return the cut of the backward pass of `walk_of`'s arguments."""
+    walk = walk_of(*convolution)
+    return _cut(walk, target_ring(walk), walk.steps)
 
 
 def walk_of(
@@ -154,6 +186,16 @@ def bands_of(steps: int, chunks: int) -> np.ndarray:
     if chunks * bands < STRIPS:
         bands = max(1, min(steps // SMALLEST_BAND, -(-STRIPS // max(chunks, 1))))
     return np.array([steps * band // bands for band in range(bands + 1)], dtype=np.int64)
+
+
+def _cut(walk: Walk, ring: Ring, steps: int) -> Cut:
+    chunks = chunks_of(walk.batch, ring)
+    bands = bands_of(steps, len(chunks))
+    lanes = max((VECTORS[kind] * LANES for kind in chunks[:, 0]), default=0)
+    row = max(walk.width, walk.out_width) * lanes
+    parts = (2 * TAPS, row, row, ring.floats(lanes))
+    working = sum(-(-BYTES_OF_FLOAT * part // LINE) * LINE for part in parts)
+    return Cut(walk, ring, chunks, bands, len(chunks) * (len(bands) - 1), working)
 
 
 def _bytes(rings: Sequence[Ring], lanes: int) -> int:

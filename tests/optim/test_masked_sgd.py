@@ -103,6 +103,18 @@ def test_what_is_not_masked_follows_sgd(options: dict[str, Any]) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_a_step_leaves_the_gradients(nesterov: bool) -> None:
+    model = masked()
+    optimizer = MaskedSGD(model, lr=0.1, momentum=0.9)
+    optimizer.load_state_dict(MaskedSGD(model, 0.1, 0.9, nesterov=nesterov).state_dict())
+    learn(model, optimizer, 2)
+    grads = [parameter.grad.clone() for parameter in model.parameters()]
+    optimizer.step()
+    for parameter, grad in zip(model.parameters(), grads, strict=True):
+        assert torch.equal(parameter.grad, grad)
+
+
 def test_a_replaced_mask_counts_at_once() -> None:
     model = masked()
     optimizer = MaskedSGD(model, 0.1, 0.9)

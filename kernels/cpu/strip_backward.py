@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
+from gemkern.kernels.cpu.normed_gradients import lead_through_norm
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.products import multiply_run
 from gemkern.kernels.cpu.strip_forward import (
@@ -158,7 +159,7 @@ lead, lead_past_caches = _leader(False), _leader(True)
 
 
 @njit
-def lead_through_norm(shape, offset, channel, x, norm, table, inputs, gradient, result):
+def lead_row_through_norm(shape, offset, channel, x, norm, table, inputs, gradient, result):
     """Write the gradients of x and of the residual; return the sums of the norm.
 
     `gradient` is that of the norm's result, which lies at `result`.
@@ -227,8 +228,8 @@ def lead_row_back(
                              products + others * BYTES_OF_SUM, count)  # fmt: skip
         if inputs.grad_x and norm.mean:
             found = doubles(sums + channel * 16, 2)
-            once, twice = lead_through_norm(shape, offset, channel, x, norm, table, inputs, buffer,
-                                            result)  # fmt: skip
+            once, twice = lead_row_through_norm(shape, offset, channel, x, norm, table, inputs,
+                                                buffer, result)  # fmt: skip
             found[0] += once
             found[1] += twice
         elif inputs.grad_x and inputs.grad_z:
@@ -236,6 +237,46 @@ def lead_row_back(
                                  inputs.streamed)  # fmt: skip
         elif inputs.grad_x and not direct:
             write_result(shape, buffer, inputs.grad_x + offset, inputs.streamed)
+
+
+@njit
+def lead_row_at_once(
+    row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists, chunk, rows, found
+):
+    """Do so behind a norm for whole vectors, in one pass over the tensors."""
+    entries, values, _, bounds, zeros = lists
+    kind, image, _ = chunk
+    pixel, far, stride = BYTES * lanes_of(kind), BYTES * walk.batch, walk.stride_width
+    ahead = walk.height * walk.width * far
+    nothing = slot_of(ring_at, ring, -1, pixel)
+    row_phase = (row + walk.pad_height) % walk.stride_height
+    reach_back(rows, ring_at, ring, row, walk, pixel)
+    for channel in range(walk.inputs):
+        offset = ((channel * walk.height + row) * walk.width * walk.batch + image) * BYTES
+        grad_z, z_step = (inputs.grad_z + offset, far) if inputs.grad_z else (nothing, 0)
+        skip, skip_step = (inputs.grad_skip + offset, far) if inputs.grad_skip else (nothing, 0)
+        zero(found, 2 * LANES_OF_SUM)
+        for phase in range(stride):
+            column = (phase - walk.pad_width) % stride
+            here = offset + column * far
+            number = (channel * walk.stride_height + row_phase) * stride + phase
+            begin = bounds[number]
+            lead_through_norm(
+                kind,
+                (x + here, inputs.z + here if inputs.z else 0, grad_z + column * z_step,
+                 skip + column * skip_step, inputs.grad_x + here,
+                 inputs.grad_residual + here if inputs.grad_residual else 0),
+                (stride * far, stride * z_step, stride * skip_step),
+                numbers_of(table, channel, norm),
+                (rows, (column + walk.pad_width) // stride * pixel, pixel,
+                 entries.ctypes.data + begin * 8, values.ctypes.data + begin * 4,
+                 zeros[number] - begin, bounds[number + 1] - begin,
+                 products + begin * BYTES_OF_SUM),
+                found, inputs.streamed, ahead, (walk.width - column + stride - 1) // stride,
+            )  # fmt: skip
+        of_channel = doubles(sums + channel * 16, 2)
+        of_channel[0] += sum_of_lanes(found)
+        of_channel[1] += sum_of_lanes(found + BYTES_OF_SUM)
 
 
 @njit
@@ -249,6 +290,7 @@ def backward_strip(
     pixel = BYTES * lanes
     rows, buffer, result = rooms(scratch, walk.width * lanes)
     ring_at = result + aligned(walk.width * pixel)
+    at_once = images == lanes and norm.mean and products and inputs.grad_x
     if first == share[0]:
         clear_padding(ring_at, ring, lanes, images)
     if images < lanes:
@@ -264,8 +306,12 @@ def backward_strip(
             following += 1
         below = min((step + 1) * walk.stride_height, walk.height)
         for row in range(step * walk.stride_height, below):
-            lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists,
-                          chunk, rows, buffer, result)  # fmt: skip
+            if at_once:
+                lead_row_at_once(row, x, norm, table, inputs, products, sums, walk, ring_at, ring,
+                                 lists, chunk, rows, buffer)  # fmt: skip
+            else:
+                lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring,
+                              lists, chunk, rows, buffer, result)  # fmt: skip
     return following
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 from gemkern.kernels.cpu.direct import entries_by_target, keep_rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.products import multiply_run_from_start
+from gemkern.kernels.cpu.products import multiply_run_from_start, total_of
 from gemkern.kernels.cpu.strip_forward import BYTES, share_of
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES_OF_SUM, sum_of_lanes
 from numba import njit, prange
 
 # Into how many parts the lines of the input are dealt; each has sums of its own.
-PARTS = 8
+PARTS = 16
 
 
 @njit
@@ -81,8 +81,4 @@ def direct_products(
                     )  # fmt: skip
             empty_sums(kept, sums, parts[part])
         set_float_control(before)
-    for number in range(count):
-        total = np.float32(0)
-        for part in range(len(parts)):
-            total += parts[part, number]
-        grad_values[number] = total
+    grad_values[:] = total_of(parts)

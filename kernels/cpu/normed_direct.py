@@ -22,7 +22,7 @@ PARTS = 32
 WIDEST = VECTORS[0] * LANES
 # Entries whose reads cost as much as to normalise and copy a pixel that they would read instead, or
 # as to write one from a buffer; measured.
-READ, WRITTEN = 7, 1
+READ, WRITTEN = 8, 1
 
 
 def pays(walk: Walk, entries: int) -> bool:

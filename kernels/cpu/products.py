@@ -5,6 +5,7 @@ An entry's sum is kept in a few lanes (`LANES_OF_SUM`), folded at the end.
 
 from __future__ import annotations
 
+import numpy as np
 from gemkern.kernels.cpu.strips import VECTORS
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, dot_products, from_row, from_start
 from numba import njit
@@ -53,6 +54,16 @@ def _multiplier(source_of):
             one(x, x_step, source, shift, source_step, entries, count, sums, pixels)
 
     return multiply
+
+
+@njit
+def total_of(parts):
+    """Return the sums over parts [parts, entries], in their order."""
+    totals = np.zeros(parts.shape[1], np.float32)
+    for part in parts:
+        for entry in range(len(totals)):
+            totals[entry] += part[entry]
+    return totals
 
 
 multiply_run, multiply_run_from_start = _multiplier(from_row), _multiplier(from_start)

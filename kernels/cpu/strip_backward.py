@@ -12,7 +12,7 @@ import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.normed_gradients import lead_through_norm
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.products import multiply_run
+from gemkern.kernels.cpu.products import multiply_run, total_of
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
     accumulate_run,
@@ -377,10 +377,8 @@ def backward(
                 )
         wait_for_stores()
         set_float_control(before)
+    totals = total_of(of_strips)
     for entry in range(count):
-        total = np.float32(0)
-        for strip in range(strips):
-            total += of_strips[strip, entry]
-        grad_values[lists[2][entry]] = total
+        grad_values[lists[2][entry]] = totals[entry]
     if norm.mean:
         write_norm_grads(sums, strips, channels, norm, table, grad_norm)

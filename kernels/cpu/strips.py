@@ -23,9 +23,9 @@ TAPS = 2**ROW_BITS
 VECTORS = (8, 4, 2, 1)
 # Bytes of rings that stay in the second-level cache of 2 MiB beside what flows through it.
 CACHE = 2_300_000
-# Rows of a band: those at its borders are read by both neighbours. Where that makes fewer strips
-# than keep threads busy, bands are smaller.
-BAND, SMALLEST_BAND, STRIPS = 8, 2, 4
+# Rows of a band: those at its borders are read by both neighbours, unless one thread walks both.
+# Where that makes fewer strips than keep threads busy, bands are smaller.
+BAND, SMALLEST_BAND, STRIPS = 8, 1, 16
 
 
 class Walk(NamedTuple):

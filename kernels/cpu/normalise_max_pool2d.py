@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.memory import flag_rows, floats, rows
-from gemkern.kernels.cpu.normalise import AHEAD
+from gemkern.kernels.cpu.normalise import AHEAD, share
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.pooling import empty, maximum_channel_backward
 from gemkern.kernels.cpu.scratch import scratch
@@ -43,13 +43,6 @@ def _through_norm(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors
 
 
 to_x, to_x_streamed = (row_loop("nf", place, 2, 2, _through_norm) for place in "fs")
-
-
-@njit
-def share(channels, bands, thread, threads):
-    """Return the bands of channels that a thread works on."""
-    tasks = channels * bands
-    return range(tasks * thread // threads, tasks * (thread + 1) // threads)
 
 
 @njit
@@ -85,7 +78,9 @@ def forward(threads, channels, images, x, y, taps, norm, image, out, kernel, str
 def open_gradients(grad_y, y, least, opened):
     """Write of grad_y [n] what the ReLU lets through, whose results are y, and 0 elsewhere."""
     for n in range(opened.size):
-        opened[n] = np.float32(0) if y[n] <= least else grad_y[n]
+        # Without a ReLU `least` is -inf, which closes nothing.
+        closed = -np.inf < y[n] <= least
+        opened[n] = np.float32(0) if closed else grad_y[n]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -117,12 +112,13 @@ def backward(
                 (0, 0),
             )  # fmt: skip
             offset = (channel * image[0] + first) * image[1] * images * BYTES
-            shape, numbers = (1, pixels * images, 0, 0, AHEAD), table[channel, :2]
+            shape = (1, pixels * images, 0, 0, AHEAD)
+            numbers = (table[channel, 0], table[channel, 1])
             places = (spread, x + offset, grad_x + offset)
             if streamed:
-                once, twice = to_x_streamed(shape, places, (numbers[0], numbers[1]))
+                once, twice = to_x_streamed(shape, places, numbers)
             else:
-                once, twice = to_x(shape, places, (numbers[0], numbers[1]))
+                once, twice = to_x(shape, places, numbers)
             sums[band, channel, 0], sums[band, channel, 1] = once, twice
         wait_for_stores()
         set_float_control(before)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerated_models import images, network, results_of, sparse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,29 +18,6 @@ from gemkern import ops
 from gemkern.models import build
 from gemkern.nn import pays
 from gemkern.optim import MaskedSGD, masked_layers
-
-
-def sparse(model: nn.Module, density: float = 0.05) -> nn.Module:
-    """Mask `model` at random, the masked weights at 0."""
-    gk.convert(model)
-    generator = torch.Generator().manual_seed(0)
-    for layer in masked_layers(model).values():
-        layer.active.copy_(torch.rand(layer.active.shape, generator=generator) < density)
-        if getattr(layer, "groups", 1) > 1:
-            # A depthwise channel with no weight has no variance, and no stable gradient.
-            layer.active.fill_(True)
-        layer.weight.data.mul_(layer.active)
-    return model
-
-
-def network(name: str, density: float = 0.05) -> nn.Module:
-    size = 16 if name in ("vgg16", "mobilenet_v2") else 8
-    model = build(name, seed=0, affine=True, init="kaiming_normal", image_size=size)
-    return sparse(model, density)
-
-
-def images(seed: int, size: int = 8) -> Tensor:
-    return torch.randn(20, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
 class Mixed(nn.Module):
@@ -81,18 +59,6 @@ MODELS = {
 
 def size_of(name: str) -> int:
     return {"vgg16": 16, "mobilenet_v2": 16, "mixed": 12}.get(name, 8)
-
-
-def results_of(model: Any, x: Tensor) -> list[Tensor]:
-    """Return output, gradients of the whole weights and statistics after a step's two passes."""
-    y = model(x)
-    assert y.std(0).max() > 0, "masks so thin that nothing comes through compare nothing"
-    y.square().mean().backward()
-    layers = masked_layers(model).values()
-    gradients = [layer.spread(layer.weight.grad) for layer in layers]
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    statistics = [norm.running_var for norm in norms if norm.running_var is not None]
-    return [y.detach(), *gradients, *statistics]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -198,76 +164,6 @@ def test_norms_between_convolutions_cost_no_pass(monkeypatch: pytest.MonkeyPatch
         # The last one ends in the global pooling.
         assert len(calls) == 1
         monkeypatch.undo()
-
-
-def watch_poolings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that will hold the names of the poolings and norms that are called."""
-    called: list[str] = []
-    for name in ("normalise_max_pool2d", "normalise", "batch_norm_relu", "max_pool2d"):
-        run = getattr(ops, name)
-
-        def noted(*args: Any, run: Any = run, name: str = name, **named: Any) -> Any:
-            called.append(name)
-            return run(*args, **named)
-
-        monkeypatch.setattr(ops, name, noted)
-    return called
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_a_norm_and_the_pooling_behind_it_are_one_pass(
-    monkeypatch: pytest.MonkeyPatch, training: bool
-) -> None:
-    model = network("vgg16").train(training)
-    exact = results_of(copy.deepcopy(model).double(), images(0, 16).double())
-    plain = results_of(copy.deepcopy(model), images(0, 16))
-    fast, called = gk.accelerate(model), watch_poolings(monkeypatch)
-    found = results_of(fast, images(0, 16))
-    # The last norm ends in the global pooling.
-    assert called == ["normalise_max_pool2d"] * 4 + ["normalise"]
-    for one, other, true in zip(found, plain, exact, strict=True):
-        allowed = 10 * (other - true).abs().max() + 1e-4 * true.abs().max()
-        assert (one - true).abs().max() <= allowed
-
-
-class Pooled(nn.Module):
-    """A norm of a convolution with a pooling behind it, and what else may read the norm."""
-
-    def __init__(self, shared: bool, residual: bool, **windows: Any) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(3, 8, 3, padding=1)
-        self.norm, self.pool = nn.BatchNorm2d(8), nn.MaxPool2d(**windows)
-        self.last = nn.Conv2d(8, 5, 1)
-        self.shared, self.residual = shared, residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.norm(self.conv(x))
-        z = torch.relu(z + x[:, :1]) if self.residual else torch.relu(z)
-        y = self.last(self.pool(z)).sum((2, 3))
-        return y + z.sum((1, 2, 3))[:, None] if self.shared else y
-
-
-POOLED = {
-    "alone": ({"kernel_size": (3, 2), "stride": (4, 2)}, True),
-    "shared": ({"kernel_size": 2, "shared": True}, False),
-    "residual": ({"kernel_size": 2, "residual": True}, False),
-    "padded": ({"kernel_size": 2, "padding": 1}, False),
-    "overlapping": ({"kernel_size": (2, 3), "stride": 2}, False),
-}
-
-
-@pytest.mark.parametrize("name", POOLED)
-def test_a_pooling_takes_the_norm_that_it_can(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    how, taken = POOLED[name]
-    model = sparse(Pooled(**{"shared": False, "residual": False, **how}), 0.24)
-    expected = results_of(copy.deepcopy(model), images(0))
-    fast, called = gk.accelerate(model), watch_poolings(monkeypatch)
-    found = results_of(fast, images(0))
-    assert ("normalise_max_pool2d" in called) == taken
-    assert ("max_pool2d" in called) == (not taken)
-    for one, true in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, true, rtol=1e-3, atol=1e-4 * float(true.abs().max()))
 
 
 def test_decelerating_undoes_it() -> None:

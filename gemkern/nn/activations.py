@@ -1,8 +1,8 @@
 """What flows between the layers of a rewritten model: tensors, or what a convolution can finish.
 
 A convolution measures what it writes if a norm follows (`Measured`); the norm only notes what is to
-be done (`Normed`), and the convolution that reads it does it on the way. Whatever else reads it
-gets the tensor (`plain`).
+be done (`Normed`), and the convolution that reads it does it on the way, or the max pooling that
+alone does. Whatever else reads it gets the tensor (`plain`).
 """
 
 from __future__ import annotations

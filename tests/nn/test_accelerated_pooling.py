@@ -56,8 +56,8 @@ class Pooled(nn.Module):
         self.shared, self.residual = shared, residual
 
     def forward(self, x: Tensor) -> Tensor:
-        z = self.norm(self.conv(x))
-        z = torch.relu(z + x[:, :1]) if self.residual else torch.relu(z)
+        x = self.conv(x)
+        z = torch.relu(self.norm(x) + x) if self.residual else torch.relu(self.norm(x))
         y = self.last(self.pool(z)).sum((2, 3))
         return y + z.sum((1, 2, 3))[:, None] if self.shared else y
 

@@ -57,14 +57,6 @@ def test_gradients_pass_gradcheck() -> None:
     assert torch.autograd.gradcheck(run, [x, *statistics])
 
 
-def test_autocast_leaves_it_in_the_dtype_of_its_input() -> None:
-    x, *statistics = (one.float() for one in operands())
-    norm = ops.Norm(*statistics)
-    with torch.autocast("cpu", torch.bfloat16):
-        y = ops.normalise_max_pool2d(x, norm, 2)
-    assert torch.equal(y, ops.normalise_max_pool2d(x, norm, 2))
-
-
 def test_a_second_derivative_is_refused() -> None:
     x, *statistics = operands()
     y = ops.normalise_max_pool2d(x.requires_grad_(), ops.Norm(*statistics), 2)

@@ -37,6 +37,7 @@ BATCH = 128
 DENSITY, TAU, EPS = 0.0144, 0.5, 1e-5
 # PyTorch's operators in the layout of ours.
 KEPT = "batch-last"
+APART = "norm, then pooling"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
@@ -216,6 +217,19 @@ def bench_norm_relu(benchmark: BenchmarkFixture, contender: str, channels: int, 
     timed(benchmark, work)
 
 
+def norm_pool(x: Tensor, *statistics: Tensor) -> Tensor:
+    mean, var, weight, bias = (one.view(1, -1, 1, 1) for one in statistics)
+    return F.max_pool2d(((x - mean) * (var + EPS).rsqrt() * weight + bias).relu(), 2)
+
+
+def our_norm_pool(x: Tensor, *statistics: Tensor) -> Tensor:
+    return ops.normalise_max_pool2d(x, ops.Norm(*statistics, EPS), 2)
+
+
+def our_norm_then_pool(x: Tensor, *statistics: Tensor) -> Tensor:
+    return ops.max_pool2d(ops.normalise(x, ops.Norm(*statistics, EPS)), 2)
+
+
 @pytest.mark.parametrize(("channels", "size"), ACTIVATIONS)
 @pytest.mark.parametrize("kind", ["average", "maximum"])
 @pytest.mark.parametrize("contender", [OURS, *LAYOUTS])
@@ -276,9 +290,35 @@ def bench_shortcut(benchmark: BenchmarkFixture, contender: str, channels: int, s
     timed(benchmark, work)
 
 
+@pytest.mark.parametrize(("channels", "size"), ACTIVATIONS)
+@pytest.mark.parametrize("contender", [OURS, APART, *LAYOUTS, COMPILED])
+def bench_norm_pool(benchmark: BenchmarkFixture, contender: str, channels: int, size: int) -> None:
+    """Batch norm by known statistics, ReLU and maxima of 2x2, forward and backward."""
+    shape = f"{channels}x{size}x{size}"
+    benchmark.group = f"batch norm, ReLU and maximum of 2x2, {shape}, batch {BATCH}, float32"
+    x, grad_y = _laid_out(contender, *activations(channels, size))
+    grad_y = _laid_out(contender, grad_y[..., ::2, ::2].contiguous())[0]
+    learned = (torch.full((channels,), value, device=DEVICE) for value in (0.1, 0.8, -0.9, 0.1))
+    operands = tuple(one.requires_grad_() for one in (x, *learned))
+    functions = {OURS: our_norm_pool, APART: our_norm_then_pool, COMPILED: compiled(norm_pool)}
+    function = functions.get(contender, norm_pool)
+
+    def work() -> tuple[Tensor, ...]:
+        return gradients(function, grad_y, *operands)
+
+    plain = gradients(norm_pool, grad_y, *operands)
+    wide = (one.detach().double().requires_grad_() for one in operands)
+    exact = gradients(norm_pool, grad_y.double(), *wide)
+    names = ("y", "dL/dx", "dL/dmean", "dL/dvar", "dL/dweight", "dL/dbias")
+    found = first_result(contender, work)
+    for name, *three in zip(names, found, plain, exact, strict=True):
+        require_as_exact_as(*three, f"{contender}, {name}")
+    timed(benchmark, work)
+
+
 def _laid_out(contender: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Return activations in a contender's layout; the compiled one takes them channels-last."""
-    if contender in (OURS, KEPT):
+    if contender in (OURS, KEPT, APART):
         return tuple(batch_last(one) for one in tensors)
     layout = LAYOUTS.get(contender, torch.channels_last)
     return tuple(one.contiguous(memory_format=layout) for one in tensors)

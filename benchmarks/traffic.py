@@ -113,6 +113,8 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     short = table.load("padded_shortcut", REFERENCE)(x, WINDOW, *padding)
     # Of x the shortcut reads what it takes, as many pixels as `small` has; of its gradient too.
     forward, back = small.nbytes + short.nbytes, small.nbytes + number
+    both, windows = "normalise_max_pool2d", (WINDOW, WINDOW)
+    results = table.load(both, REFERENCE)(x, *given, *windows)
     yield from (
         Moving(operator, of, arguments, moved, exact=False)
         for operator, arguments, moved in (
@@ -124,6 +126,12 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
             ),
             ("normalise", (x, None, *given), 2 * number),
             ("normalise_backward", (grad_y, z, x, *given, False), 4 * number),
+            (both, (x, *given, *windows), pooled + taps.nbytes),
+            (
+                f"{both}_backward",
+                (grad_small, *results, x, *given, *windows),
+                2 * pooled + taps.nbytes,
+            ),
             ("average_pool2d", (x, *geometry, True), pooled),
             ("average_pool2d_backward", (grad_small, x.shape, *geometry, True), pooled),
             ("max_pool2d", (x, *geometry), pooled + taps.nbytes),

@@ -36,6 +36,7 @@ LAYERS: list[Contender] = [
         (bench_layers.bench_masked_layer, (OURS, AUTHORS, EAGER, DENSE), CONV),
         (bench_layers.bench_masked_layer, (OURS, AUTHORS, EAGER, DENSE), LINEAR),
         (bench_layers.bench_norm_relu, (OURS, "contiguous", "channels-last"), IMAGE),
+        (bench_layers.bench_norm_pool, (OURS, bench_layers.APART, "channels-last"), IMAGE),
         (bench_layers.bench_pooling, (OURS, "channels-last"), {**IMAGE, "kind": "average"}),
         (bench_layers.bench_pooling, (OURS, "contiguous"), {**IMAGE, "kind": "maximum"}),
         (
@@ -110,6 +111,7 @@ SPOILT = [
     (bench_layers.bench_masked_layer, AUTHORS, CONV, bench_layers.AuthorsMask, "forward"),
     (bench_layers.bench_masked_layer, DENSE, LINEAR, bench_layers, "_with_gradients"),
     (bench_layers.bench_norm_relu, OURS, IMAGE, bench_layers, "our_norm_relu"),
+    (bench_layers.bench_norm_pool, OURS, IMAGE, bench_layers, "our_norm_pool"),
     (bench_layers.bench_pooling, OURS, {**IMAGE, "kind": "maximum"}, bench_layers.ops,
      "max_pool2d"),
     (bench_layers.bench_pooling, OURS, {**IMAGE, "kind": "average"}, bench_layers.ops,

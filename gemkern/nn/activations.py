@@ -1,8 +1,8 @@
 """What flows between the layers of a rewritten model: tensors, or what a convolution can finish.
 
 A convolution measures what it writes if a norm follows (`Measured`); the norm only notes what is to
-be done (`Normed`), and the convolution that reads it does it on the way. Whatever else reads it
-gets the tensor (`plain`).
+be done (`Normed`), and the convolution that reads it does it on the way, or the max pooling that
+alone does. Whatever else reads it gets the tensor (`plain`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gemkern import ops
 from gemkern.kernels.geometry import Pair, output_image
+from gemkern.ops.checks import pair
 
 
 class Measured:
@@ -117,6 +118,21 @@ def normalise(norm: Any, value: Any, residual: Any, relu: bool, shared: bool) ->
         mean, var = norm.running_mean.clone(), norm.running_var.clone()
     of = ops.Norm(mean, var, norm.weight, norm.bias, norm.eps, residual, relu)
     return Normed(value, of, shared)
+
+
+def max_pool(pool: Any, value: Any) -> Tensor:
+    """Return pool(value) for an `nn.MaxPool2d`, with the norm that `value` waits for, if it can.
+
+    Args:
+        value: an activation.
+    """
+    windows = pair(pool.kernel_size), pair(pool.stride)
+    apart = all(size <= step for size, step in zip(*windows, strict=True))
+    if apart and pair(pool.padding) == [0, 0] and isinstance(value, Normed):
+        alone = value.made is None and not value.shared
+        if alone and value.norm.residual is None:
+            return ops.normalise_max_pool2d(plain(value.source), value.norm, *windows)
+    return ops.max_pool2d(plain(value), *windows, pool.padding)
 
 
 def from_batch(norm: Any) -> bool:

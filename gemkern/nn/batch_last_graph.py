@@ -19,11 +19,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from gemkern import ops
-from gemkern.nn.activations import convolve, normalise, plain
+from gemkern.nn.activations import convolve, max_pool, normalise, plain
 from gemkern.nn.convert import has_hooks
 from gemkern.nn.layers import Masked, MaskedConv2d
-from gemkern.ops.batch_last import LARGEST_WINDOW
-from gemkern.ops.checks import pair
+from gemkern.ops.checks import LARGEST_WINDOW, pair
 
 RELUS = (F.relu, torch.relu, F.relu_, torch.relu_)
 ADDS = (operator.add, operator.iadd, torch.add)
@@ -63,7 +62,7 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
         if _module(node, model, nn.BatchNorm2d) and _serves(model.get_submodule(node.target)):
             _fuse_norm(graph, node, model)
         elif _module(node, model, nn.MaxPool2d):
-            _replace_pool(graph, node, model.get_submodule(node.target), _max_pool)
+            _replace_pool(graph, node, model.get_submodule(node.target), max_pool)
         elif _module(node, model, nn.AvgPool2d):
             _replace_pool(graph, node, model.get_submodule(node.target), _average_pool)
         elif node.op == "call_function" and node.target in KEEPING:
@@ -78,10 +77,6 @@ def rewrite(model: nn.Module) -> fx.GraphModule:
     _read_tensors(graph)
     graph.lint()
     return fx.GraphModule(model, graph)
-
-
-def _max_pool(pool: Any, x: Tensor) -> Tensor:
-    return ops.max_pool2d(x, pool.kernel_size, pool.stride, pool.padding)
 
 
 def _average_pool(pool: Any, x: Tensor) -> Tensor:
@@ -214,7 +209,7 @@ def _norm_after(node: fx.Node) -> str | None:
 def _read_tensors(graph: fx.Graph) -> None:
     """Give tensors to the nodes that take no other activations."""
     for node in list(graph.nodes):
-        if node.target in (convolve, normalise):
+        if node.target in (convolve, normalise, max_pool):
             continue
         for read in node.all_input_nodes:
             if read.target in (convolve, normalise):

@@ -17,6 +17,7 @@ from gemkern.ops.masks import (
     threshold_packed,
     unpack_mask,
 )
+from gemkern.ops.norm_pool import normalise_max_pool2d
 from gemkern.ops.norm_sparse import Norm, norm_sparse_conv2d, normalise
 from gemkern.ops.popup import popup_mask, popup_weight
 from gemkern.ops.selection import remove_lowest, select_kth
@@ -37,6 +38,7 @@ __all__ = [
     "max_pool2d",
     "norm_sparse_conv2d",
     "normalise",
+    "normalise_max_pool2d",
     "pack_mask",
     "padded_shortcut",
     "pattern",

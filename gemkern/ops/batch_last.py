@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.batch_last import batch_last, is_batch_last
-from gemkern.ops.checks import check_norm, pair
+from gemkern.ops.checks import check_images, check_norm, check_taps, check_windows, pair
 from gemkern.ops.registration import differentiable, differentiate, once, register
 
 __all__ = [
@@ -21,9 +21,6 @@ __all__ = [
     "max_pool2d",
     "padded_shortcut",
 ]
-
-# Pixels of a maximum's window: where it stands is kept in a byte.
-LARGEST_WINDOW = 256
 
 _NORM = "bool training, float momentum, float eps, bool relu, str backend"
 
@@ -142,7 +139,7 @@ def average_pool2d(
     Raises:
         GemkernError: shapes do not fit, or no backend can serve; in a second derivative.
     """
-    geometry = _windows("average_pool2d", x, kernel, stride, padding)
+    geometry = check_windows("average_pool2d", x, kernel, stride, padding)
     return _average(x, *geometry, count_include_pad, backend or "")
 
 
@@ -163,13 +160,8 @@ def max_pool2d(
         GemkernError: shapes do not fit, a window has more than 256 pixels, or no backend can serve;
             in a second derivative.
     """
-    geometry = _windows("max_pool2d", x, kernel, stride, padding)
-    rows, columns = geometry[0]
-    if rows * columns > LARGEST_WINDOW:
-        raise GemkernError(
-            f"max_pool2d: a window of {rows} x {columns} pixels is larger than the "
-            f"{LARGEST_WINDOW} that a byte can tell apart; use torch.nn.functional.max_pool2d"
-        )
+    geometry = check_windows("max_pool2d", x, kernel, stride, padding)
+    check_taps("max_pool2d", geometry[0])
     return _max(x, *geometry, backend or "")[0]
 
 
@@ -195,45 +187,13 @@ def padded_shortcut(
             second derivative.
     """
     where, stride = "padded_shortcut", pair(stride)
-    _check_images(where, x)
+    check_images(where, x)
     if len(stride) != 2 or min(stride) < 1 or min(before, after) < 0:
         raise GemkernError(
             f"{where}: stride {tuple(stride)} with {before} and {after} channels of zeros does not "
             "fit; give an int or a pair, at least 1, and at least 0 channels"
         )
     return _shortcut(x, stride, before, after, backend or "")
-
-
-def _windows(
-    where: str,
-    x: Tensor,
-    kernel: int | Sequence[int],
-    stride: int | Sequence[int] | None,
-    padding: int | Sequence[int],
-) -> tuple[list[int], list[int], list[int]]:
-    kernel, padding = pair(kernel), pair(padding)
-    stride = kernel if stride is None else pair(stride)
-    _check_images(where, x)
-    for axis in (0, 1):
-        if kernel[axis] < 1 or stride[axis] < 1 or not 0 <= padding[axis] <= kernel[axis] // 2:
-            raise GemkernError(
-                f"{where}: kernel {tuple(kernel)}, stride {tuple(stride)} and padding "
-                f"{tuple(padding)} do not fit; give a kernel and a stride of at least 1, and a "
-                "padding of at most half the kernel"
-            )
-        if x.shape[2 + axis] + 2 * padding[axis] < kernel[axis]:
-            raise GemkernError(
-                f"{where}: a window of {tuple(kernel)} is larger than the image "
-                f"{tuple(x.shape[2:])} with padding {tuple(padding)}; shrink it"
-            )
-    return kernel, stride, padding
-
-
-def _check_images(where: str, x: Tensor) -> None:
-    if x.dim() != 4:
-        raise GemkernError(
-            f"{where}: x has shape {tuple(x.shape)}; give (batch, channels, height, width)"
-        )
 
 
 def _average_setup(ctx: Any, inputs: Any) -> None:

@@ -11,6 +11,8 @@ from gemkern.errors import GemkernError
 
 # What autocast casts: every float dtype but float64.
 CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
+# Pixels of a maximum's window: where it stands is kept in a byte.
+LARGEST_WINDOW = 256
 
 
 def compute_dtype(where: str, x: Tensor, weight: Tensor) -> torch.dtype:
@@ -160,6 +162,50 @@ def check_norm(
                 f"{where}: {name} has shape {tuple(tensor.shape)}; "
                 f"give ({x.shape[1]},), one number for each channel"
             )
+
+
+def check_windows(
+    where: str,
+    x: Tensor,
+    kernel: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+) -> tuple[list[int], list[int], list[int]]:
+    """Check the windows of a pooling; return kernel, stride (None is the kernel) and padding."""
+    kernel, padding = pair(kernel), pair(padding)
+    stride = kernel if stride is None else pair(stride)
+    check_images(where, x)
+    for axis in (0, 1):
+        if kernel[axis] < 1 or stride[axis] < 1 or not 0 <= padding[axis] <= kernel[axis] // 2:
+            raise GemkernError(
+                f"{where}: kernel {tuple(kernel)}, stride {tuple(stride)} and padding "
+                f"{tuple(padding)} do not fit; give a kernel and a stride of at least 1, and a "
+                "padding of at most half the kernel"
+            )
+        if x.shape[2 + axis] + 2 * padding[axis] < kernel[axis]:
+            raise GemkernError(
+                f"{where}: a window of {tuple(kernel)} is larger than the image "
+                f"{tuple(x.shape[2:])} with padding {tuple(padding)}; shrink it"
+            )
+    return kernel, stride, padding
+
+
+def check_images(where: str, x: Tensor) -> None:
+    """Check that x is [N, C, H, W]."""
+    if x.dim() != 4:
+        raise GemkernError(
+            f"{where}: x has shape {tuple(x.shape)}; give (batch, channels, height, width)"
+        )
+
+
+def check_taps(where: str, kernel: Sequence[int]) -> None:
+    """Check that a byte can tell the pixels of a window apart."""
+    rows, columns = kernel
+    if rows * columns > LARGEST_WINDOW:
+        raise GemkernError(
+            f"{where}: a window of {rows} x {columns} pixels is larger than the "
+            f"{LARGEST_WINDOW} that a byte can tell apart; use torch.nn.functional.max_pool2d"
+        )
 
 
 def _check_pair(where: str, name: str, pair: Sequence[int], least: int) -> None:

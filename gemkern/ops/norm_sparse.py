@@ -94,7 +94,7 @@ def normalise(x: Tensor, norm: Norm, backend: str | None = None) -> Tensor:
     Raises:
         GemkernError: shapes or dtypes do not fit, or no backend can serve; in a second derivative.
     """
-    _check_norm("normalise", x, norm)
+    check_statistics("normalise", x, norm)
     mean, var, weight, bias, eps, residual, relu = norm
     return _normalise(x, residual, mean, var, weight, bias, eps, relu, backend or "")
 
@@ -140,7 +140,7 @@ def norm_sparse_conv2d(
     mean = var = weight = shift = residual = None
     eps, relu = 0.0, False
     if norm is not None:
-        _check_norm(where, x, norm)
+        check_statistics(where, x, norm)
         mean, var, weight, shift, eps, residual, relu = norm
     inputs = (
         x, residual, mean, var, weight, shift, values, *pattern, bias, added, eps, relu,
@@ -166,7 +166,8 @@ def _check_added(where: str, x: Tensor, added: Tensor, outputs: int, image: Pair
         )
 
 
-def _check_norm(where: str, x: Tensor, norm: Norm) -> None:
+def check_statistics(where: str, x: Tensor, norm: Norm) -> None:
+    """Check that a norm fits x."""
     named = {
         "mean of the norm": norm.mean,
         "var of the norm": norm.var,

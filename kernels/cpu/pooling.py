@@ -206,7 +206,7 @@ def average_pool2d(
         return reference.average_pool2d(x, kernel, stride, padding, count_include_pad)
     x = batch_last(x)
     out = output_image(x.shape[2:], kernel, stride, padding)
-    y = _empty(x, (*x.shape[:2], *out), x.dtype)
+    y = empty(x, (*x.shape[:2], *out), x.dtype)
     average(
         start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
         tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding), count_include_pad,
@@ -227,7 +227,7 @@ def average_pool2d_backward(
             grad_y, shape, kernel, stride, padding, count_include_pad
         )
     grad_y = batch_last(grad_y)
-    grad_x = _empty(grad_y, shape, grad_y.dtype)
+    grad_x = empty(grad_y, shape, grad_y.dtype)
     average_backward(
         start_threads(), shape[1], shape[0], grad_y.data_ptr(), grad_x.data_ptr(),
         tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride), tuple(padding),
@@ -241,7 +241,7 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Te
         return reference.max_pool2d(x, kernel, stride, padding)
     x = batch_last(x)
     out = output_image(x.shape[2:], kernel, stride, padding)
-    y, taps = (_empty(x, (*x.shape[:2], *out), dtype) for dtype in (x.dtype, torch.uint8))
+    y, taps = (empty(x, (*x.shape[:2], *out), dtype) for dtype in (x.dtype, torch.uint8))
     maximum(
         start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
         taps.data_ptr(), tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding),
@@ -255,7 +255,7 @@ def max_pool2d_backward(
     if grad_y.dtype != torch.float32:
         return reference.max_pool2d_backward(grad_y, taps, shape, kernel, stride, padding)
     grad_y, taps = batch_last(grad_y), batch_last(taps)
-    grad_x = _empty(grad_y, shape, grad_y.dtype)
+    grad_x = empty(grad_y, shape, grad_y.dtype)
     maximum_backward(
         start_threads(), shape[1], shape[0], grad_y.data_ptr(), taps.data_ptr(),
         grad_x.data_ptr(), tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride),
@@ -264,7 +264,7 @@ def max_pool2d_backward(
     return grad_x
 
 
-def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return a batch-last tensor with no values."""
     images, *rest = shape
     return like.new_empty((*rest, images), dtype=dtype).movedim(-1, 0)

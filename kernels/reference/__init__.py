@@ -19,6 +19,10 @@ from gemkern.kernels.reference.norm_sparse_conv2d import (
     norm_sparse_conv2d_backward,
 )
 from gemkern.kernels.reference.normalise import normalise, normalise_backward
+from gemkern.kernels.reference.normalise_max_pool2d import (
+    normalise_max_pool2d,
+    normalise_max_pool2d_backward,
+)
 from gemkern.kernels.reference.pooling import (
     average_pool2d,
     average_pool2d_backward,
@@ -62,6 +66,8 @@ __all__ = [
     "norm_sparse_conv2d_backward",
     "normalise",
     "normalise_backward",
+    "normalise_max_pool2d",
+    "normalise_max_pool2d_backward",
     "pack_mask",
     "padded_shortcut",
     "padded_shortcut_backward",

@@ -73,6 +73,11 @@ ARGUMENTS = {
     ),
     "normalise": (X, X, *CHANNELS, 1e-5, True),
     "normalise_backward": (X, X, X, *CHANNELS, 1e-5, True, True),
+    "normalise_max_pool2d": (X, *CHANNELS, 1e-5, True, *WINDOWS[:1], (3, 3)),
+    "normalise_max_pool2d_backward": (
+        HALVES[..., :2, :2], HALVES[..., :2, :2], HALVES[..., :2, :2].byte(), X, *CHANNELS, 1e-5,
+        True, *WINDOWS[:1], (3, 3),
+    ),
     "batch_norm_relu": (X, X, *CHANNELS, True, 0.1, 1e-5, True),
     "batch_norm_relu_backward": (X, X, X, *CHANNELS, True, True, True),
     "average_pool2d": (X, *WINDOWS, True),

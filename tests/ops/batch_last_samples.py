@@ -237,6 +237,29 @@ def of_shortcut_backward() -> dict[str, Arguments]:
     }
 
 
+def of_norm_pool() -> dict[str, Arguments]:
+    def sample(*shape: int, affine: bool, relu: bool, windows: Arguments) -> Arguments:
+        channels = shape[1]
+        scale = (normal(channels), normal(channels)) if affine else (None, None)
+        learning = (normal(*shape), normal(channels), normal(channels).abs(), *scale)
+        required = (t if t is None else t.requires_grad_() for t in learning)
+        return (*required, 1e-5, relu, *windows, NO_CHOICE)
+
+    return {
+        "halves": sample(4, 3, 5, 6, affine=True, relu=True, windows=((2, 2), (2, 2))),
+        "plain": sample(17, 3, 6, 4, affine=False, relu=False, windows=((2, 1), (3, 2))),
+    }
+
+
+def of_norm_pool_backward() -> dict[str, Arguments]:
+    samples = {}
+    for name, sample in of_norm_pool().items():
+        given = [t.detach() if isinstance(t, Tensor) else t for t in sample[:-1]]
+        y, taps = torch.ops.gemkern.normalise_max_pool2d(*given, "reference")
+        samples[name] = (ops.batch_last(normal(*y.shape)), y, taps, *given, NO_CHOICE)
+    return samples
+
+
 SAMPLES: dict[str, dict[str, Arguments]] = {
     **{
         f"sparse_{kind}{suffix}": of_sparse(kind, suffix)
@@ -249,6 +272,8 @@ SAMPLES: dict[str, dict[str, Arguments]] = {
     "norm_sparse_conv2d_backward": of_norm_sparse_backward(),
     "normalise": of_normalise(),
     "normalise_backward": of_normalise_backward(),
+    "normalise_max_pool2d": of_norm_pool(),
+    "normalise_max_pool2d_backward": of_norm_pool_backward(),
     "average_pool2d": of_average_pool(),
     "average_pool2d_backward": of_average_pool_backward(),
     "max_pool2d": of_max_pool(),

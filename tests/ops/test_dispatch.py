@@ -247,6 +247,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "normalise": lambda **to: ops.normalise(
         NUMBER.view(2, 1), ops.Norm(NUMBER[0, :1], NUMBER[0, :1]), **to
     ),
+    "normalise_max_pool2d": lambda **to: ops.normalise_max_pool2d(
+        NUMBER.view(1, 1, 1, 2), ops.Norm(NUMBER[0, :1], NUMBER[0, :1]), 1, **to
+    ),
     "batch_norm_relu": lambda **to: ops.batch_norm_relu(NUMBER.view(2, 1), **to),
     "average_pool2d": lambda **to: ops.average_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
     "max_pool2d": lambda **to: ops.max_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),

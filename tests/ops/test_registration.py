@@ -151,6 +151,14 @@ def make_norm(draw: Numbers) -> tuple[Any, ...]:
     return draw(4, 3, 2, 2), draw(4, 3, 2, 2), draw(3), draw(3), draw(3), draw(3).abs()
 
 
+def make_norm_pool(draw: Numbers) -> tuple[Any, ...]:
+    return draw(4, 3, 5, 4), draw(3), draw(3).abs() + 0.1, draw(3), draw(3)
+
+
+def run_norm_pool(x: Tensor, *statistics: Tensor) -> Tensor:
+    return ops.normalise_max_pool2d(x, ops.Norm(*statistics), 2)
+
+
 COMPILED: dict[str, tuple[Callable[..., Any], Callable[[Numbers], tuple[Any, ...]]]] = {
     "masked_conv2d": (run_conv2d, make_conv2d),
     "masked_linear": (ops.masked_linear, make_linear),
@@ -160,6 +168,7 @@ COMPILED: dict[str, tuple[Callable[..., Any], Callable[[Numbers], tuple[Any, ...
         lambda draw: (draw(4, 5), draw(8)),
     ),
     "batch_norm_relu": (ops.batch_norm_relu, make_norm),
+    "normalise_max_pool2d": (run_norm_pool, make_norm_pool),
     "max_pool2d": (lambda x: ops.max_pool2d(x, 2), lambda draw: (draw(2, 3, 4, 4),)),
     "average_pool2d": (lambda x: ops.average_pool2d(x, 2), lambda draw: (draw(2, 3, 4, 4),)),
     "padded_shortcut": (
@@ -211,6 +220,7 @@ def test_compiled_is_eager_bit_for_bit_and_new_numbers_need_no_new_graph(name: s
         "popup_weight",
         "sparse_conv2d",
         "sparse_linear",
+        "normalise_max_pool2d",
         "max_pool2d",
         "average_pool2d",
         "padded_shortcut",
@@ -272,6 +282,7 @@ class Everything(nn.Module):
         )
         statistics = ops.Norm(measured.mean, measured.var)
         sparse = sparse + ops.normalise(measured.y, statistics).sum() + measured.z.sum()
+        sparse = sparse + ops.normalise_max_pool2d(measured.y, statistics, 2).sum()
         kth = kth + popped.sum() + masks[0].sum() + pooled.sum() + sparse
         return y, z, ops.unpack_mask(packed, (3, 5)), ops.pack_mask(self.conv2), kth, ties
 

@@ -101,10 +101,12 @@ def test_only_large_results_of_whole_aligned_vectors_go_past_the_caches() -> Non
     assert not streaming.streams(aligned.view(2, -1, 1, 1))
 
 
-@pytest.mark.parametrize("batch", [20, 130])
-@pytest.mark.parametrize("how", ["everything", "before activation, kept"])
-def test_results_depend_on_no_number_of_threads(set_threads, how: str, batch: int) -> None:
-    case = Case(batch, 9, 11, image=(18, 5), density=0.3)
+@pytest.mark.parametrize(("batch", "density"), [(20, 0.3), (130, 0.3), (144, 0.05)])
+@pytest.mark.parametrize("how", ["everything", "before activation, kept", "before activation"])
+def test_results_depend_on_no_number_of_threads(
+    set_threads, how: str, batch: int, density: float
+) -> None:
+    case = Case(batch, 9, 11, image=(18, 5), density=density)
     of = cast(operands(case, HOWS[how], whole=False), torch.float32)
     found: list[list[Any]] = []
     for number in (1, 2, 2):
@@ -119,9 +121,12 @@ def test_results_depend_on_no_number_of_threads(set_threads, how: str, batch: in
 
 @pytest.mark.parametrize("offset", [0.0, 30.0, 1e4])
 @pytest.mark.parametrize("added", [True, False])
-def test_moments_are_as_exact_as_pytorchs(offset: float, added: bool) -> None:
+@pytest.mark.parametrize(("batch", "density"), [(77, 1.0), (96, 1.0), (96, 0.1)])
+def test_moments_are_as_exact_as_pytorchs(
+    offset: float, added: bool, batch: int, density: float
+) -> None:
     how = How(norm=False, relu=False, bias=True, added=added)
-    case = Case(77, 6, 8, image=(20, 9), density=1.0)
+    case = Case(batch, 6, 8, image=(20, 9), density=density)
     of = operands(case, how, whole=False)
     of["added" if added else "bias"] += offset
     y, _, mean, var = forward(kernels, case, how, cast(of, torch.float32))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.cpu_timing import interleaved
 
 READ_AND_WRITTEN = 2
-OPERATORS = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.MaxPool2d)
+OPERATORS = (nn.Conv2d, nn.Linear, nn.MaxPool2d)
 
 
 class Traffic(NamedTuple):
@@ -25,9 +25,11 @@ class Traffic(NamedTuple):
 def traffic(model: nn.Module, x: Tensor) -> Traffic:
     """Return what a training step of `model` on images x moves, counted from the shapes.
 
-    Counted are convolutions, linear layers, batch norms and poolings. Forward, each reads its input
-    and writes its output once. Backward, each reads the gradient of its output once and writes that
-    of its input (the first layer does not), and each but a pooling reads its input again.
+    Counted are convolutions, linear layers, poolings and batch norms. Forward, each but a norm
+    reads its input and writes its output once: whoever writes an activation can measure it, and
+    whoever reads it normalise it. Backward, each but a norm reads the gradient of its output once
+    and writes that of its input (the first layer does not), and each but a pooling reads its input
+    again: a norm's gradient needs it beside sums that are known only at its end.
 
     Not counted, as a step may do without: a second pass for the statistics of a batch norm or of
     its gradient; ReLUs and additions, which another operator can do on its way; the conversions of
@@ -44,8 +46,15 @@ def traffic(model: nn.Module, x: Tensor) -> Traffic:
         moved.append(x.element_size() * (forward + backward))
         sizes.append(written)
 
-    counted = [module for module in model.modules() if isinstance(module, OPERATORS)]
-    hooks = [module.register_forward_hook(note) for module in counted]
+    def note_norm(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        moved.append(x.element_size() * output.numel())
+
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, OPERATORS):
+            hooks.append(module.register_forward_hook(note))
+        elif isinstance(module, nn.BatchNorm2d):
+            hooks.append(module.register_forward_hook(note_norm))
     model(x)
     for hook in hooks:
         hook.remove()

@@ -28,21 +28,22 @@ class Watch(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.warnings.append(record.getMessage())
 
-    def counting(self, capturing: graphs.Graphs) -> graphs.Graphs:
-        """Return `capturing`, whose replays are counted from now on."""
-        capture = capturing.capture
 
-        def counted(call: graphs.Call) -> graphs.Call:
-            replay = capture(call)
+class Counted:
+    """The captures of `capturing`, whose replays `watch` counts."""
 
-            def count() -> None:
-                self.replays += 1
-                replay()
+    def __init__(self, capturing: graphs.Graphs, watch: Watch) -> None:
+        self.warm_up, self.side_by_side = capturing.warm_up, capturing.side_by_side
+        self._capturing, self._watch = capturing, watch
 
-            return count
+    def capture(self, call: graphs.Call) -> graphs.Call:
+        replay = self._capturing.capture(call)
 
-        capturing.capture = counted  # type: ignore[method-assign]
-        return capturing
+        def counted() -> None:
+            self._watch.replays += 1
+            replay()
+
+        return counted
 
 
 @contextmanager
@@ -50,13 +51,13 @@ def watched() -> Iterator[Watch]:
     """Watch the training in the body, which captures steps as it does elsewhere."""
     watch, graphs_on = Watch(), graphs.graphs_on
 
-    def counting_on(device: torch.device) -> graphs.Graphs | None:
+    def counted_on(device: torch.device) -> graphs.Graphs | None:
         capturing = graphs_on(device)
-        return None if capturing is None else watch.counting(capturing)
+        return None if capturing is None else Counted(capturing, watch)
 
     graphs.logger.addHandler(watch)
     try:
-        with mock.patch.object(graphs, "graphs_on", counting_on):
+        with mock.patch.object(graphs, "graphs_on", counted_on):
             yield watch
     finally:
         graphs.logger.removeHandler(watch)

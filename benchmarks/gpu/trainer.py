@@ -38,8 +38,8 @@ ROUNDS, SECONDS = 3, 18.0
 # From Python a step takes milliseconds, and an epoch of few steps says as much.
 EAGER_STEPS, CHECKED_STEPS = 50, 8
 HOW = (
-    f"an epoch's seconds over its steps and seeds; runs of {EPOCHS} epochs in turn, "
-    "without the first one of each, which holds warm-up and capture"
+    "noise on the device, cropped and flipped; an epoch's seconds over its steps and seeds; runs "
+    "of {} epochs in turn, without the first of each, which holds warm-up and capture"
 )
 
 
@@ -81,7 +81,7 @@ def _measure(bench: Bench, network: str, method: str, trained: str) -> Entry:
     epochs = min(EPOCHS, 1 + bench.clock.repetitions)
     school = School(bench, network, METHODS[method], synthetic(bench), epochs)
     check(school, ways)
-    entry = {**setting(bench), "how": HOW, **race(school, ways)}
+    entry = {**setting(bench), "how": HOW.format(epochs), **race(school, ways)}
     return {**entry, "without": without} if without else entry
 
 

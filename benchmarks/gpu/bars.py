@@ -8,8 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.gpu import correctness, elementwise, graphs, sanitize, selection, step
+from benchmarks.gpu import correctness, elementwise, graphs, sanitize, selection, step, trainer
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Entry, Result
+from benchmarks.gpu.timing import CAPTURED
 
 MET, MISSED = "met", "not met"
 STYLES = {MET: "green", MEASURED: "green", MISSED: "red", FAILED: "red", NOT_MEASURED: "yellow"}
@@ -39,6 +40,8 @@ def bars(result: Result) -> list[Entry]:
                  0.05, at_least=False)
             for model in ("vgg16", "resnet18") for how in step.HOWS
         ),
+        _bar("Gem-Miner in the package's loop, resnet20, batch 128: milliseconds of a step",
+             _trained(result), 0.5, at_least=False),
     ]  # fmt: skip
 
 
@@ -77,6 +80,12 @@ def _popup(result: Result) -> list[float | None]:
 def _overhead(result: Result, name: str) -> list[float | None]:
     overhead = result.find(step.SECTION, name).get("overhead", {})
     return [overhead.get(step.FUSED)]
+
+
+def _trained(result: Result) -> list[float | None]:
+    row = result.find(trainer.SECTION, f"resnet20 {trainer.MINING} {trainer.ALONE}")
+    median = _median(row, CAPTURED)
+    return [median / 1e3 if median else None]
 
 
 def section_table(result: Result, section: str) -> Table:
@@ -121,5 +130,10 @@ def _note(row: Entry) -> str:
             notes.append(f"{row[key] / 1e12:.3g} {unit}")
     for shares in (row.get("overhead", {}), row.get("shares", {})):
         notes += [f"{name} {share:.1%}" for name, share in shares.items()]
+    for name, epoch in row.get("epochs", {}).items():
+        notes.append(
+            f"{name}: epochs of {epoch['steps']} steps, the first {epoch['added_s']:.2f} s longer, "
+            f"{epoch['replayed']} steps of a run replayed"
+        )
     notes += [f"without {name}: {why}" for name, why in row.get("without", {}).items()]
     return "; ".join(notes)

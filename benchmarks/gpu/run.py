@@ -21,6 +21,7 @@ from benchmarks.gpu import (
     shapes,
     step,
     traffic,
+    trainer,
 )
 from benchmarks.gpu.bars import bars, bars_table, section_table
 from benchmarks.gpu.bench import Bench, Plan, run_section
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Plan] = {
     selection.SECTION: selection.plan,
     traffic.SECTION: traffic.plan,
     step.SECTION: step.plan,
+    trainer.SECTION: trainer.plan,
     sanitize.SECTION: sanitize.plan,
     products.SECTION: products.plan,
     products.FLOAT32: products.plan_float32,

@@ -84,6 +84,7 @@ class Shapes:
         matmul: rows, columns and depth of the largest product.
         networks: shapes of weights, for what works element by element.
         models: those that take whole steps, on `batch` images of `image` pixels a side.
+        images: those that an epoch of training takes.
         linear: inputs and outputs of masked linear layers, each with `rows` rows.
         convs: masked convolutions, each with `batches` images; in float32 the first four.
         cudnn: convolutions of the paper's networks.
@@ -97,6 +98,7 @@ class Shapes:
     models: tuple[str, ...]
     batch: int
     image: int
+    images: int
     linear: tuple[tuple[int, int], ...]
     rows: tuple[int, ...]
     convs: tuple[Conv, ...]
@@ -115,6 +117,7 @@ def full() -> Shapes:
         models=("vgg16", "resnet18", "resnet20"),
         batch=128,
         image=32,
+        images=50_000,
         linear=((512, 512), (2048, 1000), (4096, 4096)),
         rows=(1, 4, 16, 64, 256, 1024, 8192, 65536),
         convs=(*RESNET20, *VGG16, *RESNET50),
@@ -134,6 +137,7 @@ def rehearsal() -> Shapes:
         models=("resnet8",),
         batch=2,
         image=4,
+        images=2,
         linear=((16, 8),),
         rows=(1, 4),
         convs=(conv,),

@@ -21,6 +21,7 @@ from gemkern.models import build
 SECTION = "step"
 DENSE, PLAIN, FUSED = "dense", "gem-miner", "gem-miner, fused"
 MINERS = (FUSED, PLAIN)
+DENSITY = 0.0144
 HOWS = (CAPTURED, CALLED)
 # Of the norm of the logits: rounding in 16 bits.
 CLOSE = 2e-2
@@ -48,7 +49,7 @@ def _measure(bench: Bench, network: str, how: str) -> Entry:
     medians = {name: times["median_us"] for name, times in raced["times"].items()}
     dense = medians.get(DENSE)
     over = {name: median / dense - 1 for name, median in medians.items()} if dense else {}
-    return {**_labels(bench), "overhead": over, **raced}
+    return {**setting(bench), "overhead": over, **raced}
 
 
 def _measure_compiled(bench: Bench, network: str) -> Entry:
@@ -61,17 +62,17 @@ def _measure_compiled(bench: Bench, network: str) -> Entry:
         **in_ways(HOWS, {"dense": eager, "compiled": compiled}),
         "compiled, reduce-overhead": Work(dense_step(bench, network, "reduce-overhead")),
     })  # fmt: skip
-    return {**_labels(bench), **raced}
+    return {**setting(bench), **raced}
 
 
-def _labels(bench: Bench) -> Entry:
+def setting(bench: Bench) -> Entry:
     dtype = f"{bench.narrow} autocast"
     return {"batch": bench.shapes.batch, "dtype": dtype, "layout": "channels last"}
 
 
 def dense_step(bench: Bench, network: str, compiled: str = "") -> Callable[[], None]:
     """Return a step of plain SGD over the weights; `compiled` is a mode of torch.compile."""
-    model = _network(bench, network)
+    model = fresh_model(bench, network)
     sgd = torch.optim.SGD(model.parameters(), LR, MOMENTUM)
     loss = _loss(bench, torch.compile(model, mode=compiled) if compiled else model)
 
@@ -85,7 +86,7 @@ def dense_step(bench: Bench, network: str, compiled: str = "") -> Callable[[], N
 
 def backward_alone(bench: Bench, network: str) -> Callable[[], None]:
     """Return the dense step without its optimiser."""
-    model = _network(bench, network)
+    model = fresh_model(bench, network)
     loss = _loss(bench, model)
 
     def step() -> None:
@@ -97,10 +98,10 @@ def backward_alone(bench: Bench, network: str) -> Callable[[], None]:
 
 def mined(bench: Bench, network: str, miner: str) -> tuple[nn.Module, Callable[[], None]]:
     """Return a model that Gem-Miner mines, and its step; `miner` is one of MINERS."""
-    model = _network(bench, network)
+    model = fresh_model(bench, network)
     gk.convert(model, scores=True)
     mining = gk.GemMiner(
-        model, density=0.0144, epochs=150, freeze_every=5, l2=L2, seed=0, fused=miner == FUSED
+        model, DENSITY, epochs=150, freeze_every=5, l2=L2, seed=0, fused=miner == FUSED
     )
     loss = _loss(bench, model)
 
@@ -112,7 +113,7 @@ def mined(bench: Bench, network: str, miner: str) -> tuple[nn.Module, Callable[[
 
 
 def authors_step(bench: Bench, network: str) -> Callable[[], None]:
-    model = authors_network(_network(bench, network))
+    model = authors_network(fresh_model(bench, network))
     authors = AuthorsStep([one for one in model.modules() if isinstance(one, AuthorsMask)])
     loss = _loss(bench, model)
 
@@ -152,7 +153,7 @@ def _after_steps(bench: Bench, network: str, miner: str, *, captured: bool) -> l
 
 def _check_logits(bench: Bench, network: str) -> None:
     """Compare the logits of masked layers with those of plain ones that have the zeros baked in."""
-    model = _network(bench, network)
+    model = fresh_model(bench, network)
     gk.convert(model, scores=True)
     plain = copy.deepcopy(model)
     gk.unconvert(plain)
@@ -164,8 +165,8 @@ def _check_logits(bench: Bench, network: str) -> None:
         raise WrongResult(f"{network}: logits of masked layers are {error:.1e} off the plain ones")
 
 
-def _network(bench: Bench, network: str) -> nn.Module:
-    model = build(network, image_size=bench.shapes.image, seed=0)
+def fresh_model(bench: Bench, network: str, seed: int = 0) -> nn.Module:
+    model = build(network, image_size=bench.shapes.image, seed=seed)
     return model.to(bench.device, memory_format=torch.channels_last).train()
 
 

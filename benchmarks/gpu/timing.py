@@ -29,6 +29,7 @@ class NotMeasured(Exception):
 # How a contender is run: from Python, on an idle device; from Python, on a device kept busy until
 # the host is through; as a replayed CUDA graph, likewise. The host counts in the first alone.
 CALLED, QUEUED, CAPTURED = "called", "queued", "captured"
+NO_GRAPHS = "a CPU has no CUDA graphs"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Clock(ABC):
             }
             for name, reading in readings.items():
                 samples[name].append(reading())
-        times = {name: _summary(taken) for name, taken in samples.items()}
+        times = {name: summary(taken) for name, taken in samples.items()}
         return {"times": times, **({"without": without} if without else {})}
 
     def _ready(self, work: Work) -> Call:
@@ -108,7 +109,7 @@ class WallClock(Clock):
     repetitions = 1
 
     def captured(self, call: Call) -> Call:
-        raise NotMeasured("a CPU has no CUDA graphs")
+        raise NotMeasured(NO_GRAPHS)
 
     def _timed(self, call: Call, cold: bool, queued: bool) -> Callable[[], float]:
         started = time.perf_counter()
@@ -176,7 +177,8 @@ def brief(error: Exception, length: int = 400) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:length]
 
 
-def _summary(samples: list[float]) -> dict[str, float]:
+def summary(samples: list[float]) -> dict[str, float]:
+    """Return quantiles of `samples`, in microseconds, and their number."""
     ranked = sorted(samples)
     quantiles = {
         name: round(ranked[round(share * (len(ranked) - 1))], 3)

@@ -17,7 +17,7 @@ from gemkern.kernels.table import OPERATORS
 from rich.console import Console
 
 from benchmarks import roofline
-from benchmarks.gpu import baselines, bench, elementwise, products, run, shapes, step
+from benchmarks.gpu import baselines, bench, elementwise, products, run, shapes, step, trainer
 from benchmarks.gpu.__main__ import REHEARSAL, main
 from benchmarks.gpu.bars import bars
 from benchmarks.gpu.exactness import WrongResult, copied, require_as_exact_as, require_same
@@ -113,6 +113,7 @@ def test_rows_have_their_rivals_times_and_spread(whole: Row) -> None:
             "eager, called",
         },
         "step": {*step.MINERS, step.DENSE, "authors", "forward and backward"},
+        "trainer": {trainer.EAGER},
         "products": {"in-kernel", "materialised"},
         "cudnn": {"forward", "input gradient", "weight gradient"},
     }

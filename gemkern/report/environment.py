@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from gemkern.ops.dispatch import availability
@@ -132,4 +132,5 @@ def _backends_table() -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    return Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    whole = (Column(name, min_width=len(name)) for name in columns)
+    return Table(*whole, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from gemkern.ops.dispatch import availability
 
 PACKAGES = ("torch", "numpy", "triton", "numba", "safetensors", "scikit-learn")
+# Columns of characters in which operators are listed.
+LEAST_WIDTH = 32
 SERVES = "serves"
 
 
@@ -122,8 +124,8 @@ def _backends_table() -> Table:
         operators_by_row.setdefault(tuple(answers.items()), []).append(operator)
     backends = list(dict.fromkeys(name for row in operators_by_row for name, _ in row))
     table = _table("operators and backends", "operators", *backends)
-    # No name is broken, with the comma after it.
-    table.columns[0].min_width = 1 + max(map(len, availability()))
+    # No name is broken, with the comma after it; a width that is fixed leaves the others theirs.
+    table.columns[0].width = max(LEAST_WIDTH, 1 + max(map(len, availability())))
     for row, operators in operators_by_row.items():
         reasons = dict(row)
         # Text, because a reason may hold square brackets ("gemkern[gpu]"), rich's markup.
@@ -132,5 +134,4 @@ def _backends_table() -> Table:
 
 
 def _table(title: str, *columns: str) -> Table:
-    whole = (Column(name, min_width=len(name)) for name in columns)
-    return Table(*whole, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
+    return Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)

@@ -103,7 +103,10 @@ def entries_by_target(values, positions, starts, walk, rows, columns, backward):
 
 @njit(cache=True)
 def keep_rows(lists, values, first, last, bytes_of_pixel, kept):
-    """Copy those entries whose row has a place in first:last; now they lead so many bytes on."""
+    """Copy those entries whose row has a place in first:last; now they lead so many bytes on.
+
+    `values` [nnz, ...], by the number of an entry, are copied beside them.
+    """
     entries, bounds = lists
     kept_entries, kept_values, kept_bounds = kept
     count = 0
@@ -115,6 +118,18 @@ def keep_rows(lists, values, first, last, bytes_of_pixel, kept):
                 kept_values[count] = values[entries[number, 3]]
                 count += 1
     kept_bounds[len(bounds) - 1] = count
+
+
+@njit
+def line_of(unit, lines, chunks, blocks):
+    """Return kind and first byte of a unit's chunk, its block, and run, row and base of its line.
+
+    Units are lines by blocks of columns by chunks, the line going fastest.
+    """
+    rest, line = divmod(unit, len(lines))
+    chunk, block = divmod(rest, blocks)
+    of_line = (lines[line, 0], lines[line, 1], lines[line, 2])
+    return chunks[chunk, 0], chunks[chunk, 1] * BYTES, block, *of_line
 
 
 @njit
@@ -153,10 +168,7 @@ def direct(
         known = -1
         for unit in range(units * thread // threads, units * (thread + 1) // threads):
             rest, channel = divmod(unit, channels)
-            rest, line = divmod(rest, len(lines))
-            chunk, block = divmod(rest, blocks)
-            kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
-            run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
+            kind, image, block, run, row, base = line_of(rest, lines, chunks, blocks)
             if run != known:
                 keep_rows(lists, values, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
                 known = run

@@ -7,7 +7,7 @@ its entries read of the output's gradient.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.direct import entries_by_target, keep_rows
+from gemkern.kernels.cpu.direct import entries_by_target, keep_rows, line_of
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.products import multiply_run_from_start, total_of
 from gemkern.kernels.cpu.strip_forward import BYTES, share_of
@@ -65,10 +65,7 @@ def direct_products(
             first, last = share_of(units, part, len(parts))
             known = -1
             for unit in range(first, last):
-                rest, line = divmod(unit, len(lines))
-                chunk, block = divmod(rest, blocks)
-                kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
-                run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
+                kind, image, block, run, row, base = line_of(unit, lines, chunks, blocks)
                 if run != known:
                     empty_sums(kept, sums, parts[part])
                     keep_rows(lists, numbers, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.layout import batch_last
 from gemkern.kernels.cpu.memory import flag_rows, floats, rows
 from gemkern.kernels.cpu.normalise import AHEAD, share
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.pooling import empty, maximum_channel_backward
 from gemkern.kernels.cpu.scratch import scratch
-from gemkern.kernels.cpu.serving import served
+from gemkern.kernels.cpu.serving import apart, served
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strip_backward import write_norm_grads
 from gemkern.kernels.cpu.strip_forward import BYTES, affine, aligned, norm_of, numbers_of
@@ -28,7 +29,6 @@ from gemkern.kernels.cpu.vector_rows import Vectors, row_loop
 from gemkern.kernels.cpu.vector_windows import norm_maximum
 from gemkern.kernels.cpu.vectors import Emitter, wait_for_stores
 from gemkern.kernels.geometry import Pair, output_image
-from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.normalise_max_pool2d import NO_PADDING
 from numba import njit, prange
 from torch import Tensor
@@ -171,18 +171,17 @@ def normalise_max_pool2d_backward(
     grad_y, y, taps, x = map(batch_last, (grad_y, y, taps, x))
     images, channels, *image = x.shape
     out = tuple(y.shape[2:])
-    grad_x, grad_norm = torch.empty_like(x), torch.empty((4, channels))
+    grad_x, grad_norm = torch.empty_like(x), np.empty((4, channels), np.float32)
     highest = max(stride[0], image[0] - (out[0] - 1) * stride[0])
     size = sum(aligned(pixels * images * BYTES) for pixels in (out[1], highest * image[1]))
     threads = start_threads()
     backward(
         threads, channels, images, grad_y.data_ptr(), y.data_ptr(), taps.data_ptr(), x.data_ptr(),
-        norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(), grad_norm.numpy(),
+        norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(), grad_norm,
         tuple(image), out, tuple(kernel), tuple(stride), scratch(threads * size), size,
         streams(grad_x),
     )  # fmt: skip
-    # An operator's results may not share memory.
-    grad_mean, grad_var, grad_weight, grad_bias = (one.clone() for one in grad_norm)
+    grad_mean, grad_var, grad_weight, grad_bias = apart(grad_norm)
     return (
         grad_x,
         grad_mean,

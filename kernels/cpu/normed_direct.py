@@ -7,12 +7,12 @@ remain, that costs less than a normalised copy.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.direct import entries_by_target
+from gemkern.kernels.cpu.direct import entries_by_target, keep_rows, line_of
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.moments import merged
 from gemkern.kernels.cpu.normed_vectors import FACTORS, normed_accumulator
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, affine, share_of
+from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, affine, lanes_of, share_of
 from gemkern.kernels.cpu.strips import VECTORS, Walk
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES, sum_of_lanes, wait_for_stores
 from numba import njit, prange
@@ -83,23 +83,15 @@ def accumulate_run(kind, streamed, target, target_step, source, source_step, kep
 
 
 @njit
-def keep_rows(lists, values, table, places, bytes_of_pixel, kept):
-    """Copy those entries whose row has one of the places, with the norm of what they read."""
-    entries, bounds = lists
-    kept_entries, factors, kept_bounds = kept
-    count = 0
-    for key in range(len(bounds) - 1):
-        kept_bounds[key] = count
-        for number in range(bounds[key], bounds[key + 1]):
-            if places[0] <= entries[number, 1] < places[1]:
-                channel = entries[number, 2]
-                kept_entries[count] = entries[number, 0] * bytes_of_pixel
-                factors[count, 0] = values[entries[number, 3]]
-                factors[count, 1] = table[channel, 0]
-                factors[count, 2] = table[channel, 1]
-                factors[count, 3] = table[channel, 2]
-                count += 1
-    kept_bounds[len(bounds) - 1] = count
+def factors_of(entries, values, table):
+    """Return float32 [nnz, 4], by number: an entry's value and the norm of what it reads."""
+    factors = np.empty((len(values), FACTORS), np.float32)
+    for number in range(len(entries)):
+        channel, which = entries[number, 2], entries[number, 3]
+        factors[which, 0] = values[which]
+        for place in range(1, FACTORS):
+            factors[which, place] = table[channel, place - 1]
+    return factors
 
 
 @njit
@@ -121,11 +113,10 @@ def pivot_of(kind, source, pixel, columns, block, kept, key, start, least, added
     middle = run[1] // 2
     base = source + (run[2] + middle * columns.base_step) * pixel
     more = added + (run[0] + middle * columns.step) * pixel if added else zeros
-    lanes = LANES * (8 >> kind)
     sums = room + WIDEST * BYTES
     accumulate_run(kind, False, room, 0, base, 0, kept_of(kept, key, run), start, least, more, 0,
                    np.float32(0), sums, 1)  # fmt: skip
-    return np.float32(sum_of_lanes(sums) / np.float32(lanes))
+    return np.float32(sum_of_lanes(sums) / np.float32(lanes_of(kind)))
 
 
 @njit
@@ -177,7 +168,9 @@ def normed_direct(
     """Write the output, past the caches if streamed, and its moments if there is room for them."""
     control = float_control()
     lists = entries_by_target(values, positions, starts, walk, rows, columns, False)
-    table, least = norm_table(norm, walk.inputs), np.float32(norm.least)
+    # Of entries that are left out, whose value is 0, no factors are read.
+    factors = factors_of(lists[0][: lists[1][-1]], values, norm_table(norm, walk.inputs))
+    least = np.float32(norm.least)
     pixel, blocks, outputs = BYTES * walk.batch, len(columns.blocks) - 1, walk.outputs
     units = len(chunks) * blocks * len(lines)
     parts = np.zeros((min(units, PARTS), outputs, 4))
@@ -196,13 +189,9 @@ def normed_direct(
         for part in range(mine[0], mine[1]):
             first, last = share_of(units, part, len(parts))
             for unit in range(first, last):
-                rest, line = divmod(unit, len(lines))
-                chunk, block = divmod(rest, blocks)
-                kind, image = chunks[chunk, 0], chunks[chunk, 1] * BYTES
-                run, row, base = lines[line, 0], lines[line, 1], lines[line, 2]
+                kind, image, block, run, row, base = line_of(unit, lines, chunks, blocks)
                 if run != known:
-                    places = rows.runs[run, 3], rows.runs[run, 4]
-                    keep_rows(lists, values, table, places, pixel, kept)
+                    keep_rows(lists, factors, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
                     known = run
                 source = x + base * columns.sources * pixel + image
                 for channel in range(outputs):
@@ -220,7 +209,7 @@ def normed_direct(
                         kind, streamed, y + offset, source, pixel, columns, block, kept, key, start,
                         least, more, np.float32(found[1]), zeros.ctypes.data, sums,
                     )  # fmt: skip
-                    found[0] += written * (LANES * (8 >> kind))
+                    found[0] += written * lanes_of(kind)
                     found[2] += sum_of_lanes(sums)
                     found[3] += sum_of_lanes(sums + BYTES_OF_SUM)
         wait_for_stores()

@@ -5,30 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gemkern.kernels.cpu.normed_vectors import PARTIAL
+from gemkern.kernels.cpu.strip_gradients import SUMS
 from gemkern.kernels.cpu.strips import VECTORS
 from gemkern.kernels.cpu.vectors import (
-    BYTES_OF_FLOAT,
     BYTES_OF_SUM,
-    BYTES_OF_VECTOR,
-    FLOAT,
-    LANES,
-    LONG,
     ZEROS,
     Emitter,
-    from_row,
+    add_times_value,
     long,
+    read_entry,
 )
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
 Vectors = list[ir.Value]
-# Sums that stay in registers beside as many vectors of the input: of 32 or 16 registers.
-SUMS = 8 if LANES == 16 else 4
-# Sums over pixels that do not wait for each other.
-PARTIAL = 4
-# Addresses of tensors at a pixel, and how far apart the pixels of each lie.
-TENSORS = 6
+# How many numbers the tuples hold that the loop takes: tensors, steps, numbers and lists.
+COUNTS = (6, 3, 4, 8)
 
 
 def _either(builder: ir.IRBuilder, wanted: ir.Value, yes: Callable[[], Vectors],
@@ -65,7 +59,6 @@ def _leading(pixels: int, vectors: int) -> Any:
         streamed: whether what is written goes past the caches.
         ahead: bytes to the x that is read later, which is fetched.
     """
-    bytes_of_pixel = vectors * BYTES_OF_VECTOR
 
     def emit(builder, tensors, steps, numbers, lists, found, streamed, ahead):
         at = Emitter(builder)
@@ -80,38 +73,25 @@ def _leading(pixels: int, vectors: int) -> Any:
         def normed() -> Vectors:
             made = []
             for place in places(x, far):
-                at.prefetch(builder.add(place, ahead))
                 away = builder.fsub(at.load(place), mean)
                 made.append(at.at_least(at.multiply_add(away, scale, shift_of), least))
             return made
 
         def kept() -> Vectors:
-            for place in places(x, far):
-                at.prefetch(builder.add(place, ahead))
             return [at.load(place) for place in places(z, far)]
 
+        for place in places(x, far):
+            at.prefetch(builder.add(place, ahead))
         inputs = _either(builder, z, kept, normed)
 
-        def read_entry(step: ir.Value) -> Vectors:
-            entry = at.scalar(builder.add(listed, builder.mul(step, long(8))), LONG)
-            source = builder.add(from_row(at, rows, entry, bytes_of_pixel), shift)
-            read = [at.load(place) for place in places(source, source_step)]
-            products = [ZEROS, ZEROS]
-            for number, (one, of_input) in enumerate(zip(read, inputs, strict=True)):
-                products[number % 2] = at.multiply_add(one, of_input, products[number % 2])
-            at.add_to_sum(products, builder.add(sums, builder.mul(step, long(BYTES_OF_SUM))))
-            return read
+        read_from = (rows, shift, source_step, listed, sums)
 
         def add_entry(step: ir.Value, totals: Vectors) -> Vectors:
-            value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
-            factor = at.spread(value)
-            return [
-                at.multiply_add(one, factor, total)
-                for one, total in zip(read_entry(step), totals, strict=True)
-            ]
+            read = read_entry(at, read_from, step, inputs, pixels)
+            return add_times_value(at, values, step, read, totals)
 
         def multiply_entry(step: ir.Value, totals: Vectors) -> Vectors:
-            read_entry(builder.add(step, count))
+            read_entry(at, read_from, builder.add(step, count), inputs, pixels)
             return totals
 
         gradients = at.loop(count, [ZEROS] * (pixels * vectors), add_entry)
@@ -147,15 +127,13 @@ def _leading(pixels: int, vectors: int) -> Any:
     @intrinsic
     def lead(typingctx, tensors, steps, numbers, lists, found, streamed, ahead):
         whole = types.int64
-        tuples = (TENSORS, 3), (4,), (8,)
-        counts = (*tuples[0], *tuples[1], *tuples[2])
         kinds = (whole, whole, types.float32, whole)
-        operands = [types.UniTuple(kind, n) for kind, n in zip(kinds, counts, strict=True)]
+        operands = [types.UniTuple(kind, n) for kind, n in zip(kinds, COUNTS, strict=True)]
 
         def codegen(context, builder, signature, arguments):
             unpacked = [
                 [builder.extract_value(argument, place) for place in range(n)]
-                for argument, n in zip(arguments[:4], counts, strict=True)
+                for argument, n in zip(arguments[:4], COUNTS, strict=True)
             ]
             emit(builder, *unpacked, *arguments[4:])
             return context.get_dummy_value()

@@ -213,6 +213,15 @@ def from_start(at: Emitter, start: ir.Value, entry: ir.Value, bytes_of_pixel: in
     return at.builder.add(start, entry)
 
 
+def add_times_value(
+    at: Emitter, values: ir.Value, step: ir.Value, read: list[ir.Value], totals: list[ir.Value]
+) -> list[ir.Value]:
+    """Return the totals plus what entry `step` reads times its value, of those at an address."""
+    place = at.builder.add(values, at.builder.mul(step, long(BYTES_OF_FLOAT)))
+    factor = at.spread(at.scalar(place, FLOAT))
+    return [at.multiply_add(one, factor, total) for one, total in zip(read, totals, strict=True)]
+
+
 def accumulator(
     pixels: int,
     vectors: int,
@@ -235,15 +244,9 @@ def accumulator(
 
         def add_entry(step: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             entry = at.scalar(builder.add(entries, builder.mul(step, long(8))), LONG)
-            value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
-            factor = at.spread(value)
             source = builder.add(source_of(at, rows, entry, bytes_of_pixel), shift)
-            return [
-                at.multiply_add(at.load(place), factor, total)
-                for place, total in zip(
-                    at.places(source, source_step, pixels, vectors), sums, strict=True
-                )
-            ]
+            read = [at.load(place) for place in at.places(source, source_step, pixels, vectors)]
+            return add_times_value(at, values, step, read, sums)
 
         begun = [at.spread(start)] * (pixels * vectors)
         totals = at.loop(count, begun, add_entry)
@@ -311,6 +314,27 @@ def dot_products(entries: int, vectors: int, source_of: Callable[..., ir.Value] 
     return add_products
 
 
+def read_entry(
+    at: Emitter, lists: Sequence[ir.Value], step: ir.Value, inputs: list[ir.Value], pixels: int
+) -> list[ir.Value]:
+    """Return the vectors that entry `step` reads; add their products with the inputs to its sum.
+
+    lists: addresses of rows; shift and source_step in bytes; addresses of the entries and their
+    sums. inputs: as many vectors as are read.
+    """
+    rows, shift, source_step, listed, sums = lists
+    builder, vectors = at.builder, len(inputs) // pixels
+    entry = at.scalar(builder.add(listed, builder.mul(step, long(8))), LONG)
+    source = builder.add(from_row(at, rows, entry, vectors * BYTES_OF_VECTOR), shift)
+    read = [at.load(place) for place in at.places(source, source_step, pixels, vectors)]
+    # Two sums, which do not wait for each other.
+    products = [ZEROS, ZEROS]
+    for number, (one, of_input) in enumerate(zip(read, inputs, strict=True)):
+        products[number % 2] = at.multiply_add(one, of_input, products[number % 2])
+    at.add_to_sum(products, builder.add(sums, builder.mul(step, long(BYTES_OF_SUM))))
+    return read
+
+
 def gradients(pixels: int, vectors: int) -> Any:
     """Return the loop that makes both gradients of one input channel of a few pixels.
 
@@ -319,31 +343,15 @@ def gradients(pixels: int, vectors: int) -> Any:
     as `accumulator` does, and adds the product of those with the input at `x`, whose pixels lie
     `x_step` bytes apart, to the entry's sum at `sums`: what is read is read once for both.
     """
-    bytes_of_pixel = vectors * BYTES_OF_VECTOR
-    # Sums of an entry that do not wait for each other.
-    partial = 2
 
     def emit(builder, target, target_step, x, x_step, rows, shift, source_step, listed, values,
              count, sums):  # fmt: skip
-        at = Emitter(builder)
-
+        at, lists = Emitter(builder), (rows, shift, source_step, listed, sums)
         inputs = [at.load(place) for place in at.places(x, x_step, pixels, vectors)]
 
         def add_entry(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
-            entry = at.scalar(builder.add(listed, builder.mul(step, long(8))), LONG)
-            value = at.scalar(builder.add(values, builder.mul(step, long(BYTES_OF_FLOAT))), FLOAT)
-            factor = at.spread(value)
-            place = builder.add(sums, builder.mul(step, long(BYTES_OF_SUM)))
-            source = builder.add(from_row(at, rows, entry, bytes_of_pixel), shift)
-            products = [ZEROS] * partial
-            made = []
-            for number, address in enumerate(at.places(source, source_step, pixels, vectors)):
-                read = at.load(address)
-                made.append(at.multiply_add(read, factor, totals[number]))
-                part = number % partial
-                products[part] = at.multiply_add(read, inputs[number], products[part])
-            at.add_to_sum(products, place)
-            return made
+            read = read_entry(at, lists, step, inputs, pixels)
+            return add_times_value(at, values, step, read, totals)
 
         totals = at.loop(count, [ZEROS] * (pixels * vectors), add_entry)
         for place, total in zip(

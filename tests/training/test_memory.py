@@ -8,25 +8,26 @@ import sys
 
 import pytest
 
-FAULTS = """
+# A small allocation may take the end of a block just freed, so single rounds ask for memory anew.
+FEWEST_FAULTS = """
 import resource, torch
 from gemkern.training import keep_freed_memory
 {first}
-for _ in range(3):
+fewest = 2**24
+for _ in range(16):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    torch.ones(2**24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    fewest = min(fewest, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(fewest)
 """
 
 
-def _faults(first: str) -> int:
-    """Return how many pages 3 x 64 MiB ask the system for."""
-    run = [sys.executable, "-c", FAULTS.format(first=first)]
+def _fewest_faults(first: str) -> int:
+    """Return how many pages a tensor of 64 MiB asks the system for, in the best of 16 rounds."""
+    run = [sys.executable, "-c", FEWEST_FAULTS.format(first=first)]
     return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives pages back")
 def test_freed_memory_is_used_again() -> None:
-    assert _faults("keep_freed_memory()") < _faults("") / 2
+    assert _fewest_faults("keep_freed_memory()") < _fewest_faults("") / 2

@@ -7,7 +7,10 @@ alone does. Whatever else reads it gets the tensor (`plain`).
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,23 +99,26 @@ def convolve(layer: Any, value: Any, added: Any, norm: Any, shared: bool) -> Any
     return Measured(made.y, made.mean, made.var, shared)
 
 
-def normalise(norm: Any, value: Any, residual: Any, relu: bool, shared: bool) -> Any:
+def normalise(
+    norm: Any, value: Any, residual: Any, relu: bool, shared: bool, alone: bool = False
+) -> Any:
     """Return relu(norm(value) + residual) for an `nn.BatchNorm2d`, whose statistics it moves.
 
     Args:
         value, residual: activations; the residual may be None.
         shared: whether more than one node reads the result.
+        alone: whether no other node moves the statistics: those may then be moved late.
     """
     residual = plain(residual)
     x = plain(value)
     if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
-        y = plain(normalise(norm, value, None, False, False)) + residual
+        y = plain(normalise(norm, value, None, False, False, alone)) + residual
         return y.relu() if relu else y
     if from_batch(norm) and not isinstance(value, Measured):
         return _measure_and_normalise(norm, x, residual, relu)
     if isinstance(value, Measured):
         mean, var = value.mean, value.var
-        _move_statistics(norm, mean, var, x)
+        _move_statistics(norm, mean, var, x, alone)
     if not from_batch(norm):
         # Copies: training may move the statistics before the backward pass reads them.
         mean, var = norm.running_mean.clone(), norm.running_var.clone()
@@ -157,16 +163,56 @@ def _measure_and_normalise(norm: Any, x: Tensor, residual: Tensor | None, relu: 
     )
 
 
-def _move_statistics(norm: Any, mean: Tensor, var: Tensor, x: Tensor) -> None:
-    """Move the running statistics of a norm that trains towards those of x."""
+@contextmanager
+def statistics_moved_at_once() -> Iterator[None]:
+    """Move the statistics of a forward pass that may be moved late at its end, in few calls."""
+    around, _waiting.moves = _waiting.moves, []
+    try:
+        yield
+        _move(_waiting.moves)
+    finally:
+        _waiting.moves = around
+
+
+class _Move(NamedTuple):
+    """A norm whose running statistics move to a mean and to a biased variance times `unbias`."""
+
+    norm: Any
+    mean: Tensor
+    var: Tensor
+    unbias: float
+
+
+class _Waiting(threading.local):
+    moves: list[_Move] | None = None
+
+
+_waiting = _Waiting()
+
+
+def _move_statistics(norm: Any, mean: Tensor, var: Tensor, x: Tensor, alone: bool) -> None:
+    """Move the running statistics of a norm that trains towards those of x, or note to do so."""
     if not norm.training or norm.running_mean is None:
         return
     count = x.numel() // max(x.shape[1], 1)
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    unbiased = var.detach() * (count / max(count - 1, 1))
-    moved = (norm.running_mean, norm.running_var)
-    torch._foreach_lerp_(moved, (mean.detach(), unbiased), norm.momentum)
+    move = _Move(norm, mean, var, count / max(count - 1, 1))
+    if alone and _waiting.moves is not None:
+        _waiting.moves.append(move)
+    else:
+        _move([move])
+
+
+@torch.no_grad()
+def _move(moves: Sequence[_Move]) -> None:
+    if not moves:
+        return
+    norms, means, variances, unbias = map(list, zip(*moves, strict=True))
+    moved = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+    seen = means + list(torch._foreach_mul(variances, unbias))
+    torch._foreach_lerp_(moved, seen, 2 * [norm.momentum for norm in norms])
+    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    if counters:
+        torch._foreach_add_(counters, 1)
 
 
 def _fits(layer: Any, x: Tensor, added: Any, walk: tuple[Pair, Pair, Pair]) -> bool:

@@ -19,7 +19,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from gemkern import ops
-from gemkern.nn.activations import convolve, max_pool, normalise, plain
+from gemkern.nn.activations import (
+    convolve,
+    max_pool,
+    normalise,
+    plain,
+    statistics_moved_at_once,
+)
 from gemkern.nn.convert import has_hooks
 from gemkern.nn.layers import Masked, MaskedConv2d
 from gemkern.ops.checks import LARGEST_WINDOW, pair
@@ -43,7 +49,10 @@ class Rewritten:
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         if self._graph is None:
             self._graph = rewrite(self._model)
-        return self._graph(*inputs, **named)
+        if torch.compiler.is_compiling():
+            return self._graph(*inputs, **named)
+        with statistics_moved_at_once():
+            return self._graph(*inputs, **named)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_model": self._model, "_graph": None}
@@ -131,6 +140,7 @@ def _serves(norm: Any) -> bool:
 
 def _fuse_norm(graph: fx.Graph, node: fx.Node, model: nn.Module) -> None:
     last, residual, relu = node, None, False
+    alone = sum(other.target == node.target for other in graph.nodes) == 1
     following = _only_user(node)
     if following is not None and _adds(following):
         others = [operand for operand in following.args if operand is not node]
@@ -142,7 +152,8 @@ def _fuse_norm(graph: fx.Graph, node: fx.Node, model: nn.Module) -> None:
     with graph.inserting_before(last):
         norm = graph.get_attr(str(node.target))
         shared = len(last.users) > 1
-        fused = graph.call_function(normalise, (norm, node.args[0], residual, relu, shared))
+        options = (residual, relu, shared, alone)
+        fused = graph.call_function(normalise, (norm, node.args[0], *options))
     _replace(graph, node, last, fused)
 
 

@@ -14,6 +14,9 @@ from gemkern.nn.compression import Compressible
 from gemkern.ops.checks import check_conv2d, check_device, check_linear, compute_dtype
 from gemkern.optim.effective import Effective
 
+# What a layer knows of its tensors as they are; not true of a copy.
+_OF_THIS_OBJECT = ("effective", "_compressed_active")
+
 
 class Masked(Compressible):
     """What masked layers add to PyTorch's: scores, active, and how they are kept.
@@ -95,7 +98,7 @@ class Masked(Compressible):
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
-        return {key: value for key, value in state.items() if key != "effective"}
+        return {key: value for key, value in state.items() if key not in _OF_THIS_OBJECT}
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any

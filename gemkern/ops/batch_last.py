@@ -266,5 +266,5 @@ class _Norm(torch.autograd.Function):
         return grad_x, grad_residual, grad_weight, grad_bias, *[None] * 7
 
 
-differentiable("max_pool2d", _MaxPool)
-differentiable("batch_norm_relu", _Norm)
+differentiable("max_pool2d", _MaxPool.apply)
+differentiable("batch_norm_relu", _Norm.apply)

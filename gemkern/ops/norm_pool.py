@@ -76,4 +76,4 @@ class _NormPool(torch.autograd.Function):
         return *_pool_backward(grad_y, *ctx.saved_tensors, *how), *[None] * len(how)
 
 
-differentiable("normalise_max_pool2d", _NormPool)
+differentiable("normalise_max_pool2d", _NormPool.apply)

@@ -12,7 +12,7 @@ from gemkern.errors import GemkernError
 from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.pattern import Pattern
 from gemkern.ops.checks import check_conv2d, check_norm, pair
-from gemkern.ops.registration import differentiable, once, register
+from gemkern.ops.registration import differentiable, once, register, serve, unseen
 from gemkern.ops.sparse import GEOMETRY, PATTERN, checked, pattern_at
 
 __all__ = ["Norm", "NormSparse", "norm_sparse_conv2d", "normalise"]
@@ -44,8 +44,6 @@ _normalise_backward = register(
     "float eps, bool relu, bool has_residual, str backend) -> "
     "(Tensor, Tensor?, Tensor, Tensor, Tensor?, Tensor?)",
 )
-# Of the operator `norm_sparse_conv2d`.
-ARGUMENTS = 23
 
 
 class Norm(NamedTuple):
@@ -142,18 +140,21 @@ def norm_sparse_conv2d(
     if norm is not None:
         check_statistics(where, x, norm)
         mean, var, weight, shift, eps, residual, relu = norm
-    inputs = (
-        x, residual, mean, var, weight, shift, values, *pattern, bias, added, eps, relu,
-        keep or residual is not None, moments, stride, padding, dilation, groups, backend or "",
+    tensors = (x, residual, mean, var, weight, shift, values, bias, added)
+    how = _How(
+        pattern, eps, relu, keep or residual is not None, moments, stride, padding, dilation,
+        groups, backend or "", skip,
     )  # fmt: skip
     # Compiled code holds the operator alone: what is done with x then adds a pass.
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
-        y, z, mean_y, var_y = _convolve(*inputs)
+    if torch.compiler.is_compiling():
+        y, z, mean_y, var_y = _convolve(*_flat(tensors, how))
+    elif not torch.is_grad_enabled():
+        y, z, mean_y, var_y = _convolved(tensors, how)
     elif skip:
-        y, z, mean_y, var_y, x = _Convolve.apply(*inputs, skip)
+        y, z, mean_y, var_y, x = _Convolve.apply(*tensors, how)
     else:
         # Where the operator leads, by a shorter way.
-        y, z, mean_y, var_y = _Convolve.apply(*inputs)
+        y, z, mean_y, var_y = _Convolve.apply(*tensors, how)
     return NormSparse(y, z if keep else None, mean_y, var_y, x if skip else None)
 
 
@@ -177,48 +178,99 @@ def check_statistics(where: str, x: Tensor, norm: Norm) -> None:
     check_norm(where, x, norm.residual, named)
 
 
+class _How(NamedTuple):
+    """What the operator takes beside tensors that may have gradients, and whether x goes on."""
+
+    pattern: Pattern
+    eps: float
+    relu: bool
+    keep: bool
+    moments: bool
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+    backend: str
+    skip: bool = False
+
+    @property
+    def geometry(self) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
+        return self.stride, self.padding, self.dilation, self.groups
+
+
+def _flat(tensors: Sequence[Tensor | None], how: _How) -> tuple[Any, ...]:
+    """Return the operator's arguments."""
+    *before, bias, added = tensors
+    return *before, *how.pattern, bias, added, *how[1:10]
+
+
+def _convolved(tensors: Sequence[Tensor | None], how: _How) -> Any:
+    """Return what the operator does; from its kernel, if nothing on the way would see the call."""
+    if not unseen(tensors):
+        with torch._C._AutoDispatchBelowAutograd():
+            return _convolve(*_flat(tensors, how))
+    *before, bias, added = tensors
+    operands = (*before, how.pattern, bias, added, *how[1:9])
+    return serve("norm_sparse_conv2d", how.backend, *operands)
+
+
 class _Convolve(torch.autograd.Function):
-    """The operator; with `skip`, its last output is x, whose gradient goes into the same pass."""
+    """The operator; if x goes on, it is the last output, and its gradient joins the same pass."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
-        ctx.skips = len(inputs) > ARGUMENTS
-        x, residual, mean, var, weight, shift, values, ctx.shape, *tensors = inputs[:12]
-        added = inputs[13]
-        ctx.eps, ctx.relu, _, moments, *ctx.geometry = inputs[14:ARGUMENTS]
+        *tensors, how = inputs
+        x, residual, mean, var, weight, shift, values, _, added = tensors
+        y, z, mean_y, var_y = _convolved(tensors, how)
+        ctx.how, ctx.size = how, y.shape
         ctx.has_residual, ctx.has_added = residual is not None, added is not None
         ctx.set_materialize_grads(False)
-        with torch._C._AutoDispatchBelowAutograd():
-            y, z, mean_y, var_y = _convolve(*inputs[:ARGUMENTS])
-        ctx.size = y.shape
-        kept = (y if moments else None, mean_y, z, x, mean, var, weight, shift, values, *tensors)
-        ctx.save_for_backward(*kept)
-        return (y, z, mean_y, var_y, x.view_as(x)) if ctx.skips else (y, z, mean_y, var_y)
+        # Of the output only its moments need anything.
+        kept = y if how.moments else None
+        ctx.save_for_backward(kept, mean_y, z, x, mean, var, weight, shift, values)
+        return (y, z, mean_y, var_y, x.view_as(x)) if how.skip else (y, z, mean_y, var_y)
 
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        grad_y, grad_z, grad_mean, grad_var, *grad_skip = grads
-        y, mean_y, z, x, mean, var, weight, shift, values, *tensors = ctx.saved_tensors
+        grad_y, grad_z, grad_mean, grad_var, *skips = grads
+        y, mean_y, z, x, mean, var, weight, shift, values = ctx.saved_tensors
+        how: _How = ctx.how
         grad_y = x.new_zeros(ctx.size) if grad_y is None else grad_y
         if mean_y is not None:
             grad_mean = torch.zeros_like(mean_y) if grad_mean is None else grad_mean
             grad_var = torch.zeros_like(mean_y) if grad_var is None else grad_var
-        *of_input, grad_values, grad_added = _convolve_backward(
-            grad_y, grad_z, grad_mean, grad_var, grad_skip[0] if ctx.skips else None, y, mean_y, z,
-            x, mean, var, weight, shift, values, ctx.shape, *tensors, ctx.eps, ctx.relu,
-            ctx.has_residual, ctx.has_added, mean is not None or ctx.needs_input_grad[0],
-            ctx.needs_input_grad[6], *ctx.geometry,
+        grad_skip = skips[0] if skips else None
+        tensors = (
+            grad_y, grad_z, grad_mean, grad_var, grad_skip, y, mean_y, z, x, mean, var, weight,
+            shift, values,
         )  # fmt: skip
+        wants_x, wants_values, wants_bias = (ctx.needs_input_grad[place] for place in (0, 6, 7))
+        rest = (
+            how.eps, how.relu, ctx.has_residual, ctx.has_added, mean is not None or wants_x,
+            wants_values, *how.geometry,
+        )  # fmt: skip
+        if unseen(tensors):
+            operands = (*tensors, how.pattern, *rest)
+            made = serve("norm_sparse_conv2d_backward", how.backend, *operands)
+        else:
+            made = _convolve_backward(*tensors, *how.pattern, *rest, how.backend)
+        *of_input, grad_values, grad_added = made
         if ctx.has_added and grad_added is None:
             grad_added = grad_y
         grad_bias = None
-        if ctx.needs_input_grad[12]:
+        if wants_bias:
             grad_bias = grad_y.sum((0, 2, 3))
             # Deviations from a mean sum to 0: the variance has no share.
             grad_bias = grad_bias if grad_mean is None else grad_bias + grad_mean
-        rest = ARGUMENTS - 14 + ctx.skips
-        return *of_input, grad_values, *[None] * 5, grad_bias, grad_added, *[None] * rest
+        return *of_input, grad_values, grad_bias, grad_added, None
+
+
+def _apply(*inputs: Any) -> Any:
+    """Call the operator, given its arguments, with gradients."""
+    *tensors, shape = inputs[:8]
+    pattern = Pattern(tuple(shape), *inputs[8:12])
+    return _Convolve.apply(*tensors, *inputs[12:14], _How(pattern, *inputs[14:]))
 
 
 class _Normalise(torch.autograd.Function):
@@ -241,5 +293,5 @@ class _Normalise(torch.autograd.Function):
         return *grads, None, None, None
 
 
-differentiable("norm_sparse_conv2d", _Convolve)
-differentiable("normalise", _Normalise)
+differentiable("norm_sparse_conv2d", _apply)
+differentiable("normalise", _Normalise.apply)

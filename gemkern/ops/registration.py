@@ -8,7 +8,7 @@ it is made when the operator runs, so that compiled code holds none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ LIBRARY = torch.library.Library("gemkern", "FRAGMENT")
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 for _device in ("CUDA", "XPU", "MPS"):
     _AUTOCAST |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{_device}"))
+
+
+# What is no subclass of a tensor.
+_PLAIN = (torch.Tensor, torch.nn.Parameter, type(None))
 
 
 def _as_given(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -95,13 +99,13 @@ def differentiate(
     LIBRARY.impl(operator, autograd, "Autograd")
 
 
-def differentiable(operator: str, function: type[torch.autograd.Function]) -> None:
-    """Give gemkern::`operator` the gradients of an autograd `function` of the same arguments."""
+def differentiable(operator: str, with_gradients: Operator) -> None:
+    """Let gemkern::`operator` be `with_gradients`, of the same arguments, where grad is enabled."""
     apply = getattr(torch.ops.gemkern, operator).default
 
     def autograd(*inputs: Any) -> Any:
         if torch.is_grad_enabled():
-            return function.apply(*inputs)
+            return with_gradients(*inputs)
         with torch._C._AutoDispatchBelowAutograd():
             return apply(*inputs)
 
@@ -121,12 +125,30 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return backward_once
 
 
+def serve(operator: str, backend: str, *operands: Any) -> Any:
+    """Return what the kernel of an operator makes of its operands."""
+    chosen = kernel(operator, next(_tensors(operands)).device.type, backend)
+    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+        return chosen(*operands)
+
+
+def unseen(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether an operator's call leads from here to its kernel, and nothing would see it.
+
+    That is: there is no mode, no profiler, no transform of functions and no subclass of tensors.
+    To ask costs a tenth of such a call.
+    """
+    return not (
+        torch._C._len_torch_dispatch_stack()
+        or torch.autograd.profiler._is_profiler_enabled
+        or torch._C._are_functorch_transforms_active()
+        or any(type(tensor) not in _PLAIN for tensor in tensors)
+    )
+
+
 def _implementation(operator: str, arrange: Arrange = _as_given) -> Operator:
     def run(*arguments: Any) -> Any:
-        inputs = arguments[:-1]
-        serve = kernel(operator, next(_tensors(inputs)).device.type, arguments[-1])
-        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return serve(*arrange(inputs))
+        return serve(operator, arguments[-1], *arrange(arguments[:-1]))
 
     return run
 

@@ -140,6 +140,8 @@ class MaskedSGD(torch.optim.SGD):
         pairs = [
             (tensor, layer.active)
             for layer in self._layers
+            # A captured graph would not notice that something is masked now.
+            if self._capturable or not getattr(layer, "is_unmasked", False)
             for tensor in (layer.weight, self.state.get(layer.weight, {}).get("momentum_buffer"))
             if tensor is not None
         ]

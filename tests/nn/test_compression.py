@@ -190,3 +190,48 @@ def test_an_empty_layer() -> None:
     y = layer(torch.ones(2, 2, 4, 4))
     assert layer.weight.shape == (0,)
     assert torch.equal(y, layer.bias[:, None, None].expand(2, 3, 2, 2))
+
+
+def _freeze(layer: Any) -> None:
+    with torch.no_grad():
+        layer.active[::2] = False
+
+
+def _load(layer: Any) -> None:
+    active = torch.zeros(layer.whole_shape, dtype=torch.bool)
+    layer.load_state_dict({**layer.state_dict(), "active": active})
+
+
+def _replace(layer: Any) -> None:
+    layer.active = torch.zeros_like(layer.active)
+
+
+@pytest.mark.parametrize("change", [_freeze, _load, _replace])
+def test_a_mask_that_changes_afterwards_holds(change: Any) -> None:
+    layer, _, x = pair("conv", False)
+    layer.compress()
+    optimizer = MaskedSGD(layer, lr=0.1, momentum=0.9)
+    assert layer.values() is layer.weight
+    change(layer)
+    off = ~layer.active
+    assert off.any()
+    assert not layer.values()[off].any()
+    layer(x).square().sum().backward()
+    assert not layer.weight.grad[off].any()
+    optimizer.step()
+    assert not layer.weight[off].any()
+    assert not optimizer.state[layer.weight]["momentum_buffer"][off].any()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_the_mask_of_a_copy_holds(copied: Any) -> None:
+    layer, _, _ = pair("conv", False)
+    # The versions of a copy begin anew, and come to those of the layer again.
+    for _ in range(5):
+        layer.active.logical_or_(layer.active)
+    layer.compress()
+    again = copied(layer)
+    assert again.active._version < layer.active._version
+    while again.active._version <= layer.active._version:
+        again.active[0] = False
+        assert again.values()[0] == 0

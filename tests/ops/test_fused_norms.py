@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gemkern import GemkernError, ops
 
@@ -160,3 +161,31 @@ def test_a_norm_that_does_not_fit_is_refused(message: str) -> None:
         ops.norm_sparse_conv2d(
             x, torch.zeros(180), ops.pattern(mask), added=torch.zeros(6, 5, 9, 8)
         )
+
+
+class _Listening(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.heard.add(str(func))
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_mode_and_a_profiler_see_the_operator(grad: bool) -> None:
+    of = operands()
+    given = of["x"], of["values"].requires_grad_(grad), ops.pattern(of["mask"])
+    with _Listening() as mode:
+        y = ops.norm_sparse_conv2d(*given).y
+        if grad:
+            y.sum().backward()
+    with torch.profiler.profile() as profile:
+        y = ops.norm_sparse_conv2d(*given).y
+        if grad:
+            y.sum().backward()
+    called = {event.key for event in profile.key_averages()}
+    for name in ("norm_sparse_conv2d", "norm_sparse_conv2d_backward")[: 1 + grad]:
+        assert f"gemkern.{name}.default" in mode.heard
+        assert f"gemkern::{name}" in called

@@ -78,9 +78,7 @@ def forward(threads, channels, images, x, y, taps, norm, image, out, kernel, str
 def open_gradients(grad_y, y, least, opened):
     """Write of grad_y [n] what the ReLU lets through, whose results are y, and 0 elsewhere."""
     for n in range(opened.size):
-        # Without a ReLU `least` is -inf, which closes nothing.
-        closed = -np.inf < y[n] <= least
-        opened[n] = np.float32(0) if closed else grad_y[n]
+        opened[n] = np.float32(0) if y[n] <= least else grad_y[n]
 
 
 @njit(cache=True, parallel=True, error_model="numpy")

@@ -29,7 +29,7 @@ class Norm(NamedTuple):
     """What makes the input of a convolution of x; addresses of float32, 0 for what is not there.
 
     mean, var, weight, bias: [channels]; without a mean the input is x itself. residual: as x.
-    least: 0 with a ReLU, else -inf.
+    least: 0 with a ReLU, else NaN, which nothing is below.
     """
 
     mean: int
@@ -52,7 +52,7 @@ def norm_of(
 ) -> Norm:
     """Return the norm of tensors."""
     tensors = (mean, var, weight, bias, residual)
-    return Norm._make((*map(address, tensors), float(eps), 0.0 if relu else -math.inf))
+    return Norm._make((*map(address, tensors), float(eps), 0.0 if relu else math.nan))
 
 
 @njit(cache=True)

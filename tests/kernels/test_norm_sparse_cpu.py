@@ -206,3 +206,18 @@ def test_on_whole_numbers_the_norm_is_exact(residual: bool, relu: bool, shape) -
     for one, exact in zip(*found, strict=True):
         assert (one is None) == (exact is None)
         assert one is None or torch.equal(one.double(), exact)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("keep", [True, False])
+@pytest.mark.parametrize("batch", [LANES, LANES + 1])
+def test_only_a_relu_closes_what_is_minus_infinite(batch: int, keep: bool, relu: bool) -> None:
+    case, how = Case(batch=batch), How(affine=False, keep=keep, relu=relu, moments=False)
+    of = cast(operands(case, how, whole=True), torch.float32)
+    of["x"][0, 0, 1, 1] = -torch.inf
+    y, z, _, _ = forward(reference, case, how, of)
+    ours, true = (backward(module, case, how, of, y, z) for module in (kernels, reference))
+    assert ours.x is not None
+    assert true.x is not None
+    assert torch.equal(ours.x, true.x)
+    assert bool(true.x[0, 0, 1, 1]) is not relu

@@ -24,7 +24,8 @@ class _Announcer(event.Listener):
     """Listens to Numba, which tells of a compilation after its cache had nothing."""
 
     def on_start(self, event: event.Event) -> None:
-        if event.data["dispatcher"].py_func.__module__.startswith("gemkern.kernels."):
+        module = event.data["dispatcher"].py_func.__module__ or ""
+        if module.startswith("gemkern.kernels."):
             _warn()
 
     def on_end(self, event: event.Event) -> None:

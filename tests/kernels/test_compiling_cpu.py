@@ -17,7 +17,9 @@ from gemkern import ops
 from gemkern.kernels.cpu.threads import start_threads
 
 start_threads()
-numba.njit(lambda x: x + 1)(1)  # a function of the user's own, compiled each time
+# Functions of the user's own, compiled each time; one of no module.
+numba.njit(lambda x: x + 1)(1)
+numba.njit(eval("lambda x: x + 1", {}))(1)
 print(end="|", file=sys.stderr)
 for dtype in (torch.float32, torch.float64):
     ops.threshold([torch.rand(3, dtype=dtype)], [torch.ones(3, dtype=torch.bool)])

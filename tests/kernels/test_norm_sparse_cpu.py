@@ -81,7 +81,14 @@ def test_on_whole_numbers_the_cases_are_exact(name: str, how: How) -> None:
     assert_exact(CASES[name], how, seed=0)
 
 
-@pytest.mark.parametrize("batch", [16, 48, 144])
+@pytest.mark.parametrize("vectors", VECTORS)
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+def test_on_whole_numbers_whole_vectors_are_exact(how: How, vectors: int) -> None:
+    # Of 11 pixels some are left over, and more than one, however many are made at once.
+    assert_exact(Case(batch=vectors * LANES, image=(3, 11)), how, seed=0)
+
+
+@pytest.mark.parametrize("batch", [LANES, 3 * LANES, 9 * LANES])
 @pytest.mark.parametrize("name", ["3x3", "stride leaves a rest", "grouped"])
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
 def test_on_whole_numbers_results_past_the_caches_are_exact(

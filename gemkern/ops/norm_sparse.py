@@ -194,6 +194,10 @@ class _How(NamedTuple):
     skip: bool = False
 
     @property
+    def numbers(self) -> tuple[Any, ...]:
+        return self.eps, self.relu, self.keep, self.moments, *self.geometry
+
+    @property
     def geometry(self) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
         return self.stride, self.padding, self.dilation, self.groups
 
@@ -201,7 +205,7 @@ class _How(NamedTuple):
 def _flat(tensors: Sequence[Tensor | None], how: _How) -> tuple[Any, ...]:
     """Return the operator's arguments."""
     *before, bias, added = tensors
-    return *before, *how.pattern, bias, added, *how[1:10]
+    return *before, *how.pattern, bias, added, *how.numbers, how.backend
 
 
 def _convolved(tensors: Sequence[Tensor | None], how: _How) -> Any:
@@ -210,7 +214,7 @@ def _convolved(tensors: Sequence[Tensor | None], how: _How) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             return _convolve(*_flat(tensors, how))
     *before, bias, added = tensors
-    operands = (*before, how.pattern, bias, added, *how[1:9])
+    operands = (*before, how.pattern, bias, added, *how.numbers)
     return serve("norm_sparse_conv2d", how.backend, *operands)
 
 

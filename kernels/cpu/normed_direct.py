@@ -21,8 +21,8 @@ from numba import njit, prange
 PARTS = 32
 WIDEST = VECTORS[0] * LANES
 # Entries whose reads cost as much as to normalise and copy a pixel that they would read instead, or
-# as to write one from a buffer; measured.
-READ, WRITTEN = 8, 1
+# as to write one from a buffer; measured, with AVX-512 and with AVX2.
+READ, WRITTEN = (8 if LANES == 16 else 2), 1
 
 
 def pays(walk: Walk, entries: int) -> bool:

@@ -81,9 +81,13 @@ def test_on_whole_numbers_the_cases_are_exact(name: str, how: How) -> None:
     assert_exact(CASES[name], how, seed=0)
 
 
+@pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("vectors", VECTORS)
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
-def test_on_whole_numbers_whole_vectors_are_exact(how: How, vectors: int) -> None:
+def test_on_whole_numbers_whole_vectors_are_exact(
+    monkeypatch: pytest.MonkeyPatch, how: How, vectors: int, direct: bool
+) -> None:
+    monkeypatch.setattr(kernels, "pays", lambda *_: direct)
     # Of 11 pixels some are left over, and more than one, however many are made at once.
     assert_exact(Case(batch=vectors * LANES, image=(3, 11)), how, seed=0)
 
@@ -128,10 +132,18 @@ def test_results_depend_on_no_number_of_threads(
 
 @pytest.mark.parametrize("offset", [0.0, 30.0, 1e4])
 @pytest.mark.parametrize("added", [True, False])
-@pytest.mark.parametrize(("batch", "density"), [(77, 1.0), (96, 1.0), (96, 0.1)])
+@pytest.mark.parametrize(
+    ("batch", "density", "direct"), [(77, 1.0, False), (96, 1.0, False), (96, 0.1, True)]
+)
 def test_moments_are_as_exact_as_pytorchs(
-    offset: float, added: bool, batch: int, density: float
+    monkeypatch: pytest.MonkeyPatch,
+    offset: float,
+    added: bool,
+    batch: int,
+    density: float,
+    direct: bool,
 ) -> None:
+    monkeypatch.setattr(kernels, "pays", lambda *_: direct)
     how = How(norm=False, relu=False, bias=True, added=added)
     case = Case(batch, 6, 8, image=(20, 9), density=density)
     of = operands(case, how, whole=False)

@@ -12,7 +12,7 @@ from gemkern.errors import GemkernError
 from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.pattern import Pattern
 from gemkern.ops.checks import check_conv2d, check_norm, pair
-from gemkern.ops.registration import differentiable, once, register, serve, unseen
+from gemkern.ops.registration import differentiable, once, register, short_way
 from gemkern.ops.sparse import GEOMETRY, PATTERN, checked, pattern_at
 
 __all__ = ["Norm", "NormSparse", "norm_sparse_conv2d", "normalise"]
@@ -24,7 +24,7 @@ _convolve = register(
     f"bool relu, bool keep, bool moments, {GEOMETRY}) -> (Tensor, Tensor?, Tensor?, Tensor?)",
     pattern_at(7),
 )
-_convolve_backward = register(
+register(
     "norm_sparse_conv2d_backward",
     "(Tensor grad_y, Tensor? grad_z, Tensor? grad_mean_y, Tensor? grad_var_y, Tensor? grad_skip, "
     "Tensor? y, Tensor? mean_y, Tensor? z, Tensor x, Tensor? mean, Tensor? var, "
@@ -33,6 +33,8 @@ _convolve_backward = register(
     "(Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)",
     pattern_at(14),
 )
+_convolve_shortly = short_way("norm_sparse_conv2d", pattern_at(7))
+_convolve_backward = short_way("norm_sparse_conv2d_backward", pattern_at(14))
 _normalise = register(
     "normalise",
     "(Tensor x, Tensor? residual, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
@@ -149,7 +151,7 @@ def norm_sparse_conv2d(
     if torch.compiler.is_compiling():
         y, z, mean_y, var_y = _convolve(*_flat(tensors, how))
     elif not torch.is_grad_enabled():
-        y, z, mean_y, var_y = _convolved(tensors, how)
+        y, z, mean_y, var_y = _convolve_shortly(*_flat(tensors, how))
     elif skip:
         y, z, mean_y, var_y, x = _Convolve.apply(*tensors, how)
     else:
@@ -194,10 +196,6 @@ class _How(NamedTuple):
     skip: bool = False
 
     @property
-    def numbers(self) -> tuple[Any, ...]:
-        return self.eps, self.relu, self.keep, self.moments, *self.geometry
-
-    @property
     def geometry(self) -> tuple[Sequence[int], Sequence[int], Sequence[int], int]:
         return self.stride, self.padding, self.dilation, self.groups
 
@@ -205,17 +203,8 @@ class _How(NamedTuple):
 def _flat(tensors: Sequence[Tensor | None], how: _How) -> tuple[Any, ...]:
     """Return the operator's arguments."""
     *before, bias, added = tensors
-    return *before, *how.pattern, bias, added, *how.numbers, how.backend
-
-
-def _convolved(tensors: Sequence[Tensor | None], how: _How) -> Any:
-    """Return what the operator does; from its kernel, if nothing on the way would see the call."""
-    if not unseen(tensors):
-        with torch._C._AutoDispatchBelowAutograd():
-            return _convolve(*_flat(tensors, how))
-    *before, bias, added = tensors
-    operands = (*before, how.pattern, bias, added, *how.numbers)
-    return serve("norm_sparse_conv2d", how.backend, *operands)
+    flags = how.eps, how.relu, how.keep, how.moments
+    return *before, *how.pattern, bias, added, *flags, *how.geometry, how.backend
 
 
 class _Convolve(torch.autograd.Function):
@@ -225,7 +214,7 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
         *tensors, how = inputs
         x, residual, mean, var, weight, shift, values, _, added = tensors
-        y, z, mean_y, var_y = _convolved(tensors, how)
+        y, z, mean_y, var_y = _convolve_shortly(*_flat(tensors, how))
         ctx.how, ctx.size = how, y.shape
         ctx.has_residual, ctx.has_added = residual is not None, added is not None
         ctx.set_materialize_grads(False)
@@ -244,22 +233,12 @@ class _Convolve(torch.autograd.Function):
         if mean_y is not None:
             grad_mean = torch.zeros_like(mean_y) if grad_mean is None else grad_mean
             grad_var = torch.zeros_like(mean_y) if grad_var is None else grad_var
-        grad_skip = skips[0] if skips else None
-        tensors = (
-            grad_y, grad_z, grad_mean, grad_var, grad_skip, y, mean_y, z, x, mean, var, weight,
-            shift, values,
-        )  # fmt: skip
         wants_x, wants_values, wants_bias = (ctx.needs_input_grad[place] for place in (0, 6, 7))
-        rest = (
-            how.eps, how.relu, ctx.has_residual, ctx.has_added, mean is not None or wants_x,
-            wants_values, *how.geometry,
+        *of_input, grad_values, grad_added = _convolve_backward(
+            grad_y, grad_z, grad_mean, grad_var, skips[0] if skips else None, y, mean_y, z, x, mean,
+            var, weight, shift, values, *how.pattern, how.eps, how.relu, ctx.has_residual,
+            ctx.has_added, mean is not None or wants_x, wants_values, *how.geometry, how.backend,
         )  # fmt: skip
-        if unseen(tensors):
-            operands = (*tensors, how.pattern, *rest)
-            made = serve("norm_sparse_conv2d_backward", how.backend, *operands)
-        else:
-            made = _convolve_backward(*tensors, *how.pattern, *rest, how.backend)
-        *of_input, grad_values, grad_added = made
         if ctx.has_added and grad_added is None:
             grad_added = grad_y
         grad_bias = None

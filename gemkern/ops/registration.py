@@ -8,7 +8,7 @@ it is made when the operator runs, so that compiled code holds none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ for _device in ("CUDA", "XPU", "MPS"):
 
 
 # What is no subclass of a tensor.
-_PLAIN = (torch.Tensor, torch.nn.Parameter, type(None))
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _as_given(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -125,30 +125,39 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return backward_once
 
 
-def serve(operator: str, backend: str, *operands: Any) -> Any:
-    """Return what the kernel of an operator makes of its operands."""
-    chosen = kernel(operator, next(_tensors(operands)).device.type, backend)
-    with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-        return chosen(*operands)
+def short_way(operator: str, arrange: Arrange) -> Operator:
+    """Return what an autograd function of gemkern::`operator` calls in its place.
 
-
-def unseen(tensors: Sequence[Tensor | None]) -> bool:
-    """Return whether an operator's call leads from here to its kernel, and nothing would see it.
-
-    That is: there is no mode, no profiler, no transform of functions and no subclass of tensors.
-    To ask costs a tenth of such a call.
+    That is the kernel itself where nothing on the way would see the call: no mode, no profiler, no
+    transform of functions and no subclass of tensors. To ask costs a tenth of such a call.
     """
+    apply = getattr(torch.ops.gemkern, operator).default
+    run = _implementation(operator, arrange)
+
+    def call(*arguments: Any) -> Any:
+        if _unseen(arguments):
+            return run(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return apply(*arguments)
+
+    return call
+
+
+def _unseen(arguments: tuple[Any, ...]) -> bool:
     return not (
         torch._C._len_torch_dispatch_stack()
         or torch.autograd.profiler._is_profiler_enabled
         or torch._C._are_functorch_transforms_active()
-        or any(type(tensor) not in _PLAIN for tensor in tensors)
+        or any(isinstance(one, Tensor) and type(one) not in _PLAIN for one in arguments)
     )
 
 
 def _implementation(operator: str, arrange: Arrange = _as_given) -> Operator:
     def run(*arguments: Any) -> Any:
-        return serve(operator, arguments[-1], *arrange(arguments[:-1]))
+        inputs = arguments[:-1]
+        serve = kernel(operator, next(_tensors(inputs)).device.type, arguments[-1])
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return serve(*arrange(inputs))
 
     return run
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.strip_forward import BYTES, SUMS
+from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, share_of
 from gemkern.kernels.cpu.strip_lists import channel_and_tap
 from gemkern.kernels.cpu.strips import VECTORS
 from gemkern.kernels.cpu.vectors import accumulator, from_start, wait_for_stores
@@ -26,13 +26,13 @@ def _runner(vectors, streamed):
     @njit
     def run(target, target_step, source, source_step, entries, values, count, start, pixels):
         while pixels >= at_once:
-            some(target, target_step, source, 0, source_step, entries, values, count, start)
+            some(target, target_step, source, 0, source_step, 0, entries, values, count, start)
             target += at_once * target_step
             source += at_once * source_step
             pixels -= at_once
         for pixel in range(pixels):
             one(target + pixel * target_step, target_step, source + pixel * source_step, 0,
-                source_step, entries, values, count, start)  # fmt: skip
+                source_step, 0, entries, values, count, start)  # fmt: skip
 
     return run
 
@@ -121,18 +121,6 @@ def keep_rows(lists, values, first, last, bytes_of_pixel, kept):
 
 
 @njit
-def line_of(unit, lines, chunks, blocks):
-    """Return kind and first byte of a unit's chunk, its block, and run, row and base of its line.
-
-    Units are lines by blocks of columns by chunks, the line going fastest.
-    """
-    rest, line = divmod(unit, len(lines))
-    chunk, block = divmod(rest, blocks)
-    of_line = (lines[line, 0], lines[line, 1], lines[line, 2])
-    return chunks[chunk, 0], chunks[chunk, 1] * BYTES, block, *of_line
-
-
-@njit
 def write_line(kind, streamed, target, source, pixel, columns, block, kept, key, start):
     """Write a block of columns of a row of a channel; its row and its base row lie at addresses."""
     entries, values, bounds = kept
@@ -148,15 +136,14 @@ def write_line(kind, streamed, target, source, pixel, columns, block, kept, key,
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def direct(
-    threads, source, target, bias, values, positions, starts, walk, rows, columns, lines, chunks,
-    backward, streamed,
+    threads, source, target, bias, values, positions, starts, walk, rows, columns, units, backward,
+    streamed,
 ):  # fmt: skip
     """Write the target: the output, or the gradient of the input; past the caches if streamed."""
     control = float_control()
     lists = entries_by_target(values, positions, starts, walk, rows, columns, backward)
     channels = walk.inputs if backward else walk.outputs
-    pixel, blocks = BYTES * walk.batch, len(columns.blocks) - 1
-    units = len(chunks) * blocks * len(lines) * channels
+    pixel, makings = BYTES * walk.batch, len(units) * channels
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
@@ -166,9 +153,10 @@ def direct(
             np.empty(len(lists[1]), np.int64),
         )
         known = -1
-        for unit in range(units * thread // threads, units * (thread + 1) // threads):
-            rest, channel = divmod(unit, channels)
-            kind, image, block, run, row, base = line_of(rest, lines, chunks, blocks)
+        mine = share_of(makings, thread, threads)
+        for making in range(mine[0], mine[1]):
+            unit, channel = divmod(making, channels)
+            _, kind, image, block, run, row, base = units[unit]
             if run != known:
                 keep_rows(lists, values, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
                 known = run

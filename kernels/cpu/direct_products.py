@@ -7,15 +7,12 @@ its entries read of the output's gradient.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.direct import entries_by_target, keep_rows, line_of
+from gemkern.kernels.cpu.direct import entries_by_target, keep_rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.products import multiply_run_from_start, total_of
-from gemkern.kernels.cpu.strip_forward import BYTES, share_of
+from gemkern.kernels.cpu.strip_forward import BYTES
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES_OF_SUM, sum_of_lanes
 from numba import njit, prange
-
-# Into how many parts the lines of the input are dealt; each has sums of its own.
-PARTS = 16
 
 
 @njit
@@ -43,16 +40,15 @@ def empty_sums(kept, sums, found):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def direct_products(
-    threads, grad_y, x, grad_values, positions, starts, walk, rows, columns, lines, chunks
+    threads, grad_y, x, grad_values, positions, starts, walk, rows, columns, units, begins, parts
 ):
     """Write the gradient of the values [nnz]; grad_y and x are addresses."""
     control = float_control()
     count = len(positions)
     every, numbers = np.ones(count, np.float32), np.arange(count)
     lists = entries_by_target(every, positions, starts, walk, rows, columns, True)
-    pixel, blocks, channels = BYTES * walk.batch, len(columns.blocks) - 1, walk.inputs
-    units = len(chunks) * blocks * len(lines)
-    parts = np.zeros((min(units, PARTS), count), np.float32)
+    pixel, channels = BYTES * walk.batch, walk.inputs
+    of_parts = np.zeros((parts, count), np.float32)
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
@@ -60,22 +56,22 @@ def direct_products(
             np.empty(count, np.int64), np.empty(count, np.int64), np.zeros(len(lists[1]), np.int64)
         )  # fmt: skip
         sums = np.zeros((count, LANES_OF_SUM), np.float32)
-        mine = share_of(len(parts), thread, threads)
-        for part in range(mine[0], mine[1]):
-            first, last = share_of(units, part, len(parts))
-            known = -1
-            for unit in range(first, last):
-                kind, image, block, run, row, base = line_of(unit, lines, chunks, blocks)
+        known, known_part = -1, -1
+        for unit in range(begins[thread], begins[thread + 1]):
+            part, kind, image, block, run, row, base = units[unit]
+            if run != known or part != known_part:
+                if known >= 0:
+                    empty_sums(kept, sums, of_parts[known_part])
                 if run != known:
-                    empty_sums(kept, sums, parts[part])
                     keep_rows(lists, numbers, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
-                    known = run
-                for channel in range(channels):
-                    place = (channel * rows.targets + row) * columns.targets * pixel
-                    multiply_line(
-                        kind, x + place + image, grad_y + base * columns.sources * pixel + image,
-                        pixel, columns, block, kept, channel * columns.taps, sums.ctypes.data,
-                    )  # fmt: skip
-            empty_sums(kept, sums, parts[part])
+                known, known_part = run, part
+            for channel in range(channels):
+                place = (channel * rows.targets + row) * columns.targets * pixel
+                multiply_line(
+                    kind, x + place + image, grad_y + base * columns.sources * pixel + image, pixel,
+                    columns, block, kept, channel * columns.taps, sums.ctypes.data,
+                )  # fmt: skip
+        if known >= 0:
+            empty_sums(kept, sums, of_parts[known_part])
         set_float_control(before)
-    grad_values[:] = total_of(parts)
+    grad_values[:] = total_of(of_parts)

@@ -5,6 +5,7 @@ Chan et al., "Updating formulae and a pairwise algorithm for computing sample va
 
 from __future__ import annotations
 
+from gemkern.kernels.cpu.memory import floats
 from numba import njit
 
 
@@ -20,3 +21,24 @@ def merged(count, mean, spread, size, pivot, once, twice):
     mean += away * (size / count)
     spread += twice - once * left + away * away * (size * (count - size) / count)
     return count, mean, spread
+
+
+@njit
+def combine(parts, mean, var):
+    """Write mean and (biased) variance of each channel, float32, to addresses.
+
+    Args:
+        parts: float64 [parts, channels, 4], of each part size, pivot, and the sums of value - pivot
+            and of its square.
+    """
+    channels = parts.shape[1]
+    means, variances = floats(mean, channels), floats(var, channels)
+    for channel in range(channels):
+        count, centre, spread = 0.0, 0.0, 0.0
+        for part in range(len(parts)):
+            size, pivot, once, twice = parts[part, channel]
+            if size:
+                count, centre, spread = merged(count, centre, spread, size, pivot, once, twice)
+        means[channel] = centre
+        # Not max(): a NaN has to stay one.
+        variances[channel] = 0.0 if spread < 0 else spread / count

@@ -27,8 +27,6 @@ from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
 Pair = Sequence[int]
-# Of a channel in a strip: forward the pivot of its moments and two sums, backward two sums.
-BYTES_OF_MOMENTS, BYTES_OF_SUMS = 24, 16
 
 
 def norm_sparse_conv2d(
@@ -59,26 +57,25 @@ def norm_sparse_conv2d(
         )  # fmt: skip
     x, residual, added = batch_last(x), batch_last_if(residual), batch_last_if(added)
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk, ring, chunks, bands, strips, size = forward_cut(keep, x.shape, pattern.shape, *geometry)
+    threads = start_threads()
+    walk, *cut, size = forward_cut(threads, keep, x.shape, pattern.shape, *geometry)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     norm = norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu)
-    threads, of_values = start_threads(), _numbers(values)
-    indices = (pattern.positions.numpy(), pattern.starts.numpy())
+    entries = (_numbers(values), pattern.positions.numpy(), pattern.starts.numpy())
     in_strips = keep or residual is not None or not pays(walk, len(pattern.positions))
-    plan = None if in_strips else plan_of(walk, backward=False)
+    plan = None if in_strips else plan_of(walk, False, threads)
     if plan is not None:
         normed_direct(
             threads, x.data_ptr(), norm, y.data_ptr(), address(added), address(bias),
-            address(mean_y), address(var_y), of_values, *indices, walk, *plan, streams(y),
+            address(mean_y), address(var_y), *entries, walk, *plan, streams(y),
         )  # fmt: skip
         return y, z, mean_y, var_y
-    working = scratch(threads * size + strips * walk.outputs * BYTES_OF_MOMENTS)
     forward(
         threads, x.data_ptr(), norm, address(z), y.data_ptr(), address(added), address(bias),
-        working + threads * size if moments else 0, address(mean_y), address(var_y), walk, ring,
-        chunks, bands, of_values, *indices, working, size, streams(y),
+        address(mean_y), address(var_y), walk, *cut, *entries, scratch(threads * size), size,
+        streams(y),
     )  # fmt: skip
     return y, z, mean_y, var_y
 
@@ -122,7 +119,8 @@ def norm_sparse_conv2d_backward(
     grad_y, grad_z, grad_skip = batch_last(grad_y), batch_last_if(grad_z), batch_last_if(grad_skip)
     y, z = batch_last_if(y), batch_last_if(z)
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk, ring, chunks, bands, strips, size = backward_cut(x.shape, pattern.shape, *geometry)
+    threads = start_threads()
+    walk, *cut, size = backward_cut(threads, x.shape, pattern.shape, *geometry)
     grad_x = empty_batch_last(x.shape, grad_y) if wants_x else None
     grad_residual = empty_batch_last(x.shape, grad_y) if has_residual else None
     grad_added = None
@@ -132,17 +130,14 @@ def norm_sparse_conv2d_backward(
     grad_norm = np.empty((4, walk.inputs), np.float32)
     streamed = all(one is None or streams(one) for one in (grad_x, grad_residual))
     of_input = tuple(map(address, (z, grad_z, grad_skip, grad_residual, grad_x)))
-    threads = start_threads()
-    working = scratch(threads * size + strips * walk.inputs * BYTES_OF_SUMS)
     backward(
         threads, grad_y.data_ptr(),
         Moments(address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
         address(grad_added), x.data_ptr(),
         norm_of(mean, var, norm_weight, norm_bias, None, eps, relu),
-        Input(*of_input, streamed), grad_values.numpy(), working + threads * size, grad_norm, walk,
-        ring, chunks, bands, _numbers(values),
-        pattern.positions.numpy(), pattern.starts.numpy(), wants_values,
-        working, size,
+        Input(*of_input, streamed), grad_values.numpy(), grad_norm, walk, *cut, _numbers(values),
+        pattern.positions.numpy(), pattern.starts.numpy(), wants_values, scratch(threads * size),
+        size,
     )  # fmt: skip
     of_norm: list[Tensor | None] = [None] * 4
     if mean is not None and wants_x:

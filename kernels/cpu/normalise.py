@@ -90,7 +90,7 @@ def backward(threads, channels, size, grad_y, y, x, norm, grad_x, grad_residual,
                 once, twice = to_residual((1, count, 0, 0, AHEAD), more, numbers)
             sums[part, channel, 0], sums[part, channel, 1] = once, twice
         set_float_control(before)
-    write_norm_grads(sums.ctypes.data, parts, channels, norm, table, grad_norm)
+    write_norm_grads(sums, norm, table, grad_norm)
 
 
 def normalise(

@@ -120,7 +120,7 @@ def backward(
             sums[band, channel, 0], sums[band, channel, 1] = once, twice
         wait_for_stores()
         set_float_control(before)
-    write_norm_grads(sums.ctypes.data, out[0], channels, norm, table, grad_norm)
+    write_norm_grads(sums, norm, table, grad_norm)
 
 
 def normalise_max_pool2d(

@@ -7,18 +7,16 @@ remain, that costs less than a normalised copy.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.direct import entries_by_target, keep_rows, line_of
+from gemkern.kernels.cpu.direct import entries_by_target, keep_rows
 from gemkern.kernels.cpu.memory import floats
-from gemkern.kernels.cpu.moments import merged
+from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.normed_vectors import FACTORS, normed_accumulator
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, affine, lanes_of, share_of
+from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, affine, lanes_of
 from gemkern.kernels.cpu.strips import VECTORS, Walk
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES, sum_of_lanes, wait_for_stores
 from numba import njit, prange
 
-# Into how many parts the lines of the output are dealt; each has moments of its own.
-PARTS = 32
 WIDEST = VECTORS[0] * LANES
 # Entries whose reads cost as much as to normalise and copy a pixel that they would read instead, or
 # as to write one from a buffer; measured, with AVX-512 and with AVX2.
@@ -136,22 +134,6 @@ def write_line(kind, streamed, target, source, pixel, columns, block, kept, key,
 
 
 @njit
-def combine(parts, mean, var):
-    """Write mean and (biased) variance of each channel from the moments of the parts."""
-    channels = parts.shape[1]
-    means, variances = floats(mean, channels), floats(var, channels)
-    for channel in range(channels):
-        count, centre, spread = 0.0, 0.0, 0.0
-        for part in range(len(parts)):
-            size, pivot, once, twice = parts[part, channel]
-            if size:
-                count, centre, spread = merged(count, centre, spread, size, pivot, once, twice)
-        means[channel] = centre
-        # Not max(): a NaN has to stay one.
-        variances[channel] = 0.0 if spread < 0 else spread / count
-
-
-@njit
 def norm_table(norm, channels):
     """Return the norm of each channel; without one, what leaves every number as it is."""
     table = affine(norm, channels)
@@ -163,7 +145,7 @@ def norm_table(norm, channels):
 @njit(parallel=True, cache=True, error_model="numpy")
 def normed_direct(
     threads, x, norm, y, added, bias, mean, var, values, positions, starts, walk, rows, columns,
-    lines, chunks, streamed,
+    units, begins, parts, streamed,
 ):  # fmt: skip
     """Write the output, past the caches if streamed, and its moments if there is room for them."""
     control = float_control()
@@ -171,9 +153,8 @@ def normed_direct(
     # Of entries that are left out, whose value is 0, no factors are read.
     factors = factors_of(lists[0][: lists[1][-1]], values, norm_table(norm, walk.inputs))
     least = np.float32(norm.least)
-    pixel, blocks, outputs = BYTES * walk.batch, len(columns.blocks) - 1, walk.outputs
-    units = len(chunks) * blocks * len(lines)
-    parts = np.zeros((min(units, PARTS), outputs, 4))
+    pixel, outputs = BYTES * walk.batch, walk.outputs
+    moments = np.zeros((parts, outputs, 4))
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
@@ -185,34 +166,31 @@ def normed_direct(
         zeros, room = np.zeros(WIDEST, np.float32), np.empty(WIDEST + 2 * LANES, np.float32)
         sums = room.ctypes.data + WIDEST * BYTES
         known = -1
-        mine = share_of(len(parts), thread, threads)
-        for part in range(mine[0], mine[1]):
-            first, last = share_of(units, part, len(parts))
-            for unit in range(first, last):
-                kind, image, block, run, row, base = line_of(unit, lines, chunks, blocks)
-                if run != known:
-                    keep_rows(lists, factors, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
-                    known = run
-                source = x + base * columns.sources * pixel + image
-                for channel in range(outputs):
-                    start = floats(bias, outputs)[channel] if bias else np.float32(0)
-                    key, found = channel * columns.taps, parts[part, channel]
-                    offset = (channel * rows.targets + row) * columns.targets * pixel + image
-                    more = added + offset if added else 0
-                    if unit == first:
-                        room[WIDEST:] = 0
-                        found[1] = pivot_of(kind, source, pixel, columns, block, kept, key, start,
-                                            least, more, zeros.ctypes.data,
-                                            room.ctypes.data)  # fmt: skip
+        for unit in range(begins[thread], begins[thread + 1]):
+            part, kind, image, block, run, row, base = units[unit]
+            if run != known:
+                keep_rows(lists, factors, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                known = run
+            source = x + base * columns.sources * pixel + image
+            for channel in range(outputs):
+                start = floats(bias, outputs)[channel] if bias else np.float32(0)
+                key, found = channel * columns.taps, moments[part, channel]
+                offset = (channel * rows.targets + row) * columns.targets * pixel + image
+                more = added + offset if added else 0
+                if found[0] == 0:
                     room[WIDEST:] = 0
-                    written = write_line(
-                        kind, streamed, y + offset, source, pixel, columns, block, kept, key, start,
-                        least, more, np.float32(found[1]), zeros.ctypes.data, sums,
-                    )  # fmt: skip
-                    found[0] += written * lanes_of(kind)
-                    found[2] += sum_of_lanes(sums)
-                    found[3] += sum_of_lanes(sums + BYTES_OF_SUM)
+                    found[1] = pivot_of(kind, source, pixel, columns, block, kept, key, start,
+                                        least, more, zeros.ctypes.data,
+                                        room.ctypes.data)  # fmt: skip
+                room[WIDEST:] = 0
+                written = write_line(
+                    kind, streamed, y + offset, source, pixel, columns, block, kept, key, start,
+                    least, more, np.float32(found[1]), zeros.ctypes.data, sums,
+                )  # fmt: skip
+                found[0] += written * lanes_of(kind)
+                found[2] += sum_of_lanes(sums)
+                found[3] += sum_of_lanes(sums + BYTES_OF_SUM)
         wait_for_stores()
         set_float_control(before)
     if mean:
-        combine(parts, mean, var)
+        combine(moments, mean, var)

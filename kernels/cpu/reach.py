@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
+from gemkern.kernels.cpu.dealing import bands_of, dealt, widest_chunk
 from gemkern.kernels.cpu.strips import VECTORS, Walk
 from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES
 
@@ -115,22 +116,25 @@ class Side(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a convolution is walked.
+    """How a convolution is walked by a number of threads.
 
     Attributes:
         rows, columns: its sides; the rows are one block.
-        lines: int64 [lines, 3], run, target and base of each row of the target, run by run.
-        chunks: int64 [chunks, 2], the kind of each chunk of images, and its first image.
+        units: int64 [units, 7], thread by thread, the part that a unit belongs to; kind and first
+            byte of its piece of images; its block of columns; run, target and base of its row.
+        begins: int64 [threads + 1], the first unit of each thread, and how many there are.
+        parts: how many there are; every part is made by one thread.
     """
 
     rows: Side
     columns: Side
-    lines: np.ndarray
-    chunks: np.ndarray
+    units: np.ndarray
+    begins: np.ndarray
+    parts: int
 
 
 @lru_cache(maxsize=4096)
-def plan_of(walk: Walk, backward: bool) -> Plan | None:
+def plan_of(walk: Walk, backward: bool, threads: int) -> Plan | None:
     """Return how to read the tensor where it lies; None where that does not pay.
 
     It does not where images leave a vector partly empty, nor where what the narrowest block reads
@@ -145,13 +149,38 @@ def plan_of(walk: Walk, backward: bool) -> Plan | None:
     width = next(widths, None)
     if width is None:
         return None
-    side = _side(rows, max(rows.targets, 1))
-    lines: list[tuple[int, ...]] = [
+    side, blocks = _side(rows, max(rows.targets, 1)), _side(columns, width)
+    lines = [
         (number, first + k * side.step, base + k * side.base_step)
         for number, (first, count, base, _, _) in enumerate(side.runs.tolist())
         for k in range(count)
     ]
-    return Plan(side, _side(columns, width), _table(lines, 3), _chunks(walk.batch))
+    chunks = _chunks(walk.batch, len(lines), CACHE // max(pixel * columns.span(width), 1))
+    return Plan(side, blocks, *_units(lines, len(blocks.blocks) - 1, chunks, threads))
+
+
+def _units(
+    lines: list[tuple[int, int, int]],
+    blocks: int,
+    chunks: list[list[tuple[int, int]]],
+    threads: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return units, begins and parts of a plan; a part is a chunk's band of lines."""
+    bounds = bands_of(len(lines), len(chunks))
+    bands = len(bounds) - 1
+    band_of = np.repeat(np.arange(bands), np.diff(bounds)).tolist()
+    units: list[tuple[int, ...]] = []
+    begins = [0]
+    for of_thread in dealt(len(chunks), bands, threads):
+        for chunk, first, last in of_thread:
+            units += (
+                (chunk * bands + band_of[line], *piece, block, *lines[line])
+                for block in range(blocks)
+                for line in range(bounds[first], bounds[last])
+                for piece in chunks[chunk]
+            )
+        begins.append(len(units))
+    return _table(units, 7), np.array(begins, np.int64), len(chunks) * bands
 
 
 def _axes(walk: Walk, backward: bool) -> tuple[Axis, Axis]:
@@ -183,14 +212,15 @@ def _side(axis: Axis, width: int) -> Side:
     )  # fmt: skip
 
 
-def _chunks(batch: int) -> np.ndarray:
-    chunks: list[tuple[int, ...]] = []
-    image = 0
+def _chunks(batch: int, lines: int, most: int) -> list[list[tuple[int, int]]]:
+    """Return chunks of at most so many pieces, of each its kind and its first byte in a pixel."""
+    pieces, image = [], 0
     while image < batch:
         kind = next(k for k, many in enumerate(VECTORS) if many * LANES <= batch - image)
-        chunks.append((kind, image))
+        pieces.append((kind, image * BYTES_OF_FLOAT))
         image += VECTORS[kind] * LANES
-    return _table(chunks, 2)
+    width = widest_chunk(len(pieces), lines, most)
+    return [pieces[first : first + width] for first in range(0, len(pieces), width)]
 
 
 def _table(rows: list[tuple[int, ...]], columns: int) -> np.ndarray:

@@ -48,7 +48,7 @@ def sparse_conv2d(
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
     geometry = (stride, padding, dilation, groups)
     walk = walk_of(x.shape, pattern.shape, *geometry)
-    plan = plan_of(walk, backward=False)
+    plan = plan_of(walk, False, start_threads())
     if plan is not None:
         size = (walk.batch, walk.outputs, walk.out_height, walk.out_width)
         return _direct(x, size, values, pattern, bias, walk, plan, False)
@@ -71,7 +71,7 @@ def sparse_conv2d_input_grad(
     """Return dL/dx of shape `input_size`, batch-last, from dL/dy."""
     geometry = (stride, padding, dilation, groups)
     walk = walk_of(input_size, pattern.shape, *geometry)
-    plan = plan_of(walk, backward=True)
+    plan = plan_of(walk, True, start_threads())
     if plan is not None:
         return _direct(grad_y, tuple(input_size), values, pattern, None, walk, plan, True)
     # Of x nothing but its shape is read.
@@ -95,12 +95,12 @@ def sparse_conv2d_weight_grad(
     values = x.new_zeros(len(pattern.positions))
     geometry = (stride, padding, dilation, groups)
     walk = walk_of(x.shape, pattern.shape, *geometry)
-    few = len(pattern.positions) <= FEW * walk.inputs
-    plan = plan_of(walk, backward=True) if few else None
+    few, threads = len(pattern.positions) <= FEW * walk.inputs, start_threads()
+    plan = plan_of(walk, True, threads) if few else None
     if plan is not None:
         x, grad_y = batch_last(x), batch_last(grad_y)
         direct_products(
-            start_threads(), grad_y.data_ptr(), x.data_ptr(), values.numpy(),
+            threads, grad_y.data_ptr(), x.data_ptr(), values.numpy(),
             pattern.positions.numpy(), pattern.starts.numpy(), walk, *plan,
         )  # fmt: skip
         return values
@@ -125,7 +125,7 @@ def _direct(
     direct(
         start_threads(), source.data_ptr(), target.data_ptr(), address(bias),
         values.detach().contiguous().numpy(), pattern.positions.numpy(), pattern.starts.numpy(),
-        walk, *plan, backward, streams(target),
+        walk, plan.rows, plan.columns, plan.units, backward, streams(target),
     )  # fmt: skip
     return target
 

@@ -24,10 +24,8 @@ from gemkern.kernels.cpu.strip_forward import (
     next_row,
     norm_only,
     numbers_of,
-    place_of,
     rooms,
     row_shape,
-    share_of,
     slot_of,
     zero,
 )
@@ -186,9 +184,10 @@ def lead_row_back(
 ):  # fmt: skip
     """Make the products of a row of the input, its gradient, and the sums of the norm."""
     entries, values, _, bounds, zeros = lists
-    kind, image, images = chunk
-    lanes = lanes_of(kind)
-    pixel, far, stride = BYTES * lanes, BYTES * walk.batch, walk.stride_width
+    kind, pieces, image, images = chunk
+    piece = BYTES * lanes_of(kind)
+    lanes, pixel = pieces * lanes_of(kind), pieces * piece
+    far, stride = BYTES * walk.batch, walk.stride_width
     shape = row_shape(images, walk.batch, lanes, walk.width, walk.height)
     # Whole vectors that nothing is done with are read and written where they lie.
     straight = images == lanes and norm.mean == 0
@@ -211,21 +210,21 @@ def lead_row_back(
             begin = bounds[number]
             listed = entries.ctypes.data + begin * 8
             listed_values = values.ctypes.data + begin * 4
-            others = begin
-            if products and inputs.grad_x:
-                others = zeros[number]
-                lead_run(kind, target + column * target_step, stride * target_step,
-                         source + column * source_step, stride * source_step, rows, shift, pixel,
-                         listed, listed_values, others - begin,
-                         products + begin * BYTES_OF_SUM, count)  # fmt: skip
-            elif inputs.grad_x:
-                accumulate_run(kind, target + column * target_step, stride * target_step, rows,
-                               shift, pixel, listed, listed_values, zeros[number] - begin,
-                               np.float32(0), count)  # fmt: skip
-            if products:
-                multiply_run(kind, source + column * source_step, stride * source_step, rows, shift,
-                             pixel, entries.ctypes.data + others * 8, bounds[number + 1] - others,
-                             products + others * BYTES_OF_SUM, count)  # fmt: skip
+            others = zeros[number] if products and inputs.grad_x else begin
+            for at in range(0, pixel, piece):
+                made, read = target + column * target_step + at, source + column * source_step + at
+                if products and inputs.grad_x:
+                    lead_run(kind, made, stride * target_step, read, stride * source_step, rows,
+                             shift + at, pixel, listed, listed_values, others - begin,
+                             products + begin * BYTES_OF_SUM, count)  # fmt: skip
+                elif inputs.grad_x:
+                    accumulate_run(kind, made, stride * target_step, rows, shift + at, pixel, pixel,
+                                   listed, listed_values, zeros[number] - begin, np.float32(0),
+                                   count)  # fmt: skip
+                if products:
+                    multiply_run(kind, read, stride * source_step, rows, shift + at, pixel,
+                                 entries.ctypes.data + others * 8, bounds[number + 1] - others,
+                                 products + others * BYTES_OF_SUM, count)  # fmt: skip
         if inputs.grad_x and norm.mean:
             found = doubles(sums + channel * 16, 2)
             once, twice = lead_row_through_norm(shape, offset, channel, x, norm, table, inputs,
@@ -245,8 +244,9 @@ def lead_row_at_once(
 ):
     """Do so behind a norm for whole vectors, in one pass over the tensors."""
     entries, values, _, bounds, zeros = lists
-    kind, image, _ = chunk
-    pixel, far, stride = BYTES * lanes_of(kind), BYTES * walk.batch, walk.stride_width
+    kind, pieces, image, _ = chunk
+    piece = BYTES * lanes_of(kind)
+    pixel, far, stride = pieces * piece, BYTES * walk.batch, walk.stride_width
     ahead = walk.height * walk.width * far
     nothing = slot_of(ring_at, ring, -1, pixel)
     row_phase = (row + walk.pad_height) % walk.stride_height
@@ -258,22 +258,22 @@ def lead_row_at_once(
         zero(found, 2 * LANES_OF_SUM)
         for phase in range(stride):
             column = (phase - walk.pad_width) % stride
-            here = offset + column * far
             number = (channel * walk.stride_height + row_phase) * stride + phase
-            begin = bounds[number]
-            lead_through_norm(
-                kind,
-                (x + here, inputs.z + here if inputs.z else 0, grad_z + column * z_step,
-                 skip + column * skip_step, inputs.grad_x + here,
-                 inputs.grad_residual + here if inputs.grad_residual else 0),
-                (stride * far, stride * z_step, stride * skip_step),
-                numbers_of(table, channel, norm),
-                (rows, (column + walk.pad_width) // stride * pixel, pixel,
-                 entries.ctypes.data + begin * 8, values.ctypes.data + begin * 4,
-                 zeros[number] - begin, bounds[number + 1] - begin,
-                 products + begin * BYTES_OF_SUM),
-                found, inputs.streamed, ahead, (walk.width - column + stride - 1) // stride,
-            )  # fmt: skip
+            begin, shift = bounds[number], (column + walk.pad_width) // stride * pixel
+            for at in range(0, pixel, piece):
+                here = offset + column * far + at
+                lead_through_norm(
+                    kind,
+                    (x + here, inputs.z + here if inputs.z else 0, grad_z + column * z_step + at,
+                     skip + column * skip_step + at, inputs.grad_x + here,
+                     inputs.grad_residual + here if inputs.grad_residual else 0),
+                    (stride * far, stride * z_step, stride * skip_step),
+                    numbers_of(table, channel, norm),
+                    (rows, shift + at, pixel, entries.ctypes.data + begin * 8,
+                     values.ctypes.data + begin * 4, zeros[number] - begin,
+                     bounds[number + 1] - begin, products + begin * BYTES_OF_SUM),
+                    found, inputs.streamed, ahead, (walk.width - column + stride - 1) // stride,
+                )  # fmt: skip
         of_channel = doubles(sums + channel * 16, 2)
         of_channel[0] += sum_of_lanes(found)
         of_channel[1] += sum_of_lanes(found + BYTES_OF_SUM)
@@ -285,8 +285,8 @@ def backward_strip(
     chunk, first, last, share, following, lists, scratch,
 ):  # fmt: skip
     """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
-    kind, image, images = chunk
-    lanes = lanes_of(kind)
+    kind, pieces, image, images = chunk
+    lanes = pieces * lanes_of(kind)
     pixel = BYTES * lanes
     rows, buffer, result = rooms(scratch, walk.width * lanes)
     ring_at = result + aligned(walk.width * pixel)
@@ -316,22 +316,13 @@ def backward_strip(
 
 
 @njit
-def clear(address, size):
-    """Write zeros to float64 [size]."""
-    sums = doubles(address, size)
-    for i in range(size):
-        sums[i] = 0
-
-
-@njit
-def write_norm_grads(sums, strips, channels, norm, table, grad_norm):
-    """Write the gradients of mean, variance, weight and bias from the sums of all strips."""
-    for channel in range(channels):
+def write_norm_grads(sums, norm, table, grad_norm):
+    """Write the gradients of mean, variance, weight and bias from sums [parts, channels, 2]."""
+    for channel in range(sums.shape[1]):
         once, twice = 0.0, 0.0
-        for strip in range(strips):
-            found = doubles(sums + (strip * channels + channel) * 16, 2)
-            once += found[0]
-            twice += found[1]
+        for part in range(len(sums)):
+            once += sums[part, channel, 0]
+            twice += sums[part, channel, 1]
         scale, inverse = table[channel, 1], table[channel, 3]
         grad_norm[0, channel] = -once * scale
         grad_norm[1, channel] = -0.5 * twice * scale * inverse * inverse
@@ -341,38 +332,35 @@ def write_norm_grads(sums, strips, channels, norm, table, grad_norm):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def backward(
-    threads, grad_y, moments, written, x, norm, inputs, grad_values, sums, grad_norm, walk, ring,
-    chunks, bands, values, positions, starts, wants_values, scratch, scratch_step,
+    threads, grad_y, moments, written, x, norm, inputs, grad_values, grad_norm, walk, ring, strips,
+    begins, values, positions, starts, wants_values, scratch, scratch_step,
 ):  # fmt: skip
     """Write the gradients, strip by strip; those of the norm to grad_norm [4, inputs]."""
     control = float_control()
-    strips = len(chunks) * (len(bands) - 1)
-    channels = walk.inputs
     lists = entries_by_input(values, positions, starts, walk, ring)
-    table, moment_rows = affine(norm, channels), moment_table(moments, walk)
+    table, moment_rows = affine(norm, walk.inputs), moment_table(moments, walk)
     count = len(positions) if wants_values else 0
-    of_strips = np.empty((strips, count), np.float32)
+    of_strips = np.empty((len(strips), count), np.float32)
     products = np.empty((threads, count, LANES_OF_SUM), np.float32)
+    sums = np.zeros((len(strips) if norm.mean else 0, walk.inputs, 2))
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
-        mine, following = share_of(strips, thread, threads), 0
-        for strip in range(mine[0], mine[1]):
-            chunk, band, share = place_of(strip, mine, bands)
-            if bands[band] == share[0]:
+        following = 0
+        for place in range(begins[thread], begins[thread + 1]):
+            number, kind, pieces, image, images, first, last, begin, end = strips[place]
+            if first == begin:
                 following = 0
             zero(products.ctypes.data + thread * count * BYTES_OF_SUM, count * LANES_OF_SUM)
-            at = sums + strip * channels * 16
-            if norm.mean:
-                clear(at, 2 * channels)
             following = backward_strip(
                 grad_y, moments, moment_rows, written, x, norm, table, inputs,
-                products.ctypes.data + thread * count * BYTES_OF_SUM if count else 0, at, walk,
-                ring, (chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]), bands[band],
-                bands[band + 1], share, following, lists, scratch + thread * scratch_step,
+                products.ctypes.data + thread * count * BYTES_OF_SUM if count else 0,
+                sums[number].ctypes.data if norm.mean else 0, walk, ring,
+                (kind, pieces, image, images), first, last, (begin, end), following, lists,
+                scratch + thread * scratch_step,
             )  # fmt: skip
             for entry in range(count):
-                of_strips[strip, entry] = sum_of_lanes(
+                of_strips[number, entry] = sum_of_lanes(
                     products.ctypes.data + (thread * count + entry) * BYTES_OF_SUM
                 )
         wait_for_stores()
@@ -381,4 +369,4 @@ def backward(
     for entry in range(count):
         grad_values[lists[2][entry]] = totals[entry]
     if norm.mean:
-        write_norm_grads(sums, strips, channels, norm, table, grad_norm)
+        write_norm_grads(sums, norm, table, grad_norm)

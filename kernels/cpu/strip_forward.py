@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
-from gemkern.kernels.cpu.moments import merged
+from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import entries_by_output
-from gemkern.kernels.cpu.strip_results import start_moments, write_row
+from gemkern.kernels.cpu.strip_results import pivot_of, write_row
 from gemkern.kernels.cpu.strips import TAPS, VECTORS
 from gemkern.kernels.cpu.vector_rows import reading
 from gemkern.kernels.cpu.vectors import LANES, accumulator, wait_for_stores
@@ -21,6 +21,8 @@ from torch import Tensor
 # Sums that stay in registers: of 32 there are with AVX-512, of 16 otherwise.
 SUMS = 16 if LANES == 16 else 8
 BYTES = 4
+# Of a channel in a strip: size, pivot and two sums.
+BYTES_OF_MOMENTS = 32
 # Whether there is a norm, and a residual.
 KINDS = ((False, False), (True, False), (True, True))
 
@@ -77,15 +79,17 @@ def _runner(vectors):
     some, one = accumulator(at_once, vectors), accumulator(1, vectors)
 
     @njit
-    def run(target, target_step, rows, shift, source_step, entries, values, count, start, pixels):
+    def run(target, target_step, rows, shift, source_step, pixel, entries, values, count, start,
+            pixels):  # fmt: skip
         while pixels >= at_once:
-            some(target, target_step, rows, shift, source_step, entries, values, count, start)
+            some(target, target_step, rows, shift, source_step, pixel, entries, values, count,
+                 start)  # fmt: skip
             target += at_once * target_step
             shift += at_once * source_step
             pixels -= at_once
-        for pixel in range(pixels):
-            one(target + pixel * target_step, target_step, rows, shift + pixel * source_step,
-                source_step, entries, values, count, start)  # fmt: skip
+        for left in range(pixels):
+            one(target + left * target_step, target_step, rows, shift + left * source_step,
+                source_step, pixel, entries, values, count, start)  # fmt: skip
 
     return run
 
@@ -94,20 +98,20 @@ run_eight, run_four, run_two, run_one = (_runner(vectors) for vectors in VECTORS
 
 
 @njit
-def accumulate_run(kind, target, target_step, rows, shift, source_step, entries, values, count,
-                   start, pixels):  # fmt: skip
+def accumulate_run(kind, target, target_step, rows, shift, source_step, pixel, entries, values,
+                   count, start, pixels):  # fmt: skip
     """Write a run of pixels of a chunk of this kind, `start` plus the sum of what entries read."""
     if kind == 0:
-        run_eight(target, target_step, rows, shift, source_step, entries, values, count, start,
-                  pixels)  # fmt: skip
+        run_eight(target, target_step, rows, shift, source_step, pixel, entries, values, count,
+                  start, pixels)  # fmt: skip
     elif kind == 1:
-        run_four(target, target_step, rows, shift, source_step, entries, values, count, start,
-                 pixels)  # fmt: skip
+        run_four(target, target_step, rows, shift, source_step, pixel, entries, values, count,
+                 start, pixels)  # fmt: skip
     elif kind == 2:
-        run_two(target, target_step, rows, shift, source_step, entries, values, count, start,
+        run_two(target, target_step, rows, shift, source_step, pixel, entries, values, count, start,
                 pixels)  # fmt: skip
     else:
-        run_one(target, target_step, rows, shift, source_step, entries, values, count, start,
+        run_one(target, target_step, rows, shift, source_step, pixel, entries, values, count, start,
                 pixels)  # fmt: skip
 
 
@@ -159,15 +163,6 @@ def aligned(size):
 def share_of(strips, thread, threads):
     """Return the strips that a thread makes: from the first to behind the last."""
     return strips * thread // threads, strips * (thread + 1) // threads
-
-
-@njit
-def place_of(strip, mine, bands):
-    """Return chunk and band of a strip, and which steps of the chunk its thread makes in turn."""
-    count = len(bands) - 1
-    chunk, band = divmod(strip, count)
-    first, last = max(mine[0] - chunk * count, 0), min(mine[1] - chunk * count, count)
-    return chunk, band, (bands[first], bands[last])
 
 
 @njit
@@ -258,9 +253,10 @@ def forward_strip(
     steps the thread makes in turn: what they read first is theirs to keep.
     """
     entries, values, bounds = lists
-    kind, image, images = chunk
-    lanes = lanes_of(kind)
-    pixel, outputs, columns = BYTES * lanes, walk.outputs, walk.out_width
+    kind, pieces, image, images = chunk
+    piece = BYTES * lanes_of(kind)
+    lanes, pixel = pieces * lanes_of(kind), pieces * piece
+    outputs, columns = walk.outputs, walk.out_width
     far = BYTES * walk.batch
     shape = row_shape(images, walk.batch, lanes, columns, walk.out_height)
     rows, buffer, ring_at = rooms(scratch, columns * lanes)
@@ -282,66 +278,46 @@ def forward_strip(
             start = floats(bias, outputs)[output] if bias else np.float32(0)
             offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
             target, target_step = (y + offset, far) if straight else (buffer, pixel)
-            accumulate_run(kind, target, target_step, rows, 0, walk.stride_width * pixel,
-                           entries.ctypes.data + bounds[output] * 8,
-                           values.ctypes.data + bounds[output] * 4,
-                           bounds[output + 1] - bounds[output], start, columns)  # fmt: skip
+            for at in range(0, pixel, piece):
+                accumulate_run(kind, target + at, target_step, rows, at, walk.stride_width * pixel,
+                               pixel, entries.ctypes.data + bounds[output] * 8,
+                               values.ctypes.data + bounds[output] * 4,
+                               bounds[output + 1] - bounds[output], start, columns)  # fmt: skip
             if straight:
                 continue
-            found = moments + output * 24 if moments else 0
+            found = moments + output * BYTES_OF_MOMENTS if moments else 0
             more = added + offset if added else 0
             if found and row == first:
-                start_moments(shape, buffer, more, found)
+                doubles(found, 4)[1] = pivot_of(shape, buffer, more)
             write_row(shape, buffer, more, y + offset, found, streamed)
     return following
 
 
-@njit
-def combine_moments(moments, walk, chunks, bands, mean, var):
-    """Write mean and (biased) variance of each output channel from the sums of the strips."""
-    outputs, height, width = walk.outputs, walk.out_height, walk.out_width
-    means, variances = floats(mean, outputs), floats(var, outputs)
-    strips = len(chunks) * (len(bands) - 1)
-    for output in range(outputs):
-        count, centre, spread = 0.0, 0.0, 0.0
-        for strip in range(strips):
-            chunk, band = divmod(strip, len(bands) - 1)
-            rows = min(bands[band + 1], height) - min(bands[band], height)
-            size = float(chunks[chunk, 2] * width * rows)
-            if size == 0:
-                continue
-            pivot, once, twice = doubles(moments + (strip * outputs + output) * 24, 3)
-            count, centre, spread = merged(count, centre, spread, size, pivot, once, twice)
-        means[output] = centre
-        # Not max(): a NaN has to stay one.
-        variances[output] = 0.0 if spread < 0 else spread / count
-
-
 @njit(parallel=True, cache=True, error_model="numpy")
 def forward(
-    threads, x, norm, z, y, added, bias, moments, mean, var, walk, ring, chunks, bands, values,
-    positions, starts, scratch, scratch_step, streamed,
+    threads, x, norm, z, y, added, bias, mean, var, walk, ring, strips, begins, values, positions,
+    starts, scratch, scratch_step, streamed,
 ):  # fmt: skip
     """Write the output, past the caches if streamed, and its moments if there is room for them."""
     control = float_control()
-    strips = len(chunks) * (len(bands) - 1)
     lists = entries_by_output(values, positions, starts, walk, ring)
     table = affine(norm, ring.channels)
+    moments = np.zeros((len(strips) if mean else 0, walk.outputs, 4))
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
-        mine, following = share_of(strips, thread, threads), 0
-        for strip in range(mine[0], mine[1]):
-            chunk, band, share = place_of(strip, mine, bands)
-            if bands[band] == share[0]:
+        following = 0
+        for place in range(begins[thread], begins[thread + 1]):
+            number, kind, pieces, image, images, first, last, begin, end = strips[place]
+            if first == begin:
                 following = 0
             following = forward_strip(
                 x, norm, table, z, y, added, bias,
-                moments + strip * walk.outputs * 24 if moments else 0, walk, ring,
-                (chunks[chunk, 0], chunks[chunk, 1], chunks[chunk, 2]), bands[band],
-                bands[band + 1], share, following, lists, scratch + thread * scratch_step, streamed,
+                moments[number].ctypes.data if mean else 0, walk, ring,
+                (kind, pieces, image, images), first, last, (begin, end), following, lists,
+                scratch + thread * scratch_step, streamed,
             )  # fmt: skip
         wait_for_stores()
         set_float_control(before)
-    if moments:
-        combine_moments(moments, walk, chunks, bands, mean, var)
+    if mean:
+        combine(moments, mean, var)

@@ -34,15 +34,15 @@ def add_and_write_result(shape, buffer, added, target, streamed):
 
 @njit
 def write_row(shape, buffer, added, y, found, streamed):
-    """Write a row of results; `found`, if it is not 0, is the address of pivot and sums."""
+    """Write a row of results; `found`, if it is not 0, is the address of its part's moments."""
     if found == 0:
         if added == 0:
             write_result(shape, buffer, y, streamed)
         else:
             add_and_write_result(shape, buffer, added, y, streamed)
         return
-    moments = doubles(found, 3)
-    pivot = (np.float32(moments[0]),)
+    moments = doubles(found, 4)
+    pivot = (np.float32(moments[1]),)
     if added == 0 and streamed:
         once, twice = stream_sums(shape, (buffer, y), pivot)
     elif added == 0:
@@ -51,16 +51,16 @@ def write_row(shape, buffer, added, y, found, streamed):
         once, twice = add_and_stream_sums(shape, (buffer, added, y), pivot)
     else:
         once, twice = add_and_write_sums(shape, (buffer, added, y), pivot)
-    moments[1] += once
-    moments[2] += twice
+    moments[0] += shape[0] * shape[1]
+    moments[2] += once
+    moments[3] += twice
 
 
 @njit
-def start_moments(shape, buffer, added, found):
-    """Begin the sums of a channel with the mean of a row of results as their pivot."""
+def pivot_of(shape, buffer, added):
+    """Return the mean of a row of results."""
     if added == 0:
         (total,) = total_of(shape, (buffer,), ())
     else:
         (total,) = total_with_added(shape, (buffer, added), ())
-    moments = doubles(found, 3)
-    moments[0], moments[1], moments[2] = total / np.float32(shape[0] * shape[1]), 0.0, 0.0
+    return total / np.float32(shape[0] * shape[1])

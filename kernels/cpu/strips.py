@@ -2,8 +2,7 @@
 
 A strip is a chunk of images and a band of rows. It is walked from top to bottom: each step reads
 the rows that come into reach into a ring of rows in the cache, with the padding written out as
-zeros, and makes one row of the output, or of the gradient of the input. How a batch is cut depends
-on shapes alone, so that results do not depend on the number of threads.
+zeros, and makes one row of the output, or of the gradient of the input.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from gemkern.kernels.cpu.dealing import bands_of, dealt, widest_chunk
 from gemkern.kernels.cpu.scratch import LINE
 from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES, ROW_BITS
 from gemkern.kernels.geometry import output_image
@@ -23,9 +23,6 @@ TAPS = 2**ROW_BITS
 VECTORS = (8, 4, 2, 1)
 # Bytes of rings that stay in the second-level cache of 2 MiB beside what flows through it.
 CACHE = 2_300_000
-# Rows of a band: those at its borders are read by both neighbours, unless one thread walks both.
-# Where that makes fewer strips than keep threads busy, bands are smaller.
-BAND, SMALLEST_BAND, STRIPS = 8, 1, 16
 
 
 class Walk(NamedTuple):
@@ -83,34 +80,37 @@ class Ring(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """How a pass over a convolution is cut, and the memory that it takes.
+    """How a pass over a convolution is cut for a number of threads, and the memory that it takes.
 
     Attributes:
-        walk, ring, chunks, bands: as the functions of this module return them.
-        strips: how many there are.
+        walk, ring: as the functions of this module return them.
+        strips: int64 [strips, 9], thread by thread: number, kind, pieces, first image and how many
+            there are, first step and behind the last, and both for all steps that the thread makes
+            of these images in turn.
+        begins: int64 [threads + 1], the first strip of each thread, and how many there are.
         working: bytes that a thread works in: addresses of rows, two rows, and a ring.
     """
 
     walk: Walk
     ring: Ring
-    chunks: np.ndarray
-    bands: np.ndarray
-    strips: int
+    strips: np.ndarray
+    begins: np.ndarray
     working: int
 
 
 @lru_cache(maxsize=4096)
-def forward_cut(keep: bool, *convolution: Any) -> Cut:
+def forward_cut(threads: int, keep: bool, *convolution: Any) -> Cut:
     """Return the cut of the forward pass, which may keep its input, of `walk_of`'s arguments."""
     walk = walk_of(*convolution)
-    return _cut(walk, source_ring(walk, keep), walk.steps if keep else walk.out_height)
+    steps = walk.steps if keep else walk.out_height
+    return _cut(threads, walk, source_ring(walk, keep), steps)
 
 
 @lru_cache(maxsize=4096)
-def backward_cut(*convolution: Any) -> Cut:
+def backward_cut(threads: int, *convolution: Any) -> Cut:
     """Return the cut of the backward pass of `walk_of`'s arguments."""
     walk = walk_of(*convolution)
-    return _cut(walk, target_ring(walk), walk.steps)
+    return _cut(threads, walk, target_ring(walk), walk.steps)
 
 
 def walk_of(
@@ -158,45 +158,50 @@ def target_ring(walk: Walk) -> Ring:
 
 
 @lru_cache(maxsize=4096)
-def chunks_of(batch: int, *rings: Ring) -> np.ndarray:
-    """Return int64 [chunks, 3]: the kind, the first image and how many there are.
+def chunks_of(batch: int, steps: int, ring: Ring) -> np.ndarray:
+    """Return int64 [chunks, 4]: the kind, how many pieces, the first image and how many there are.
 
-    A chunk is as wide as the cache allows; the last one may have fewer images than its vectors.
+    A chunk is as wide as the cache allows; the last one may have fewer images than its vectors. The
+    inner loops go over a pixel piece by piece, each as many vectors as the kind says.
     """
     kinds = range(len(VECTORS))
-    fitting = (kind for kind in kinds if _bytes(rings, VECTORS[kind] * LANES) <= CACHE)
+    fitting = (kind for kind in kinds if _bytes(ring, kind) <= CACHE)
     widest = next(fitting, kinds[-1])
+    piece = VECTORS[widest] * LANES
+    most = widest_chunk(batch // piece, steps, CACHE // max(_bytes(ring, widest), 1))
     chunks, first = [], 0
     while first < batch:
         left = batch - first
-        narrower = (
-            k for k in reversed(kinds) if VECTORS[k] * LANES >= min(left, VECTORS[widest] * LANES)
-        )
-        kind = next(narrower)
-        images = min(left, VECTORS[kind] * LANES)
-        chunks.append((kind, first, images))
+        kind, pieces = widest, min(left // piece, most)
+        images = pieces * piece
+        if pieces == 0:
+            kind = next(k for k in reversed(kinds) if VECTORS[k] * LANES >= left)
+            pieces, images = 1, left
+        chunks.append((kind, pieces, first, images))
         first += images
-    return np.array(chunks, dtype=np.int64).reshape(-1, 3)
+    return np.array(chunks, dtype=np.int64).reshape(-1, 4)
 
 
-@lru_cache(maxsize=4096)
-def bands_of(steps: int, chunks: int) -> np.ndarray:
-    """Return int64 [bands + 1], the first step of each band, and how many steps there are."""
-    bands = max(1, steps // BAND)
-    if chunks * bands < STRIPS:
-        bands = max(1, min(steps // SMALLEST_BAND, -(-STRIPS // max(chunks, 1))))
-    return np.array([steps * band // bands for band in range(bands + 1)], dtype=np.int64)
-
-
-def _cut(walk: Walk, ring: Ring, steps: int) -> Cut:
-    chunks = chunks_of(walk.batch, ring)
+def _cut(threads: int, walk: Walk, ring: Ring, steps: int) -> Cut:
+    chunks = chunks_of(walk.batch, steps, ring)
     bands = bands_of(steps, len(chunks))
-    lanes = max((VECTORS[kind] * LANES for kind in chunks[:, 0]), default=0)
+    strips: list[tuple[int, ...]] = []
+    begins = [0]
+    for of_thread in dealt(len(chunks), len(bands) - 1, threads):
+        for chunk, first, last in of_thread:
+            in_turn = bands[first], bands[last]
+            strips += (
+                (chunk * (len(bands) - 1) + band, *chunks[chunk], *bands[band : band + 2], *in_turn)
+                for band in range(first, last)
+            )
+        begins.append(len(strips))
+    lanes = max((VECTORS[kind] * pieces * LANES for kind, pieces, _, _ in chunks), default=0)
     row = max(walk.width, walk.out_width) * lanes
     parts = (2 * TAPS, row, row, ring.floats(lanes))
     working = sum(-(-BYTES_OF_FLOAT * part // LINE) * LINE for part in parts)
-    return Cut(walk, ring, chunks, bands, len(chunks) * (len(bands) - 1), working)
+    table = np.array(strips, np.int64).reshape(-1, 9)
+    return Cut(walk, ring, table, np.array(begins, np.int64), working)
 
 
-def _bytes(rings: Sequence[Ring], lanes: int) -> int:
-    return BYTES_OF_FLOAT * sum(ring.floats(lanes) for ring in rings)
+def _bytes(ring: Ring, kind: int) -> int:
+    return BYTES_OF_FLOAT * ring.floats(VECTORS[kind] * LANES)

@@ -199,16 +199,16 @@ class Emitter:
         return list(phis)
 
 
-def from_row(at: Emitter, rows: ir.Value, entry: ir.Value, bytes_of_pixel: int) -> ir.Value:
-    """Return the address that an entry reads: its row's, and as many pixels on as it says."""
+def from_row(at: Emitter, rows: ir.Value, entry: ir.Value, pixel: ir.Value) -> ir.Value:
+    """Return the address that an entry reads: its row's, and on as many pixels of so many bytes."""
     builder = at.builder
     row = builder.and_(entry, long(2**ROW_BITS - 1))
     start = at.scalar(builder.add(rows, builder.mul(row, long(8))), LONG)
     pixels = builder.ashr(entry, long(ROW_BITS))
-    return builder.add(start, builder.mul(pixels, long(bytes_of_pixel)))
+    return builder.add(start, builder.mul(pixels, pixel))
 
 
-def from_start(at: Emitter, start: ir.Value, entry: ir.Value, bytes_of_pixel: int) -> ir.Value:
+def from_start(at: Emitter, start: ir.Value, entry: ir.Value, pixel: ir.Value) -> ir.Value:
     """Return the address that an entry reads which is a number of bytes from a start."""
     return at.builder.add(start, entry)
 
@@ -230,21 +230,21 @@ def accumulator(
 ) -> Any:
     """Return the loop of the forward pass and the input gradient: one channel of a few pixels.
 
-    accumulate(target, target_step, rows, shift, source_step, entries, values, count, start) writes
-    to `pixels` pixels at `target`, `target_step` bytes apart, the sum of `start` and, for each of
-    `count` entries, of values[k] times the pixels it reads: `shift` bytes on from where it says, in
-    rows that begin at the addresses `rows`, and `source_step` bytes apart. With `from_start`, an
-    entry says it in bytes, and `rows` is what they are counted from. `streamed` results go past the
-    caches.
+    accumulate(target, target_step, rows, shift, source_step, pixel, entries, values, count, start)
+    writes to `pixels` pixels at `target`, `target_step` bytes apart, the sum of `start` and, for
+    each of `count` entries, of values[k] times the pixels it reads: `shift` bytes on from where it
+    says, in rows of pixels of `pixel` bytes that begin at the addresses `rows`, and `source_step`
+    bytes apart. With `from_start`, an entry says it in bytes, and `rows` is what they are counted
+    from. `streamed` results go past the caches.
     """
-    bytes_of_pixel = vectors * BYTES_OF_VECTOR
 
-    def emit(builder, target, target_step, rows, shift, source_step, entries, values, count, start):
+    def emit(builder, target, target_step, rows, shift, source_step, pixel, entries, values, count,
+             start):  # fmt: skip
         at = Emitter(builder)
 
         def add_entry(step: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             entry = at.scalar(builder.add(entries, builder.mul(step, long(8))), LONG)
-            source = builder.add(source_of(at, rows, entry, bytes_of_pixel), shift)
+            source = builder.add(source_of(at, rows, entry, pixel), shift)
             read = [at.load(place) for place in at.places(source, source_step, pixels, vectors)]
             return add_times_value(at, values, step, read, sums)
 
@@ -257,13 +257,13 @@ def accumulator(
             store(total, place)
 
     @intrinsic
-    def accumulate(typingctx, target, target_step, rows, shift, source_step, entries, values, count,
-                   start):  # fmt: skip
+    def accumulate(typingctx, target, target_step, rows, shift, source_step, pixel, entries, values,
+                   count, start):  # fmt: skip
         def codegen(context, builder, signature, arguments):
             emit(builder, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*(types.int64,) * 8, types.float32), codegen
+        return types.void(*(types.int64,) * 9, types.float32), codegen
 
     return accumulate
 
@@ -273,9 +273,9 @@ def dot_products(entries: int, vectors: int, source_of: Callable[..., ir.Value] 
 
     add_products(x, x_step, rows, shift, source_step, listed, sums, pixels) adds, for each of
     `entries` entries, the product of the input at `x`, whose pixels lie `x_step` bytes apart, and
-    of the pixels that it reads, as in `accumulator`, to its sum at `sums`.
+    of the pixels that it reads, as in `accumulator` of pixels of `source_step` bytes, to its sum at
+    `sums`.
     """
-    bytes_of_pixel = vectors * BYTES_OF_VECTOR
     # Few entries would wait for each other's sums: each then has several, added at the end.
     partial = max(1, min(vectors, 8 // entries))
 
@@ -284,7 +284,7 @@ def dot_products(entries: int, vectors: int, source_of: Callable[..., ir.Value] 
         bases, places = [], []
         for number in range(entries):
             entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
-            bases.append(builder.add(source_of(at, rows, entry, bytes_of_pixel), shift))
+            bases.append(builder.add(source_of(at, rows, entry, source_step), shift))
             places.append(builder.add(sums, long(number * BYTES_OF_SUM)))
 
         def add_pixel(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
@@ -319,13 +319,13 @@ def read_entry(
 ) -> list[ir.Value]:
     """Return the vectors that entry `step` reads; add their products with the inputs to its sum.
 
-    lists: addresses of rows; shift and source_step in bytes; addresses of the entries and their
+    lists: addresses of rows; shift and size of a pixel in bytes; addresses of the entries and their
     sums. inputs: as many vectors as are read.
     """
     rows, shift, source_step, listed, sums = lists
     builder, vectors = at.builder, len(inputs) // pixels
     entry = at.scalar(builder.add(listed, builder.mul(step, long(8))), LONG)
-    source = builder.add(from_row(at, rows, entry, vectors * BYTES_OF_VECTOR), shift)
+    source = builder.add(from_row(at, rows, entry, source_step), shift)
     read = [at.load(place) for place in at.places(source, source_step, pixels, vectors)]
     # Two sums, which do not wait for each other.
     products = [ZEROS, ZEROS]

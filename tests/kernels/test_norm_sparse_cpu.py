@@ -12,8 +12,9 @@ from gemkern.kernels import reference
 from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu import normalise as norm_kernels
 from gemkern.kernels.cpu import streaming
+from gemkern.kernels.cpu.dealing import bands_of, dealt
 from gemkern.kernels.cpu.serving import apart
-from gemkern.kernels.cpu.strips import VECTORS, bands_of, chunks_of, source_ring, walk_of
+from gemkern.kernels.cpu.strips import VECTORS, chunks_of, source_ring, walk_of
 from gemkern.kernels.cpu.vectors import LANES
 from gemkern.kernels.reference.batch_last import is_batch_last
 from hypothesis import assume, given, settings
@@ -22,6 +23,8 @@ from norm_sparse_cases import HOWS, How, backward, cast, forward, operands
 from sparse_cases import CASES, Case
 
 FULL = [name for name, case in CASES.items() if case.inputs and case.outputs and case.batch]
+# Images of a chunk of two pieces.
+WIDE = 2 * VECTORS[0] * LANES
 
 
 def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
@@ -30,7 +33,7 @@ def pairs(low: int, high: int) -> st.SearchStrategy[tuple[int, int]]:
 
 CONVOLUTIONS = st.builds(
     Case,
-    batch=st.one_of(st.integers(1, 20), st.sampled_from([32, 64, 96, 128, 130])),
+    batch=st.one_of(st.integers(1, 20), st.sampled_from([32, 64, 96, WIDE, WIDE + 2])),
     inputs=st.integers(1, 5),
     outputs=st.integers(1, 5),
     groups=st.integers(1, 3),
@@ -92,6 +95,19 @@ def test_on_whole_numbers_whole_vectors_are_exact(
     assert_exact(Case(batch=vectors * LANES, image=(3, 11)), how, seed=0)
 
 
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+def test_on_whole_numbers_chunks_of_two_pieces_are_exact(
+    monkeypatch: pytest.MonkeyPatch, how: How, direct: bool, stride: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(kernels, "pays", lambda *_: direct)
+    case = Case(WIDE + 3 * LANES, image=(16, 5), stride=stride)
+    ring = source_ring(walk_of((case.batch, 3, 16, 5), (4, 3, 3, 3), *case.geometry), False)
+    assert [pieces for _, pieces, *_ in chunks_of(case.batch, 8, ring)] == [2, 1]
+    assert_exact(case, how, seed=0)
+
+
 @pytest.mark.parametrize("batch", [LANES, 3 * LANES, 9 * LANES])
 @pytest.mark.parametrize("name", ["3x3", "stride leaves a rest", "grouped"])
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
@@ -128,6 +144,38 @@ def test_results_depend_on_no_number_of_threads(
         assert all(
             a is b is None or torch.equal(a, b) for a, b in zip(found[0], other, strict=True)
         )
+
+
+@pytest.mark.parametrize("how", ["everything", "before activation"])
+def test_results_depend_on_no_dealing(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    case = Case(WIDE + 3 * LANES, 9, 11, image=(18, 5), density=0.05)
+    of = cast(operands(case, HOWS[how], whole=False), torch.float32)
+    found: list[list[Any]] = []
+    for shares in (1, 2, 3, 8, 64):
+        monkeypatch.setattr(kernels, "start_threads", lambda shares=shares: shares)
+        y, z, *moments = forward(kernels, case, HOWS[how], of)
+        found.append([y, z, *moments, *backward(kernels, case, HOWS[how], of, y, z)])
+    for other in found[1:]:
+        assert all(
+            a is b is None or torch.equal(a, b) for a, b in zip(found[0], other, strict=True)
+        )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 8, 32])
+def test_every_part_is_dealt_once(threads: int) -> None:
+    for chunks in (0, 1, 2, 5):
+        for bands in (1, 2, 8):
+            shares = list(dealt(chunks, bands, threads))
+            parts = [
+                (chunk, band)
+                for share in shares
+                for chunk, first, last in share
+                for band in range(first, last)
+            ]
+            assert len(shares) == threads
+            assert sorted(parts) == [(c, b) for c in range(chunks) for b in range(bands)]
+            sizes = [sum(last - first for _, first, last in share) for share in shares]
+            assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0, 1e4])
@@ -186,10 +234,10 @@ def test_strips_cover_images_and_rows_once() -> None:
         ring = source_ring(
             walk_of((batch, 64, 32, 32), (64, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1), False
         )
-        chunks = chunks_of(batch, ring)
-        covered = [one for _, first, images in chunks for one in range(first, first + images)]
+        chunks = chunks_of(batch, 32, ring)
+        covered = [one for *_, first, images in chunks for one in range(first, first + images)]
         assert covered == list(range(batch))
-        assert all(images <= VECTORS[kind] * LANES for kind, _, images in chunks)
+        assert all(images <= VECTORS[kind] * many * LANES for kind, many, _, images in chunks)
     for steps in range(1, 70):
         for chunks in (1, 2, 8):
             bands = bands_of(steps, chunks)
@@ -200,7 +248,7 @@ def test_strips_cover_images_and_rows_once() -> None:
 def test_wide_layers_are_cut_into_chunks() -> None:
     case = Case(20, 600, 3, image=(2, 40), density=0.01)
     ring = source_ring(walk_of((20, 600, 2, 40), (3, 600, 3, 3), *case.geometry), False)
-    assert len(chunks_of(20, ring)) > 1
+    assert len(chunks_of(20, 2, ring)) > 1
     assert_exact(case, HOWS["norm and ReLU"], seed=0)
 
 

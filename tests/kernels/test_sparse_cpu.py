@@ -87,10 +87,10 @@ def test_on_whole_numbers_results_past_the_caches_are_exact(
 def test_what_the_cache_does_not_hold_is_copied_side_by_side() -> None:
     narrow, wide = (walk_of((128, channels, 8, 8), (8, channels, 3, 3), (1, 1), (1, 1), (1, 1), 1)
                     for channels in (16, 1024))  # fmt: skip
-    assert reach.plan_of(narrow, False) is not None
-    assert reach.plan_of(wide, False) is None
-    assert reach.plan_of(wide, True) is not None
-    assert reach.plan_of(narrow._replace(batch=130), False) is None
+    assert reach.plan_of(narrow, False, 2) is not None
+    assert reach.plan_of(wide, False, 2) is None
+    assert reach.plan_of(wide, True, 2) is not None
+    assert reach.plan_of(narrow._replace(batch=130), False, 2) is None
 
 
 def test_a_bias_may_have_strides() -> None:

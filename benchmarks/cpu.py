@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cpu_layers, cpu_roofline, cpu_steps, result_files
-from gemkern.training import keep_freed_memory
+from gemkern.nn import keep_freed_memory
 
 Row = TypeVar("Row")
 ROWS_OF_LAYER = len(cpu_layers.DENSITIES) * len(cpu_layers.PASSES)

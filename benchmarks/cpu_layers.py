@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.cpu_timing import interleaved, spread
-from gemkern.training import keep_freed_memory
+from gemkern.nn import keep_freed_memory
 
 BATCH = 128
 DENSITIES = (0.005, 0.0144, 0.05, 0.2, 0.5)

@@ -28,7 +28,7 @@ from benchmarks.cpu_products import Multiplying
 from benchmarks.cpu_timing import Call, interleaved, spread
 from benchmarks.gpu.shapes import weights_of
 from benchmarks.traffic import WEIGHT_OPERATORS, Moving, over_activations, over_weights
-from gemkern.training import keep_freed_memory
+from gemkern.nn import keep_freed_memory
 
 KERNEL, COPY, PRODUCT = "kernel", "copy", "product"
 NETWORKS = ("resnet20", "vgg16")

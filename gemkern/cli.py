@@ -28,6 +28,7 @@ from gemkern.experiments.search import (
 )
 from gemkern.experiments.settings import Settings
 from gemkern.experiments.warm_up import warm_up
+from gemkern.nn import keep_freed_memory
 from gemkern.report import (
     RunFolder,
     gain_table,
@@ -38,7 +39,6 @@ from gemkern.report import (
     settings_table,
 )
 from gemkern.tickets import Ticket
-from gemkern.training import keep_freed_memory
 
 app = typer.Typer(
     help="Find lottery tickets in one training run, and race the ways to find them.",

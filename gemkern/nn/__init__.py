@@ -4,6 +4,7 @@ from gemkern.nn.accelerate import accelerate, acceleration, large_enough, pays, 
 from gemkern.nn.compression import decelerate, is_accelerated
 from gemkern.nn.convert import Report, convert, unconvert
 from gemkern.nn.layers import MaskedConv2d, MaskedLinear
+from gemkern.nn.memory import keep_freed_memory
 
 __all__ = [
     "MaskedConv2d",
@@ -14,6 +15,7 @@ __all__ = [
     "convert",
     "decelerate",
     "is_accelerated",
+    "keep_freed_memory",
     "large_enough",
     "pays",
     "runs_sparse",

@@ -13,6 +13,7 @@ from gemkern.errors import GemkernError
 from gemkern.nn.batch_last_graph import Rewritten
 from gemkern.nn.compression import compressible_layers, is_accelerated
 from gemkern.nn.convert import Report
+from gemkern.nn.memory import keep_freed_memory
 from gemkern.ops.dispatch import choose
 
 # A layer with a larger part of its weights stays dense: whole steps break even at about 0.3
@@ -36,7 +37,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     optimiser afterwards, or let it follow (`gemkern.optim.carrying`). Batch norm, ReLU, addition
     and pooling run on batch-last activations. Called again after more weights were frozen, it
     compresses further. `acceleration` says what it would do to which layer; `decelerate` undoes
-    it.
+    it, but for one thing that holds for the whole process: `keep_freed_memory`.
 
     Raises:
         GemkernError: no layer would be served, or the forward pass cannot be traced.
@@ -50,6 +51,7 @@ def accelerate(model: nn.Module) -> nn.Module:
         )
     if not is_accelerated(model):
         model.forward = _rewritten(model)
+    keep_freed_memory()
     for name in report.converted:
         layer: Any = model.get_submodule(name)
         layer.compress()

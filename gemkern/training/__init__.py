@@ -8,7 +8,6 @@ from gemkern.training.loop import (
     train,
     train_together,
 )
-from gemkern.training.memory import keep_freed_memory
 from gemkern.training.rates import RATES, rate
 from gemkern.training.weights import WeightTraining
 
@@ -19,7 +18,6 @@ __all__ = [
     "Trainee",
     "WeightTraining",
     "evaluate",
-    "keep_freed_memory",
     "rate",
     "train",
     "train_together",

@@ -11,7 +11,7 @@ import pytest
 # A small allocation may take the end of a block just freed, so single rounds ask for memory anew.
 FEWEST_FAULTS = """
 import resource, torch
-from gemkern.training import keep_freed_memory
+from gemkern.nn import keep_freed_memory
 {first}
 fewest = 2**24
 for _ in range(16):
@@ -28,6 +28,16 @@ def _fewest_faults(first: str) -> int:
     return int(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
 
 
+ACCELERATED = """
+import gemkern as gk
+model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+gk.convert(model)
+model[0].active.zero_()
+gk.accelerate(model)
+"""
+
+
+@pytest.mark.parametrize("keeping", ["keep_freed_memory()", ACCELERATED])
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone gives pages back")
-def test_freed_memory_is_used_again() -> None:
-    assert _fewest_faults("keep_freed_memory()") < _fewest_faults("") / 2
+def test_freed_memory_is_used_again(keeping: str) -> None:
+    assert _fewest_faults(keeping) < _fewest_faults("") / 2

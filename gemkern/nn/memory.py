@@ -10,7 +10,8 @@ def keep_freed_memory() -> None:
     """Let the C library keep what is freed for what is allocated next, where it is glibc.
 
     Otherwise a step on the CPU gives the pages of its activations back to the system and asks for
-    them again, which can take a third of its time. It holds for the whole process.
+    them again, which can take as long as all else. It holds for the whole process; `accelerate`
+    does it.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     set_option = getattr(library, "mallopt", None)

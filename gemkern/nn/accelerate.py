@@ -51,7 +51,7 @@ def accelerate(model: nn.Module) -> nn.Module:
         )
     if not is_accelerated(model):
         model.forward = _rewritten(model)
-    keep_freed_memory()
+        keep_freed_memory()
     for name in report.converted:
         layer: Any = model.get_submodule(name)
         layer.compress()

@@ -6,8 +6,7 @@ depend on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -28,7 +27,6 @@ def widest_chunk(pieces: int, rows: int, most: int) -> int:
     return max(1, min(most, pieces // chunks))
 
 
-@lru_cache(maxsize=4096)
 def bands_of(rows: int, chunks: int) -> np.ndarray:
     """Return int64 [bands + 1], the first row of each band, and how many rows there are.
 
@@ -60,3 +58,25 @@ def dealt(chunks: int, bands: int, threads: int) -> Iterator[list[tuple[int, int
             (chunk, max(begin - chunk * bands, 0), min(end - chunk * bands, bands))
             for chunk in touched
         ]
+
+
+def listed(
+    chunks: int,
+    bands: int,
+    threads: int,
+    columns: int,
+    rows_of: Callable[[int, int, int], Iterable[tuple[int, ...]]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what threads make, row by row, and where the rows of each begin, and how many are.
+
+    Args:
+        rows_of: rows_of(chunk, first, last) yields the rows of bands first:last, of `columns`
+            numbers.
+    """
+    rows: list[tuple[int, ...]] = []
+    begins = [0]
+    for of_thread in dealt(chunks, bands, threads):
+        for share in of_thread:
+            rows += rows_of(*share)
+        begins.append(len(rows))
+    return np.array(rows, np.int64).reshape(-1, columns), np.array(begins, np.int64)

@@ -56,12 +56,12 @@ def direct_products(
             np.empty(count, np.int64), np.empty(count, np.int64), np.zeros(len(lists[1]), np.int64)
         )  # fmt: skip
         sums = np.zeros((count, LANES_OF_SUM), np.float32)
-        known, known_part = -1, -1
+        # As long as no rows are kept, there is nothing to empty.
+        known, known_part = -1, 0
         for unit in range(begins[thread], begins[thread + 1]):
             part, kind, image, block, run, row, base = units[unit]
             if run != known or part != known_part:
-                if known >= 0:
-                    empty_sums(kept, sums, of_parts[known_part])
+                empty_sums(kept, sums, of_parts[known_part])
                 if run != known:
                     keep_rows(lists, numbers, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
                 known, known_part = run, part
@@ -71,7 +71,6 @@ def direct_products(
                     kind, x + place + image, grad_y + base * columns.sources * pixel + image, pixel,
                     columns, block, kept, channel * columns.taps, sums.ctypes.data,
                 )  # fmt: skip
-        if known >= 0:
-            empty_sums(kept, sums, of_parts[known_part])
+        empty_sums(kept, sums, of_parts[known_part])
         set_float_control(before)
     grad_values[:] = total_of(of_parts)

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from gemkern.kernels.cpu.dealing import bands_of, dealt, widest_chunk
+from gemkern.kernels.cpu.dealing import bands_of, listed, widest_chunk
 from gemkern.kernels.cpu.strips import VECTORS, Walk
 from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES
 
@@ -169,18 +169,15 @@ def _units(
     bounds = bands_of(len(lines), len(chunks))
     bands = len(bounds) - 1
     band_of = np.repeat(np.arange(bands), np.diff(bounds)).tolist()
-    units: list[tuple[int, ...]] = []
-    begins = [0]
-    for of_thread in dealt(len(chunks), bands, threads):
-        for chunk, first, last in of_thread:
-            units += (
-                (chunk * bands + band_of[line], *piece, block, *lines[line])
-                for block in range(blocks)
-                for line in range(bounds[first], bounds[last])
-                for piece in chunks[chunk]
-            )
-        begins.append(len(units))
-    return _table(units, 7), np.array(begins, np.int64), len(chunks) * bands
+
+    def units_of(chunk: int, first: int, last: int) -> Iterator[tuple[int, ...]]:
+        for block in range(blocks):
+            for line in range(bounds[first], bounds[last]):
+                for piece in chunks[chunk]:
+                    yield chunk * bands + band_of[line], *piece, block, *lines[line]
+
+    units, begins = listed(len(chunks), bands, threads, 7, units_of)
+    return units, begins, len(chunks) * bands
 
 
 def _axes(walk: Walk, backward: bool) -> tuple[Axis, Axis]:

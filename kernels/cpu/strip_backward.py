@@ -20,12 +20,12 @@ from gemkern.kernels.cpu.strip_forward import (
     aligned,
     clear_padding,
     copy,
-    lanes_of,
     next_row,
     norm_only,
     numbers_of,
     rooms,
     row_shape,
+    sizes_of,
     slot_of,
     zero,
 )
@@ -185,8 +185,7 @@ def lead_row_back(
     """Make the products of a row of the input, its gradient, and the sums of the norm."""
     entries, values, _, bounds, zeros = lists
     kind, pieces, image, images = chunk
-    piece = BYTES * lanes_of(kind)
-    lanes, pixel = pieces * lanes_of(kind), pieces * piece
+    lanes, piece, pixel = sizes_of(kind, pieces)
     far, stride = BYTES * walk.batch, walk.stride_width
     shape = row_shape(images, walk.batch, lanes, walk.width, walk.height)
     # Whole vectors that nothing is done with are read and written where they lie.
@@ -245,8 +244,8 @@ def lead_row_at_once(
     """Do so behind a norm for whole vectors, in one pass over the tensors."""
     entries, values, _, bounds, zeros = lists
     kind, pieces, image, _ = chunk
-    piece = BYTES * lanes_of(kind)
-    pixel, far, stride = pieces * piece, BYTES * walk.batch, walk.stride_width
+    _, piece, pixel = sizes_of(kind, pieces)
+    far, stride = BYTES * walk.batch, walk.stride_width
     ahead = walk.height * walk.width * far
     nothing = slot_of(ring_at, ring, -1, pixel)
     row_phase = (row + walk.pad_height) % walk.stride_height
@@ -286,8 +285,7 @@ def backward_strip(
 ):  # fmt: skip
     """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
     kind, pieces, image, images = chunk
-    lanes = pieces * lanes_of(kind)
-    pixel = BYTES * lanes
+    lanes, _, pixel = sizes_of(kind, pieces)
     rows, buffer, result = rooms(scratch, walk.width * lanes)
     ring_at = result + aligned(walk.width * pixel)
     at_once = images == lanes and norm.mean and products and inputs.grad_x

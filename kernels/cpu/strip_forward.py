@@ -122,6 +122,13 @@ def lanes_of(kind):
 
 
 @njit
+def sizes_of(kind, pieces):
+    """Return the lanes of a chunk, and the bytes of a piece and of a pixel."""
+    lanes = lanes_of(kind)
+    return pieces * lanes, BYTES * lanes, BYTES * pieces * lanes
+
+
+@njit
 def clear_padding(ring_at, ring, lanes, images):
     """Write the zeros of a ring: its last slot, its padding, and lanes that hold no image."""
     pixel = BYTES * lanes
@@ -254,8 +261,7 @@ def forward_strip(
     """
     entries, values, bounds = lists
     kind, pieces, image, images = chunk
-    piece = BYTES * lanes_of(kind)
-    lanes, pixel = pieces * lanes_of(kind), pieces * piece
+    lanes, piece, pixel = sizes_of(kind, pieces)
     outputs, columns = walk.outputs, walk.out_width
     far = BYTES * walk.batch
     shape = row_shape(images, walk.batch, lanes, columns, walk.out_height)

@@ -7,12 +7,12 @@ zeros, and makes one row of the output, or of the gradient of the input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from gemkern.kernels.cpu.dealing import bands_of, dealt, widest_chunk
+from gemkern.kernels.cpu.dealing import bands_of, listed, widest_chunk
 from gemkern.kernels.cpu.scratch import LINE
 from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES, ROW_BITS
 from gemkern.kernels.geometry import output_image
@@ -157,7 +157,6 @@ def target_ring(walk: Walk) -> Ring:
     return Ring(walk.outputs, walk.out_height, walk.out_width, left, width, 1, first, last)
 
 
-@lru_cache(maxsize=4096)
 def chunks_of(batch: int, steps: int, ring: Ring) -> np.ndarray:
     """Return int64 [chunks, 4]: the kind, how many pieces, the first image and how many there are.
 
@@ -184,23 +183,20 @@ def chunks_of(batch: int, steps: int, ring: Ring) -> np.ndarray:
 
 def _cut(threads: int, walk: Walk, ring: Ring, steps: int) -> Cut:
     chunks = chunks_of(walk.batch, steps, ring)
-    bands = bands_of(steps, len(chunks))
-    strips: list[tuple[int, ...]] = []
-    begins = [0]
-    for of_thread in dealt(len(chunks), len(bands) - 1, threads):
-        for chunk, first, last in of_thread:
-            in_turn = bands[first], bands[last]
-            strips += (
-                (chunk * (len(bands) - 1) + band, *chunks[chunk], *bands[band : band + 2], *in_turn)
-                for band in range(first, last)
-            )
-        begins.append(len(strips))
+    bounds = bands_of(steps, len(chunks))
+    bands = len(bounds) - 1
+
+    def strips_of(chunk: int, first: int, last: int) -> Iterator[tuple[int, ...]]:
+        in_turn = bounds[first], bounds[last]
+        for band in range(first, last):
+            yield chunk * bands + band, *chunks[chunk], *bounds[band : band + 2], *in_turn
+
+    strips, begins = listed(len(chunks), bands, threads, 9, strips_of)
     lanes = max((VECTORS[kind] * pieces * LANES for kind, pieces, _, _ in chunks), default=0)
     row = max(walk.width, walk.out_width) * lanes
     parts = (2 * TAPS, row, row, ring.floats(lanes))
     working = sum(-(-BYTES_OF_FLOAT * part // LINE) * LINE for part in parts)
-    table = np.array(strips, np.int64).reshape(-1, 9)
-    return Cut(walk, ring, table, np.array(begins, np.int64), working)
+    return Cut(walk, ring, strips, begins, working)
 
 
 def _bytes(ring: Ring, kind: int) -> int:

@@ -128,6 +128,14 @@ def test_only_large_results_of_whole_aligned_vectors_go_past_the_caches() -> Non
     assert not streaming.streams(aligned.view(2, -1, 1, 1))
 
 
+def assert_alike(found: list[list[Any]]) -> None:
+    """Compare lists of tensors, or None, bit for bit."""
+    for other in found[1:]:
+        assert all(
+            a is b is None or torch.equal(a, b) for a, b in zip(found[0], other, strict=True)
+        )
+
+
 @pytest.mark.parametrize(("batch", "density"), [(20, 0.3), (130, 0.3), (144, 0.05)])
 @pytest.mark.parametrize("how", ["everything", "before activation, kept", "before activation"])
 def test_results_depend_on_no_number_of_threads(
@@ -140,10 +148,7 @@ def test_results_depend_on_no_number_of_threads(
         set_threads(number)
         y, z, *moments = forward(kernels, case, HOWS[how], of)
         found.append([y, z, *moments, *backward(kernels, case, HOWS[how], of, y, z)])
-    for other in found[1:]:
-        assert all(
-            a is b is None or torch.equal(a, b) for a, b in zip(found[0], other, strict=True)
-        )
+    assert_alike(found)
 
 
 @pytest.mark.parametrize("how", ["everything", "before activation"])
@@ -155,10 +160,7 @@ def test_results_depend_on_no_dealing(monkeypatch: pytest.MonkeyPatch, how: str)
         monkeypatch.setattr(kernels, "start_threads", lambda shares=shares: shares)
         y, z, *moments = forward(kernels, case, HOWS[how], of)
         found.append([y, z, *moments, *backward(kernels, case, HOWS[how], of, y, z)])
-    for other in found[1:]:
-        assert all(
-            a is b is None or torch.equal(a, b) for a, b in zip(found[0], other, strict=True)
-        )
+    assert_alike(found)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5, 8, 32])

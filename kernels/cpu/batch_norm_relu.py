@@ -16,12 +16,12 @@ import math
 
 import numpy as np
 import torch
+from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.moments import merged
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address, served
 from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu as reference
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu_backward as reference_backward
 from numba import njit, prange
@@ -254,7 +254,7 @@ def batch_norm_relu(
         )
     x = batch_last(x)
     residual = None if residual is None else batch_last(residual)
-    y = torch.empty_like(x)
+    y = empty_batch_last(x.shape, x)
     mean, invstd = (x.new_empty(x.shape[1]) for _ in range(2))
     forward(
         start_threads(), x.shape[1], _size(x), x.data_ptr(), address(residual),
@@ -284,8 +284,8 @@ def batch_norm_relu_backward(
         )
     x, grad_y = batch_last(x), batch_last(grad_y)
     y = None if y is None else batch_last(y)
-    grad_x = torch.empty_like(x)
-    grad_residual = None if y is None else torch.empty_like(x)
+    grad_x = empty_batch_last(x.shape, x)
+    grad_residual = None if y is None else empty_batch_last(x.shape, x)
     grad_weight = None if weight is None else torch.empty_like(weight)
     grad_bias = None if bias is None else torch.empty_like(bias)
     g = grad_x if grad_residual is None else grad_residual

@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
+import numpy as np
 import torch
+from gemkern.kernels.cpu.scratch import LINE
+from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT
 from gemkern.kernels.reference import batch_last as reference
 from torch import Tensor
+
+# Numbers from which a tensor is large.
+LARGE = 2**14
 
 
 @lru_cache(maxsize=4096)
@@ -29,5 +36,22 @@ def batch_last_if(x: Tensor | None) -> Tensor | None:
 
 
 def empty_batch_last(size: tuple[int, ...], like: Tensor) -> Tensor:
-    """Return a batch-last tensor of `size` with no values, in the dtype and place of `like`."""
-    return like.new_empty_strided(size, strides_of(size))
+    """Return a batch-last tensor of `size` with no values, in the dtype and place of `like`.
+
+    A large one lies in plain memory. PyTorch asks for aligned memory, and beside each such block
+    glibc leaves splinters: what takes a splinter keeps the block, once freed, from as large a
+    tensor, and a training step needs up to twice the memory.
+    """
+    count, strides = _place_of(size)
+    if like.dtype != torch.float32 or count < LARGE:
+        return like.new_empty_strided(size, strides_of(size))
+    memory = np.empty(count + LINE // BYTES_OF_FLOAT, np.float32)
+    # A tensor tells its address in half the time that an array takes.
+    aligned = -torch.from_numpy(memory).data_ptr() % LINE
+    return torch.from_numpy(np.ndarray(size, np.float32, memory, aligned, strides))
+
+
+@lru_cache(maxsize=4096)
+def _place_of(size: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """Return how many numbers a batch-last tensor of `size` has, and its strides in bytes."""
+    return math.prod(size), tuple(BYTES_OF_FLOAT * stride for stride in strides_of(size))

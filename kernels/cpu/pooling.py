@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import flag_rows, rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import pooling as reference
-from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pooling import Pair, Shape
 from numba import njit, prange
 from torch import Tensor
@@ -206,7 +206,7 @@ def average_pool2d(
         return reference.average_pool2d(x, kernel, stride, padding, count_include_pad)
     x = batch_last(x)
     out = output_image(x.shape[2:], kernel, stride, padding)
-    y = empty(x, (*x.shape[:2], *out), x.dtype)
+    y = empty_batch_last((*x.shape[:2], *out), x)
     average(
         start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
         tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding), count_include_pad,
@@ -227,7 +227,7 @@ def average_pool2d_backward(
             grad_y, shape, kernel, stride, padding, count_include_pad
         )
     grad_y = batch_last(grad_y)
-    grad_x = empty(grad_y, shape, grad_y.dtype)
+    grad_x = empty_batch_last(tuple(shape), grad_y)
     average_backward(
         start_threads(), shape[1], shape[0], grad_y.data_ptr(), grad_x.data_ptr(),
         tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride), tuple(padding),
@@ -241,7 +241,8 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Te
         return reference.max_pool2d(x, kernel, stride, padding)
     x = batch_last(x)
     out = output_image(x.shape[2:], kernel, stride, padding)
-    y, taps = (empty(x, (*x.shape[:2], *out), dtype) for dtype in (x.dtype, torch.uint8))
+    y = empty_batch_last((*x.shape[:2], *out), x)
+    taps = empty_taps(y)
     maximum(
         start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
         taps.data_ptr(), tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding),
@@ -255,7 +256,7 @@ def max_pool2d_backward(
     if grad_y.dtype != torch.float32:
         return reference.max_pool2d_backward(grad_y, taps, shape, kernel, stride, padding)
     grad_y, taps = batch_last(grad_y), batch_last(taps)
-    grad_x = empty(grad_y, shape, grad_y.dtype)
+    grad_x = empty_batch_last(tuple(shape), grad_y)
     maximum_backward(
         start_threads(), shape[1], shape[0], grad_y.data_ptr(), taps.data_ptr(),
         grad_x.data_ptr(), tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride),
@@ -264,7 +265,7 @@ def max_pool2d_backward(
     return grad_x
 
 
-def empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return a batch-last tensor with no values."""
-    images, *rest = shape
-    return like.new_empty((*rest, images), dtype=dtype).movedim(-1, 0)
+def empty_taps(y: Tensor) -> Tensor:
+    """Return room, batch-last, for the tap of each maximum of y."""
+    images, *rest = y.shape
+    return y.new_empty((*rest, images), dtype=torch.uint8).movedim(-1, 0)

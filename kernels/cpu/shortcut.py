@@ -6,12 +6,12 @@ threads; each number of a result is written once.
 
 from __future__ import annotations
 
+from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import rows
 from gemkern.kernels.cpu.serving import float32_or
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import shortcut as reference
-from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.shortcut import Pair, Shape
 from numba import njit, prange
 from torch import Tensor
@@ -73,7 +73,7 @@ def padded_shortcut(x: Tensor, stride: Pair, before: int, after: int) -> Tensor:
     x = batch_last(x)
     images, channels, *image = x.shape
     out = output_image(image, (1, 1), stride, (0, 0))
-    y = x.new_empty((before + channels + after, *out, images)).movedim(-1, 0)
+    y = empty_batch_last((images, before + channels + after, *out), x)
     forward(
         start_threads(), channels, images, x.data_ptr(), y.data_ptr(), tuple(image), out,
         tuple(stride), before, after,
@@ -85,7 +85,7 @@ def padded_shortcut(x: Tensor, stride: Pair, before: int, after: int) -> Tensor:
 def padded_shortcut_backward(grad_y: Tensor, shape: Shape, stride: Pair, before: int) -> Tensor:
     grad_y = batch_last(grad_y)
     images, channels, *image = shape
-    grad_x = grad_y.new_empty((channels, *image, images)).movedim(-1, 0)
+    grad_x = empty_batch_last((images, channels, *image), grad_y)
     backward(
         start_threads(), channels, images, grad_y.data_ptr(), grad_x.data_ptr(), tuple(image),
         tuple(grad_y.shape[2:]), tuple(stride), before,

@@ -5,6 +5,7 @@ Option A of He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016
 
 from __future__ import annotations
 
+from gemkern.kernels.reference.batch_last import empty_batch_last
 from torch import Tensor
 
 Pair = tuple[int, int]
@@ -25,14 +26,14 @@ def padded_shortcut(x: Tensor, stride: Pair, before: int, after: int) -> Tensor:
     """
     taken = x[:, :, :: stride[0], :: stride[1]]
     images, channels, *image = taken.shape
-    y = x.new_zeros((before + channels + after, *image, images)).movedim(-1, 0)
+    y = empty_batch_last((images, before + channels + after, *image), x).zero_()
     y[:, before : before + channels] = taken
     return y
 
 
 def padded_shortcut_backward(grad_y: Tensor, shape: Shape, stride: Pair, before: int) -> Tensor:
     """Return dL/dx of `shape` [N, C, H, W], batch-last, from grad_y, dL/dy."""
-    images, channels, *image = shape
-    grad_x = grad_y.new_zeros((channels, *image, images)).movedim(-1, 0)
+    channels = shape[1]
+    grad_x = empty_batch_last(shape, grad_y).zero_()
     grad_x[:, :, :: stride[0], :: stride[1]] = grad_y[:, before : before + channels]
     return grad_x

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.geometry import Pair, output_image
+from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pattern import Pattern
 from gemkern.ops.checks import check_conv2d, check_norm, pair
 from gemkern.ops.registration import differentiable, once, register, short_way
@@ -214,13 +215,15 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
         *tensors, how = inputs
         x, residual, mean, var, weight, shift, values, _, added = tensors
-        y, z, mean_y, var_y = _convolve_shortly(*_flat(tensors, how))
+        # Laid out here it is for both passes.
+        laid = x if x.stride(0) == 1 else batch_last(x)
+        y, z, mean_y, var_y = _convolve_shortly(*_flat((laid, *tensors[1:]), how))
         ctx.how, ctx.size = how, y.shape
         ctx.has_residual, ctx.has_added = residual is not None, added is not None
         ctx.set_materialize_grads(False)
         # Of the output only its moments need anything.
         kept = y if how.moments else None
-        ctx.save_for_backward(kept, mean_y, z, x, mean, var, weight, shift, values)
+        ctx.save_for_backward(kept, mean_y, z, laid, mean, var, weight, shift, values)
         return (y, z, mean_y, var_y, x.view_as(x)) if how.skip else (y, z, mean_y, var_y)
 
     @staticmethod

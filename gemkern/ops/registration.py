@@ -29,8 +29,10 @@ for _device in ("CUDA", "XPU", "MPS"):
     _AUTOCAST |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{_device}"))
 
 
-# What is no subclass of a tensor.
-_PLAIN = (Tensor, torch.nn.Parameter)
+# Types of arguments that are no subclass of a tensor.
+_PLAIN = frozenset(
+    (Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list, torch.Size)
+)
 
 
 def _as_given(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -129,14 +131,16 @@ def short_way(operator: str, arrange: Arrange) -> Operator:
     """Return what an autograd function of gemkern::`operator` calls in its place.
 
     That is the kernel itself where nothing on the way would see the call: no mode, no profiler, no
-    transform of functions and no subclass of tensors. To ask costs a tenth of such a call.
+    transform of functions and no subclass of tensors. To ask costs a tenth of such a call. The
+    operator's first argument is a tensor.
     """
     apply = getattr(torch.ops.gemkern, operator).default
-    run = _implementation(operator, arrange)
 
     def call(*arguments: Any) -> Any:
         if _unseen(arguments):
-            return run(*arguments)
+            serve = kernel(operator, arguments[0].device.type, arguments[-1])
+            with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+                return serve(*arrange(arguments[:-1]))
         with torch._C._AutoDispatchBelowAutograd():
             return apply(*arguments)
 
@@ -148,7 +152,7 @@ def _unseen(arguments: tuple[Any, ...]) -> bool:
         torch._C._len_torch_dispatch_stack()
         or torch.autograd.profiler._is_profiler_enabled
         or torch._C._are_functorch_transforms_active()
-        or any(isinstance(one, Tensor) and type(one) not in _PLAIN for one in arguments)
+        or not _PLAIN.issuperset(map(type, arguments))
     )
 
 

@@ -16,9 +16,9 @@ from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_la
 from gemkern.kernels.cpu.normed_direct import normed_direct, pays
 from gemkern.kernels.cpu.reach import plan_of
 from gemkern.kernels.cpu.scratch import scratch
-from gemkern.kernels.cpu.serving import address, apart, served
+from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.streaming import streams
-from gemkern.kernels.cpu.strip_backward import Input, Moments, backward
+from gemkern.kernels.cpu.strip_backward import backward
 from gemkern.kernels.cpu.strip_forward import forward, norm_of
 from gemkern.kernels.cpu.strips import TAPS, backward_cut, forward_cut
 from gemkern.kernels.cpu.threads import start_threads
@@ -58,7 +58,7 @@ def norm_sparse_conv2d(
     x, residual, added = batch_last(x), batch_last_if(residual), batch_last_if(added)
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
     threads = start_threads()
-    walk, *cut, size = forward_cut(threads, keep, x.shape, pattern.shape, *geometry)
+    walk, ring, *strips, size = forward_cut(threads, keep, x.shape, pattern.shape, *geometry)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
@@ -69,13 +69,14 @@ def norm_sparse_conv2d(
     if plan is not None:
         normed_direct(
             threads, x.data_ptr(), norm, y.data_ptr(), address(added), address(bias),
-            address(mean_y), address(var_y), *entries, walk, *plan, streams(y),
+            address(mean_y), address(var_y), *entries, tuple(walk), tuple(plan.rows),
+            tuple(plan.columns), plan.units, plan.begins, plan.parts, streams(y),
         )  # fmt: skip
         return y, z, mean_y, var_y
     forward(
         threads, x.data_ptr(), norm, address(z), y.data_ptr(), address(added), address(bias),
-        address(mean_y), address(var_y), walk, *cut, *entries, scratch(threads * size), size,
-        streams(y),
+        address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips, *entries,
+        scratch(threads * size), size, streams(y),
     )  # fmt: skip
     return y, z, mean_y, var_y
 
@@ -120,32 +121,25 @@ def norm_sparse_conv2d_backward(
     y, z = batch_last_if(y), batch_last_if(z)
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
     threads = start_threads()
-    walk, *cut, size = backward_cut(threads, x.shape, pattern.shape, *geometry)
+    walk, ring, *strips, size = backward_cut(threads, x.shape, pattern.shape, *geometry)
     grad_x = empty_batch_last(x.shape, grad_y) if wants_x else None
     grad_residual = empty_batch_last(x.shape, grad_y) if has_residual else None
     grad_added = None
     if has_added and mean_y is not None:
         grad_added = empty_batch_last(grad_y.shape, grad_y)
     grad_values = grad_y.new_empty(len(pattern.positions) if wants_values else 0)
-    grad_norm = np.empty((4, walk.inputs), np.float32)
+    norm = (mean, var, norm_weight, norm_bias)
+    of_norm = gradients_of(*(norm if wants_x and mean is not None else (None,) * 4))
     streamed = all(one is None or streams(one) for one in (grad_x, grad_residual))
     of_input = tuple(map(address, (z, grad_z, grad_skip, grad_residual, grad_x)))
     backward(
         threads, grad_y.data_ptr(),
-        Moments(address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
-        address(grad_added), x.data_ptr(),
-        norm_of(mean, var, norm_weight, norm_bias, None, eps, relu),
-        Input(*of_input, streamed), grad_values.numpy(), grad_norm, walk, *cut, _numbers(values),
-        pattern.positions.numpy(), pattern.starts.numpy(), wants_values, scratch(threads * size),
-        size,
+        (address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
+        address(grad_added), x.data_ptr(), norm_of(*norm, None, eps, relu), (*of_input, streamed),
+        grad_values.numpy(), tuple(map(address, of_norm)), tuple(walk), tuple(ring), *strips,
+        _numbers(values), pattern.positions.numpy(), pattern.starts.numpy(), wants_values,
+        scratch(threads * size), size,
     )  # fmt: skip
-    of_norm: list[Tensor | None] = [None] * 4
-    if mean is not None and wants_x:
-        operands = (mean, var, norm_weight, norm_bias)
-        of_norm = [
-            None if operand is None else gradient
-            for operand, gradient in zip(operands, apart(grad_norm), strict=True)
-        ]
     return Gradients(
         grad_x, grad_residual, *of_norm, grad_values if wants_values else None, grad_added
     )

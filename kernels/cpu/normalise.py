@@ -9,14 +9,14 @@ number of threads.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.layout import batch_last, batch_last_if
+from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import address, apart, served
+from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.strip_backward import write_norm_grads
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
+    Norm,
     affine,
     norm_and_add,
     norm_of,
@@ -51,9 +51,10 @@ def place_of(task, parts, size):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def forward(threads, channels, size, x, y, norm):
-    """Write y [channels, size]; x and y are addresses."""
+def forward(threads, channels, size, x, y, of_norm):
+    """Write y [channels, size]; x and y are addresses, `of_norm` the fields of the norm."""
     control = float_control()
+    norm = Norm(*of_norm)
     table = affine(norm, channels)
     parts = (size + PART - 1) // PART
     for thread in prange(threads):
@@ -70,9 +71,10 @@ def forward(threads, channels, size, x, y, norm):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def backward(threads, channels, size, grad_y, y, x, norm, grad_x, grad_residual, grad_norm):
-    """Write the gradients; those of mean, variance, weight and bias to grad_norm [4, channels]."""
+def backward(threads, channels, size, grad_y, y, x, of_norm, grad_x, grad_residual, grad_norm):
+    """Write the gradients, of which those of the norm as `write_norm_grads` does."""
     control = float_control()
+    norm = Norm(*of_norm)
     table = affine(norm, channels)
     parts = (size + PART - 1) // PART
     sums = np.zeros((parts, channels, 2))
@@ -107,7 +109,7 @@ def normalise(
         return reference.normalise(x, residual, mean, var, weight, bias, eps, relu)
     x = batch_last(x)
     residual = batch_last_if(residual)
-    y = torch.empty_like(x)
+    y = empty_batch_last(x.shape, x)
     norm = norm_of(mean, var, weight, bias, residual, eps, relu)
     forward(start_threads(), x.shape[1], _size(x), x.data_ptr(), y.data_ptr(), norm)
     return y
@@ -130,23 +132,15 @@ def normalise_backward(
             grad_y, y, x, mean, var, weight, bias, eps, relu, has_residual
         )
     x, y, grad_y = batch_last(x), batch_last(y), batch_last(grad_y)
-    grad_x = torch.empty_like(x)
-    grad_residual = torch.empty_like(x) if has_residual else None
-    grad_norm = np.empty((4, x.shape[1]), np.float32)
+    grad_x = empty_batch_last(x.shape, x)
+    grad_residual = empty_batch_last(x.shape, x) if has_residual else None
+    of_norm = gradients_of(mean, var, weight, bias)
     backward(
         start_threads(), x.shape[1], _size(x), grad_y.data_ptr(), y.data_ptr(), x.data_ptr(),
         norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(),
-        address(grad_residual), grad_norm,
+        address(grad_residual), tuple(map(address, of_norm)),
     )  # fmt: skip
-    grad_mean, grad_var, grad_weight, grad_bias = apart(grad_norm)
-    return (
-        grad_x,
-        grad_residual,
-        grad_mean,
-        grad_var,
-        None if weight is None else grad_weight,
-        None if bias is None else grad_bias,
-    )
+    return grad_x, grad_residual, *of_norm
 
 
 def _size(x: Tensor) -> int:

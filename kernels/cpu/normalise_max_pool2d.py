@@ -12,18 +12,17 @@ summed on its own, so that a result does not depend on the number of threads.
 from __future__ import annotations
 
 import numpy as np
-import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.layout import batch_last
+from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import flag_rows, floats, rows
 from gemkern.kernels.cpu.normalise import AHEAD, share
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.pooling import empty, maximum_channel_backward
+from gemkern.kernels.cpu.pooling import empty_taps, maximum_channel_backward
 from gemkern.kernels.cpu.scratch import scratch
-from gemkern.kernels.cpu.serving import apart, served
+from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strip_backward import write_norm_grads
-from gemkern.kernels.cpu.strip_forward import BYTES, affine, aligned, norm_of, numbers_of
+from gemkern.kernels.cpu.strip_forward import BYTES, Norm, affine, aligned, norm_of, numbers_of
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.cpu.vector_rows import Vectors, row_loop
 from gemkern.kernels.cpu.vector_windows import norm_maximum
@@ -55,9 +54,10 @@ def band_of(task, image, out, stride):
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def forward(threads, channels, images, x, y, taps, norm, image, out, kernel, stride):
-    """Write the maxima and their taps; x, y and taps are addresses."""
+def forward(threads, channels, images, x, y, taps, of_norm, image, out, kernel, stride):
+    """Write the maxima and their taps; x, y and taps are addresses, `of_norm` a norm's fields."""
     control = float_control()
+    norm = Norm(*of_norm)
     table = affine(norm, channels)
     pixel = images * BYTES
     shape = (out[1], images, *kernel, image[1] * pixel, stride[1] * pixel, AHEAD)
@@ -83,11 +83,12 @@ def open_gradients(grad_y, y, least, opened):
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def backward(
-    threads, channels, images, grad_y, y, taps, x, norm, grad_x, grad_norm, image, out, kernel,
+    threads, channels, images, grad_y, y, taps, x, of_norm, grad_x, grad_norm, image, out, kernel,
     stride, room, size, streamed,
 ):  # fmt: skip
-    """Write the gradients; those of mean, variance, weight and bias to grad_norm [4, channels]."""
+    """Write the gradients, of which those of the norm as `write_norm_grads` does."""
     control = float_control()
+    norm = Norm(*of_norm)
     table = affine(norm, channels)
     sums = np.zeros((out[0], channels, 2))
     windows = out[1] * images
@@ -139,7 +140,8 @@ def normalise_max_pool2d(
     x = batch_last(x)
     images, channels, *image = x.shape
     out = output_image(image, kernel, stride, NO_PADDING)
-    y, taps = (empty(x, (images, channels, *out), dtype) for dtype in (x.dtype, torch.uint8))
+    y = empty_batch_last((images, channels, *out), x)
+    taps = empty_taps(y)
     forward(
         start_threads(), channels, images, x.data_ptr(), y.data_ptr(), taps.data_ptr(),
         norm_of(mean, var, weight, bias, None, eps, relu), tuple(image), out, tuple(kernel),
@@ -169,21 +171,14 @@ def normalise_max_pool2d_backward(
     grad_y, y, taps, x = map(batch_last, (grad_y, y, taps, x))
     images, channels, *image = x.shape
     out = tuple(y.shape[2:])
-    grad_x, grad_norm = torch.empty_like(x), np.empty((4, channels), np.float32)
+    grad_x, of_norm = empty_batch_last(x.shape, x), gradients_of(mean, var, weight, bias)
     highest = max(stride[0], image[0] - (out[0] - 1) * stride[0])
     size = sum(aligned(pixels * images * BYTES) for pixels in (out[1], highest * image[1]))
     threads = start_threads()
     backward(
         threads, channels, images, grad_y.data_ptr(), y.data_ptr(), taps.data_ptr(), x.data_ptr(),
-        norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(), grad_norm,
-        tuple(image), out, tuple(kernel), tuple(stride), scratch(threads * size), size,
-        streams(grad_x),
+        norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(),
+        tuple(map(address, of_norm)), tuple(image), out, tuple(kernel), tuple(stride),
+        scratch(threads * size), size, streams(grad_x),
     )  # fmt: skip
-    grad_mean, grad_var, grad_weight, grad_bias = apart(grad_norm)
-    return (
-        grad_x,
-        grad_mean,
-        grad_var,
-        None if weight is None else grad_weight,
-        None if bias is None else grad_bias,
-    )
+    return grad_x, *of_norm

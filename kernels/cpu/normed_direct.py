@@ -12,7 +12,8 @@ from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.normed_vectors import FACTORS, normed_accumulator
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, affine, lanes_of
+from gemkern.kernels.cpu.reach import Side
+from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, Norm, affine, lanes_of
 from gemkern.kernels.cpu.strips import VECTORS, Walk
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES, sum_of_lanes, wait_for_stores
 from numba import njit, prange
@@ -144,11 +145,18 @@ def norm_table(norm, channels):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def normed_direct(
-    threads, x, norm, y, added, bias, mean, var, values, positions, starts, walk, rows, columns,
-    units, begins, parts, streamed,
+    threads, x, of_norm, y, added, bias, mean, var, values, positions, starts, of_walk, of_rows,
+    of_columns, units, begins, parts, streamed,
 ):  # fmt: skip
-    """Write the output, past the caches if streamed, and its moments if there is room for them."""
+    """Write the output, past the caches if streamed, and its moments if there is room for them.
+
+    of_norm, of_walk, of_rows, of_columns: the fields of each.
+    """
     control = float_control()
+    norm = Norm(*of_norm)
+    walk = Walk(*of_walk)
+    rows = Side(*of_rows)
+    columns = Side(*of_columns)
     lists = entries_by_target(values, positions, starts, walk, rows, columns, False)
     # Of entries that are left out, whose value is 0, no factors are read.
     factors = factors_of(lists[0][: lists[1][-1]], values, norm_table(norm, walk.inputs))

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,11 +29,15 @@ def float32_or(reference: Kernel) -> Callable[[Kernel], Kernel]:
 
 def served(x: Tensor, *others: Tensor | None) -> bool:
     """Return whether all are float32, and what is per channel is one run of memory."""
-    return x.dtype == torch.float32 and all(
-        other is None
-        or (other.dtype == torch.float32 and (other.dim() > 1 or other.is_contiguous()))
-        for other in others
-    )
+    if x.dtype != torch.float32:
+        return False
+    # Every step asks this of every layer, and a generator takes twice as long.
+    for other in others:
+        if other is not None and (
+            other.dtype != torch.float32 or (other.dim() < 2 and not other.is_contiguous())
+        ):
+            return False
+    return True
 
 
 def address(tensor: Tensor | None) -> int:
@@ -42,6 +45,6 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def apart(rows: np.ndarray) -> list[Tensor]:
-    """Return each row as a tensor: an operator's results may not share memory."""
-    return [torch.from_numpy(row.copy()) for row in rows]
+def gradients_of(*operands: Tensor | None) -> list[Tensor | None]:
+    """Return room for the gradient of each operand that is there."""
+    return [None if operand is None else torch.empty_like(operand) for operand in operands]

@@ -15,6 +15,7 @@ from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.products import multiply_run, total_of
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
+    Norm,
     accumulate_run,
     affine,
     aligned,
@@ -32,6 +33,7 @@ from gemkern.kernels.cpu.strip_forward import (
 from gemkern.kernels.cpu.strip_gradients import lead_run
 from gemkern.kernels.cpu.strip_lists import entries_by_input
 from gemkern.kernels.cpu.strip_results import add_and_write_result, write_result
+from gemkern.kernels.cpu.strips import Ring, Walk
 from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
 from gemkern.kernels.cpu.vectors import (
     BYTES_OF_SUM,
@@ -315,26 +317,38 @@ def backward_strip(
 
 @njit
 def write_norm_grads(sums, norm, table, grad_norm):
-    """Write the gradients of mean, variance, weight and bias from sums [parts, channels, 2]."""
-    for channel in range(sums.shape[1]):
+    """Write the gradients of mean, variance, weight and bias from sums [parts, channels, 2].
+
+    grad_norm: their addresses, 0 where one is not wanted.
+    """
+    channels = sums.shape[1]
+    for channel in range(channels):
         once, twice = 0.0, 0.0
         for part in range(len(sums)):
             once += sums[part, channel, 0]
             twice += sums[part, channel, 1]
         scale, inverse = table[channel, 1], table[channel, 3]
-        grad_norm[0, channel] = -once * scale
-        grad_norm[1, channel] = -0.5 * twice * scale * inverse * inverse
-        grad_norm[2, channel] = twice * inverse
-        grad_norm[3, channel] = once
+        made = (-once * scale, -0.5 * twice * scale * inverse * inverse, twice * inverse, once)
+        for which in range(4):
+            if grad_norm[which]:
+                floats(grad_norm[which], channels)[channel] = made[which]
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def backward(
-    threads, grad_y, moments, written, x, norm, inputs, grad_values, grad_norm, walk, ring, strips,
-    begins, values, positions, starts, wants_values, scratch, scratch_step,
+    threads, grad_y, of_moments, written, x, of_norm, of_inputs, grad_values, grad_norm, of_walk,
+    of_ring, strips, begins, values, positions, starts, wants_values, scratch, scratch_step,
 ):  # fmt: skip
-    """Write the gradients, strip by strip; those of the norm to grad_norm [4, inputs]."""
+    """Write the gradients, strip by strip.
+
+    of_moments, of_norm, of_inputs, of_walk, of_ring: the fields of each.
+    """
     control = float_control()
+    moments = Moments(*of_moments)
+    norm = Norm(*of_norm)
+    inputs = Input(*of_inputs)
+    walk = Walk(*of_walk)
+    ring = Ring(*of_ring)
     lists = entries_by_input(values, positions, starts, walk, ring)
     table, moment_rows = affine(norm, walk.inputs), moment_table(moments, walk)
     count = len(positions) if wants_values else 0

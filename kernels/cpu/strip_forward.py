@@ -12,7 +12,7 @@ from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import entries_by_output
 from gemkern.kernels.cpu.strip_results import pivot_of, write_row
-from gemkern.kernels.cpu.strips import TAPS, VECTORS
+from gemkern.kernels.cpu.strips import TAPS, VECTORS, Ring, Walk
 from gemkern.kernels.cpu.vector_rows import reading
 from gemkern.kernels.cpu.vectors import LANES, accumulator, wait_for_stores
 from numba import njit, prange
@@ -51,10 +51,10 @@ def norm_of(
     residual: Tensor | None,
     eps: float,
     relu: bool,
-) -> Norm:
-    """Return the norm of tensors."""
+) -> tuple[int | float, ...]:
+    """Return the fields of the norm of tensors: to hand Numba a tuple with names takes longer."""
     tensors = (mean, var, weight, bias, residual)
-    return Norm._make((*map(address, tensors), float(eps), 0.0 if relu else math.nan))
+    return *map(address, tensors), float(eps), 0.0 if relu else math.nan
 
 
 @njit(cache=True)
@@ -301,11 +301,17 @@ def forward_strip(
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def forward(
-    threads, x, norm, z, y, added, bias, mean, var, walk, ring, strips, begins, values, positions,
-    starts, scratch, scratch_step, streamed,
+    threads, x, of_norm, z, y, added, bias, mean, var, of_walk, of_ring, strips, begins, values,
+    positions, starts, scratch, scratch_step, streamed,
 ):  # fmt: skip
-    """Write the output, past the caches if streamed, and its moments if there is room for them."""
+    """Write the output, past the caches if streamed, and its moments if there is room for them.
+
+    of_norm, of_walk, of_ring: the fields of each.
+    """
     control = float_control()
+    norm = Norm(*of_norm)
+    walk = Walk(*of_walk)
+    ring = Ring(*of_ring)
     lists = entries_by_output(values, positions, starts, walk, ring)
     table = affine(norm, ring.channels)
     moments = np.zeros((len(strips) if mean else 0, walk.outputs, 4))

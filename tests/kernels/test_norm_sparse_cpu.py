@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from gemkern.kernels import reference
@@ -13,7 +12,6 @@ from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu import normalise as norm_kernels
 from gemkern.kernels.cpu import streaming
 from gemkern.kernels.cpu.dealing import bands_of, dealt
-from gemkern.kernels.cpu.serving import apart
 from gemkern.kernels.cpu.strips import VECTORS, chunks_of, source_ring, walk_of
 from gemkern.kernels.cpu.vectors import LANES
 from gemkern.kernels.reference.batch_last import is_batch_last
@@ -221,14 +219,6 @@ def test_a_nan_stays_one_in_its_image_and_passes_its_gradient() -> None:
     grads = backward(kernels, case, how, of, y, None)
     exact = backward(reference, case, how, of, y, None)
     assert torch.equal(grads.x.isnan(), exact.x.isnan())
-
-
-def test_rows_of_gradients_are_handed_out_apart() -> None:
-    rows = np.zeros((2, 3), np.float32)
-    first, second = apart(rows)
-    first.fill_(1)
-    assert not second.any()
-    assert not rows.any()
 
 
 def test_strips_cover_images_and_rows_once() -> None:

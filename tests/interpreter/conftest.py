@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+import triton.language as tl
 from guards import Guards
+from triton.runtime import interpreter
 
 pytest.register_assert_rewrite("suites")
 
@@ -33,6 +35,35 @@ def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
     )
     yield guards
     guards.check()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def languages_patched_once() -> Iterator[None]:
+    """Let a launch patch Triton's language once, and not at every call of a device function.
+
+    What is patched is no built-in function any more, so that to patch it again changes nothing.
+    """
+    patch, patched = interpreter._patch_lang, set()
+
+    def patch_once(fn: Any) -> Any:
+        seen = fn.__globals__.values()
+        languages = tuple(any(one is module for one in seen) for module in (tl, tl.core))
+        if languages in patched:
+            return interpreter._LangPatchScope()
+        patched.add(languages)
+        scope = patch(fn)
+        restore = scope.restore
+
+        def forget() -> None:
+            patched.clear()
+            restore()
+
+        scope.restore = forget
+        return scope
+
+    with pytest.MonkeyPatch.context() as patching:
+        patching.setattr(interpreter, "_patch_lang", patch_once)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -37,6 +37,13 @@ def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
     guards.check()
 
 
+@pytest.fixture(autouse=True)
+def denormals_count() -> Iterator[None]:
+    """Undo what races and benchmarks ask of their process, whichever test follows them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def languages_patched_once() -> Iterator[None]:
     """Let a launch patch Triton's language once, and not at every call of a device function.

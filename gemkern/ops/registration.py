@@ -131,16 +131,14 @@ def short_way(operator: str, arrange: Arrange) -> Operator:
     """Return what an autograd function of gemkern::`operator` calls in its place.
 
     That is the kernel itself where nothing on the way would see the call: no mode, no profiler, no
-    transform of functions and no subclass of tensors. To ask costs a tenth of such a call. The
-    operator's first argument is a tensor.
+    transform of functions and no subclass of tensors. To ask costs a tenth of such a call.
     """
     apply = getattr(torch.ops.gemkern, operator).default
+    run = _implementation(operator, arrange)
 
     def call(*arguments: Any) -> Any:
         if _unseen(arguments):
-            serve = kernel(operator, arguments[0].device.type, arguments[-1])
-            with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-                return serve(*arrange(arguments[:-1]))
+            return run(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return apply(*arguments)
 
@@ -159,7 +157,8 @@ def _unseen(arguments: tuple[Any, ...]) -> bool:
 def _implementation(operator: str, arrange: Arrange = _as_given) -> Operator:
     def run(*arguments: Any) -> Any:
         inputs = arguments[:-1]
-        serve = kernel(operator, next(_tensors(inputs)).device.type, arguments[-1])
+        first = inputs[0] if isinstance(inputs[0], Tensor) else next(_tensors(inputs))
+        serve = kernel(operator, first.device.type, arguments[-1])
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
             return serve(*arrange(inputs))
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.moments import merged
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import address, served
+from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu as reference
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu_backward as reference_backward
@@ -252,8 +251,7 @@ def batch_norm_relu(
         return reference(
             x, residual, weight, bias, running_mean, running_var, training, momentum, eps, relu
         )
-    x = batch_last(x)
-    residual = None if residual is None else batch_last(residual)
+    x, residual = batch_last(x), batch_last_if(residual)
     y = empty_batch_last(x.shape, x)
     mean, invstd = (x.new_empty(x.shape[1]) for _ in range(2))
     forward(
@@ -282,12 +280,10 @@ def batch_norm_relu_backward(
         return reference_backward(
             grad_y, x, y, weight, bias, mean, invstd, training, relu, has_residual
         )
-    x, grad_y = batch_last(x), batch_last(grad_y)
-    y = None if y is None else batch_last(y)
+    x, grad_y, y = batch_last(x), batch_last(grad_y), batch_last_if(y)
     grad_x = empty_batch_last(x.shape, x)
     grad_residual = None if y is None else empty_batch_last(x.shape, x)
-    grad_weight = None if weight is None else torch.empty_like(weight)
-    grad_bias = None if bias is None else torch.empty_like(bias)
+    grad_weight, grad_bias = gradients_of(weight, bias)
     g = grad_x if grad_residual is None else grad_residual
     backward(
         start_threads(), x.shape[1], _size(x), grad_y.data_ptr(), x.data_ptr(), address(y),

@@ -63,7 +63,7 @@ def norm_sparse_conv2d(
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     norm = norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu)
-    entries = (_numbers(values), pattern.positions.numpy(), pattern.starts.numpy())
+    entries = _entries(values, pattern)
     in_strips = keep or residual is not None or not pays(walk, len(pattern.positions))
     plan = None if in_strips else plan_of(walk, False, threads)
     if plan is not None:
@@ -129,21 +129,22 @@ def norm_sparse_conv2d_backward(
         grad_added = empty_batch_last(grad_y.shape, grad_y)
     grad_values = grad_y.new_empty(len(pattern.positions) if wants_values else 0)
     norm = (mean, var, norm_weight, norm_bias)
-    of_norm = gradients_of(*(norm if wants_x and mean is not None else (None,) * 4))
+    norm_grads = gradients_of(*(norm if wants_x and mean is not None else (None,) * 4))
     streamed = all(one is None or streams(one) for one in (grad_x, grad_residual))
     of_input = tuple(map(address, (z, grad_z, grad_skip, grad_residual, grad_x)))
     backward(
         threads, grad_y.data_ptr(),
         (address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
         address(grad_added), x.data_ptr(), norm_of(*norm, None, eps, relu), (*of_input, streamed),
-        grad_values.numpy(), tuple(map(address, of_norm)), tuple(walk), tuple(ring), *strips,
-        _numbers(values), pattern.positions.numpy(), pattern.starts.numpy(), wants_values,
-        scratch(threads * size), size,
+        grad_values.numpy(), tuple(map(address, norm_grads)), tuple(walk), tuple(ring), *strips,
+        *_entries(values, pattern), wants_values, scratch(threads * size), size,
     )  # fmt: skip
     return Gradients(
-        grad_x, grad_residual, *of_norm, grad_values if wants_values else None, grad_added
+        grad_x, grad_residual, *norm_grads, grad_values if wants_values else None, grad_added
     )
 
 
-def _numbers(values: Tensor) -> np.ndarray:
-    return values.detach().contiguous().numpy()
+def _entries(values: Tensor, pattern: Pattern) -> tuple[np.ndarray, ...]:
+    """Return values, positions and starts as the kernels take them."""
+    listed = values.detach().contiguous()
+    return listed.numpy(), pattern.positions.numpy(), pattern.starts.numpy()

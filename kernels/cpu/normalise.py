@@ -134,13 +134,13 @@ def normalise_backward(
     x, y, grad_y = batch_last(x), batch_last(y), batch_last(grad_y)
     grad_x = empty_batch_last(x.shape, x)
     grad_residual = empty_batch_last(x.shape, x) if has_residual else None
-    of_norm = gradients_of(mean, var, weight, bias)
+    norm_grads = gradients_of(mean, var, weight, bias)
     backward(
         start_threads(), x.shape[1], _size(x), grad_y.data_ptr(), y.data_ptr(), x.data_ptr(),
         norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(),
-        address(grad_residual), tuple(map(address, of_norm)),
+        address(grad_residual), tuple(map(address, norm_grads)),
     )  # fmt: skip
-    return grad_x, grad_residual, *of_norm
+    return grad_x, grad_residual, *norm_grads
 
 
 def _size(x: Tensor) -> int:

@@ -12,12 +12,13 @@ summed on its own, so that a result does not depend on the number of threads.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import flag_rows, floats, rows
 from gemkern.kernels.cpu.normalise import AHEAD, share
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.pooling import empty_taps, maximum_channel_backward
+from gemkern.kernels.cpu.pooling import maximum_channel_backward
 from gemkern.kernels.cpu.scratch import scratch
 from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.streaming import streams
@@ -141,7 +142,7 @@ def normalise_max_pool2d(
     images, channels, *image = x.shape
     out = output_image(image, kernel, stride, NO_PADDING)
     y = empty_batch_last((images, channels, *out), x)
-    taps = empty_taps(y)
+    taps = torch.empty_like(y, dtype=torch.uint8)
     forward(
         start_threads(), channels, images, x.data_ptr(), y.data_ptr(), taps.data_ptr(),
         norm_of(mean, var, weight, bias, None, eps, relu), tuple(image), out, tuple(kernel),
@@ -171,14 +172,14 @@ def normalise_max_pool2d_backward(
     grad_y, y, taps, x = map(batch_last, (grad_y, y, taps, x))
     images, channels, *image = x.shape
     out = tuple(y.shape[2:])
-    grad_x, of_norm = empty_batch_last(x.shape, x), gradients_of(mean, var, weight, bias)
+    grad_x, norm_grads = empty_batch_last(x.shape, x), gradients_of(mean, var, weight, bias)
     highest = max(stride[0], image[0] - (out[0] - 1) * stride[0])
     size = sum(aligned(pixels * images * BYTES) for pixels in (out[1], highest * image[1]))
     threads = start_threads()
     backward(
         threads, channels, images, grad_y.data_ptr(), y.data_ptr(), taps.data_ptr(), x.data_ptr(),
         norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(),
-        tuple(map(address, of_norm)), tuple(image), out, tuple(kernel), tuple(stride),
+        tuple(map(address, norm_grads)), tuple(image), out, tuple(kernel), tuple(stride),
         scratch(threads * size), size, streams(grad_x),
     )  # fmt: skip
-    return grad_x, *of_norm
+    return grad_x, *norm_grads

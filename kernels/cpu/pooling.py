@@ -242,7 +242,7 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Te
     x = batch_last(x)
     out = output_image(x.shape[2:], kernel, stride, padding)
     y = empty_batch_last((*x.shape[:2], *out), x)
-    taps = empty_taps(y)
+    taps = torch.empty_like(y, dtype=torch.uint8)
     maximum(
         start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
         taps.data_ptr(), tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding),
@@ -263,9 +263,3 @@ def max_pool2d_backward(
         tuple(padding),
     )  # fmt: skip
     return grad_x
-
-
-def empty_taps(y: Tensor) -> Tensor:
-    """Return room, batch-last, for the tap of each maximum of y."""
-    images, *rest = y.shape
-    return y.new_empty((*rest, images), dtype=torch.uint8).movedim(-1, 0)

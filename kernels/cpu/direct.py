@@ -1,171 +1,119 @@
 """A convolution, or its input gradient, that reads the tensor where it lies: nothing is copied.
 
-Targets are walked by blocks of columns, then rows, then channels: what all channels of a row read
-stays in a core's cache. Each target is summed by one thread, in the order of the entries: results
-do not depend on the number of threads.
+Targets are walked row by row, channel by channel. A row of a channel stays in the first-level
+cache while what the entries read is added to it, a few entries at a time, each a long run of
+memory. Each target is summed by one thread, in the order of the entries: results do not depend on
+the number of threads.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from gemkern.kernels.cpu.direct_lists import keep_rows
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, share_of
-from gemkern.kernels.cpu.strip_lists import channel_and_tap
-from gemkern.kernels.cpu.strips import VECTORS
-from gemkern.kernels.cpu.vectors import accumulator, from_start, wait_for_stores
+from gemkern.kernels.cpu.reach import Sizes
+from gemkern.kernels.cpu.row_vectors import row_adder
+from gemkern.kernels.cpu.scratch import LINE
+from gemkern.kernels.cpu.strip_forward import BYTES, share_of
+from gemkern.kernels.cpu.strip_results import write_result
+from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
 from numba import njit, prange
 
-
-def _runner(vectors, streamed):
-    """Return the function that accumulates a run of pixels, some at once and then the others."""
-    at_once = max(1, SUMS // vectors)
-    some = accumulator(at_once, vectors, from_start, streamed)
-    one = accumulator(1, vectors, from_start, streamed)
-
-    @njit
-    def run(target, target_step, source, source_step, entries, values, count, start, pixels):
-        while pixels >= at_once:
-            some(target, target_step, source, 0, source_step, 0, entries, values, count, start)
-            target += at_once * target_step
-            source += at_once * source_step
-            pixels -= at_once
-        for pixel in range(pixels):
-            one(target + pixel * target_step, target_step, source + pixel * source_step, 0,
-                source_step, 0, entries, values, count, start)  # fmt: skip
-
-    return run
-
-
-run_eight, run_four, run_two, run_one = (_runner(vectors, False) for vectors in VECTORS)
-run_streamed = _runner(VECTORS[0], True)
+add_four, add_two, add_one = (row_adder(many) for many in (4, 2, 1))
 
 
 @njit
-def accumulate_run(kind, streamed, target, target_step, source, source_step, entries, values, count,
-                   start, pixels):  # fmt: skip
-    """Write a run of pixels of a chunk of this kind, `start` plus the sum of what entries read."""
-    if kind == 0 and streamed:
-        run_streamed(target, target_step, source, source_step, entries, values, count, start,
-                     pixels)  # fmt: skip
-    elif kind == 0:
-        run_eight(target, target_step, source, source_step, entries, values, count, start, pixels)
-    elif kind == 1:
-        run_four(target, target_step, source, source_step, entries, values, count, start, pixels)
-    elif kind == 2:
-        run_two(target, target_step, source, source_step, entries, values, count, start, pixels)
-    else:
-        run_one(target, target_step, source, source_step, entries, values, count, start, pixels)
-
-
-@njit(cache=True)
-def entries_by_target(values, positions, starts, walk, rows, columns, backward):
-    """Return the entries that are not 0, by channel of the target and place of their column.
-
-    Returns:
-        entries: int64 [nnz, 4], how many pixels of the source an entry leads on, the place of its
-            row, the channel that it reads, and its number among the values.
-        bounds: those of channel c and of columns with place p begin at bounds[c * taps + p].
-    """
-    outputs, inputs = walk.outputs, walk.inputs // walk.groups
-    taps, size = walk.kernel_height * walk.kernel_width, len(positions)
-    of_tap = np.empty((taps, 3), np.int64)
-    for tap in range(taps):
-        row, column = divmod(tap, walk.kernel_width)
-        of_tap[tap, 0] = rows.offsets[row] * columns.sources + columns.offsets[column]
-        of_tap[tap, 1], of_tap[tap, 2] = rows.places[row], columns.places[column]
-    keys, found = np.empty(size, np.int64), np.empty((size, 4), np.int64)
-    ends = np.zeros((walk.inputs if backward else outputs) * columns.taps + 2, np.int64)
-    for output in range(outputs):
-        base = output // (outputs // walk.groups) * inputs
-        for number in range(starts[output], starts[output + 1]):
-            keys[number] = -1
-            if values[number] == 0:
-                continue
-            channel, tap = channel_and_tap(positions[number], output * inputs * taps, taps)
-            target, source = output, base + np.int64(channel)
-            if backward:
-                target, source = source, target
-            keys[number] = target * columns.taps + of_tap[tap, 2]
-            found[number, 0] = source * rows.sources * columns.sources + of_tap[tap, 0]
-            found[number, 1], found[number, 2] = of_tap[tap, 1], source
-            found[number, 3] = number
-            ends[keys[number] + 2] += 1
-    for place in range(2, len(ends)):
-        ends[place] += ends[place - 1]
-    entries = np.empty((size, 4), np.int64)
-    for number in range(size):
-        if keys[number] >= 0:
-            entries[ends[keys[number] + 1]] = found[number]
-            ends[keys[number] + 1] += 1
-    return entries, ends[:-1]
-
-
-@njit(cache=True)
-def keep_rows(lists, values, first, last, bytes_of_pixel, kept):
-    """Copy those entries whose row has a place in first:last; now they lead so many bytes on.
-
-    `values` [nnz, ...], by the number of an entry, are copied beside them.
-    """
-    entries, bounds = lists
-    kept_entries, kept_values, kept_bounds = kept
-    count = 0
-    for key in range(len(bounds) - 1):
-        kept_bounds[key] = count
-        for number in range(bounds[key], bounds[key + 1]):
-            if first <= entries[number, 1] < last:
-                kept_entries[count] = entries[number, 0] * bytes_of_pixel
-                kept_values[count] = values[entries[number, 3]]
-                count += 1
-    kept_bounds[len(bounds) - 1] = count
+def add_entries(target, target_step, source, source_step, entries, values, count, pixels, vectors):
+    """Add what a list of entries reads to runs of vectors, as `row_adder` does."""
+    while count >= 4:
+        add_four(target, target_step, source, source_step, entries, values, pixels, vectors)
+        entries += 32
+        values += 16
+        count -= 4
+    if count >= 2:
+        add_two(target, target_step, source, source_step, entries, values, pixels, vectors)
+        entries += 16
+        values += 8
+        count -= 2
+    if count:
+        add_one(target, target_step, source, source_step, entries, values, pixels, vectors)
 
 
 @njit
-def write_line(kind, streamed, target, source, pixel, columns, block, kept, key, start):
-    """Write a block of columns of a row of a channel; its row and its base row lie at addresses."""
+def fill(target, target_step, start, pixels, images):
+    """Write `start` to all images of pixels that lie so many bytes apart."""
+    for pixel in range(pixels):
+        of_pixel = floats(target + pixel * target_step, images)
+        for image in range(images):
+            of_pixel[image] = start
+
+
+@njit
+def make_line(target, near, source, sizes, reaches, kept, channel, start, images):
+    """Write a row of a channel: `start` plus the sum of what its entries read.
+
+    Its pixels lie `near` bytes apart, those of its base row begin at `source`.
+    """
     entries, values, bounds = kept
-    for run in range(columns.blocks[block], columns.blocks[block + 1]):
-        first, count, base = columns.runs[run, 0], columns.runs[run, 1], columns.runs[run, 2]
-        begin, end = bounds[key + columns.runs[run, 3]], bounds[key + columns.runs[run, 4]]
-        accumulate_run(
-            kind, streamed, target + first * pixel, columns.step * pixel, source + base * pixel,
-            columns.base_step * pixel, entries.ctypes.data + begin * 8,
-            values.ctypes.data + begin * 4, end - begin, start, count,
+    fill(target, near, start, sizes.columns, images)
+    far = BYTES * sizes.batch
+    step, base_step = sizes.step * near, sizes.base_step * far
+    # Pixels that lie side by side in both are one run of vectors.
+    merged = step == base_step == BYTES * images
+    for place in range(sizes.taps):
+        key = channel * sizes.taps + place
+        begin, end = bounds[key], bounds[key + 1]
+        first, count, base = reaches[place]
+        pixels, vectors = (1, count * images // LANES) if merged else (count, images // LANES)
+        add_entries(
+            target + first * near, step, source + base * far, base_step,
+            entries.ctypes.data + begin * 8, values.ctypes.data + begin * BYTES, end - begin,
+            pixels, vectors,
         )  # fmt: skip
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def direct(
-    threads, source, target, bias, values, positions, starts, walk, rows, columns, units, backward,
-    streamed,
-):  # fmt: skip
-    """Write the target: the output, or the gradient of the input; past the caches if streamed."""
+    threads, source, target, bias, values, entries, bounds, of_sizes, runs, reaches, lines, streamed
+):
+    """Write the target, the output or the gradient of the input; past the caches if streamed.
+
+    of_sizes: the fields of `Sizes`. runs, reaches: of the rows and of the columns.
+    """
     control = float_control()
-    lists = entries_by_target(values, positions, starts, walk, rows, columns, backward)
-    channels = walk.inputs if backward else walk.outputs
-    pixel, makings = BYTES * walk.batch, len(units) * channels
+    sizes = Sizes(*of_sizes)
+    lists, batch, channels = (entries, bounds), sizes.batch, sizes.channels
+    pieces = -(-batch // max(sizes.piece, 1))
+    makings = len(lines) * pieces * channels
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
-        kept = (
-            np.empty(len(lists[0]), np.int64),
-            np.empty(len(lists[0]), np.float32),
-            np.empty(len(lists[1]), np.int64),
-        )
-        known = -1
+        # By the run of a row; bounds that begin with -1 have not been made.
+        kept_entries = np.empty((len(runs), len(entries)), np.int64)
+        kept_values = np.empty((len(runs), len(entries)), np.float32)
+        kept_bounds = np.full((len(runs), len(bounds)), -1)
+        room = np.empty((sizes.columns * sizes.piece if streamed else 0) + LINE, np.float32)
+        buffer = (room.ctypes.data + LINE - 1) // LINE * LINE
         mine = share_of(makings, thread, threads)
         for making in range(mine[0], mine[1]):
             unit, channel = divmod(making, channels)
-            _, kind, image, block, run, row, base = units[unit]
-            if run != known:
-                keep_rows(lists, values, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
-                known = run
-            write_line(
-                kind, streamed,
-                target + (channel * rows.targets + row) * columns.targets * pixel + image,
-                source + base * columns.sources * pixel + image, pixel, columns, block, kept,
-                channel * columns.taps,
-                floats(bias, channels)[channel] if bias else np.float32(0),
+            line, number = divmod(unit, pieces)
+            run, row, base = lines[line]
+            kept = kept_entries[run], kept_values[run], kept_bounds[run]
+            if kept[2][0] < 0:
+                keep_rows(lists, values, values, runs[run, 3], runs[run, 4], BYTES * batch, kept)
+            image = number * sizes.piece
+            images = min(sizes.piece, batch - image)
+            made = (channel * sizes.rows + row) * sizes.columns * batch + image
+            goal = target + BYTES * made
+            at, near = (buffer, BYTES * images) if streamed else (goal, BYTES * batch)
+            make_line(
+                at, near, source + BYTES * (base * sizes.sources * batch + image), sizes, reaches,
+                kept, channel, floats(bias, channels)[channel] if bias else np.float32(0), images,
             )  # fmt: skip
+            if streamed:
+                shape = (sizes.columns, images, near, BYTES * batch, 0)
+                write_result(shape, buffer, goal, True)
         wait_for_stores()
         set_float_control(before)

@@ -7,9 +7,10 @@ its entries read of the output's gradient.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.direct import entries_by_target, keep_rows
+from gemkern.kernels.cpu.direct_lists import keep_rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.products import multiply_run_from_start, total_of
+from gemkern.kernels.cpu.reach import Side
 from gemkern.kernels.cpu.strip_forward import BYTES
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES_OF_SUM, sum_of_lanes
 from numba import njit, prange
@@ -40,20 +41,24 @@ def empty_sums(kept, sums, found):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def direct_products(
-    threads, grad_y, x, grad_values, positions, starts, walk, rows, columns, units, begins, parts
-):
-    """Write the gradient of the values [nnz]; grad_y and x are addresses."""
+    threads, grad_y, x, grad_values, entries, bounds, batch, channels, of_rows, of_columns, units,
+    begins, parts,
+):  # fmt: skip
+    """Write the gradient of the values [nnz]; grad_y and x, of so many channels, are addresses.
+
+    of_rows, of_columns: the fields of each.
+    """
     control = float_control()
-    count = len(positions)
+    rows = Side(*of_rows)
+    columns = Side(*of_columns)
+    lists, count, pixel = (entries, bounds), len(entries), BYTES * batch
     every, numbers = np.ones(count, np.float32), np.arange(count)
-    lists = entries_by_target(every, positions, starts, walk, rows, columns, True)
-    pixel, channels = BYTES * walk.batch, walk.inputs
     of_parts = np.zeros((parts, count), np.float32)
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
         kept = (
-            np.empty(count, np.int64), np.empty(count, np.int64), np.zeros(len(lists[1]), np.int64)
+            np.empty(count, np.int64), np.empty(count, np.int64), np.zeros(len(bounds), np.int64)
         )  # fmt: skip
         sums = np.zeros((count, LANES_OF_SUM), np.float32)
         # As long as no rows are kept, there is nothing to empty.
@@ -63,7 +68,8 @@ def direct_products(
             if run != known or part != known_part:
                 empty_sums(kept, sums, of_parts[known_part])
                 if run != known:
-                    keep_rows(lists, numbers, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                    first, last = rows.runs[run, 3], rows.runs[run, 4]
+                    keep_rows(lists, every, numbers, first, last, pixel, kept)
                 known, known_part = run, part
             for channel in range(channels):
                 place = (channel * rows.targets + row) * columns.targets * pixel

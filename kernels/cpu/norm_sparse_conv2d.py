@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.direct_lists import lists_by_target
 from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.normed_direct import normed_direct, pays
 from gemkern.kernels.cpu.reach import plan_of
@@ -20,6 +20,7 @@ from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strip_backward import backward
 from gemkern.kernels.cpu.strip_forward import forward, norm_of
+from gemkern.kernels.cpu.strip_lists import lists_by_input, lists_by_output
 from gemkern.kernels.cpu.strips import TAPS, backward_cut, forward_cut
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients
@@ -63,20 +64,21 @@ def norm_sparse_conv2d(
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     norm = norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu)
-    entries = _entries(values, pattern)
+    listed = values.detach().contiguous().numpy()
     in_strips = keep or residual is not None or not pays(walk, len(pattern.positions))
     plan = None if in_strips else plan_of(walk, False, threads)
     if plan is not None:
         normed_direct(
             threads, x.data_ptr(), norm, y.data_ptr(), address(added), address(bias),
-            address(mean_y), address(var_y), *entries, tuple(walk), tuple(plan.rows),
-            tuple(plan.columns), plan.units, plan.begins, plan.parts, streams(y),
+            address(mean_y), address(var_y), listed,
+            *lists_by_target(pattern, walk, plan.rows, plan.columns, False), tuple(walk),
+            tuple(plan.rows), tuple(plan.columns), plan.units, plan.begins, plan.parts, streams(y),
         )  # fmt: skip
         return y, z, mean_y, var_y
     forward(
         threads, x.data_ptr(), norm, address(z), y.data_ptr(), address(added), address(bias),
-        address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips, *entries,
-        scratch(threads * size), size, streams(y),
+        address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips, listed,
+        *lists_by_output(pattern, walk, ring), scratch(threads * size), size, streams(y),
     )  # fmt: skip
     return y, z, mean_y, var_y
 
@@ -137,14 +139,9 @@ def norm_sparse_conv2d_backward(
         (address(grad_mean_y), address(grad_var_y), address(mean_y), address(y)),
         address(grad_added), x.data_ptr(), norm_of(*norm, None, eps, relu), (*of_input, streamed),
         grad_values.numpy(), tuple(map(address, norm_grads)), tuple(walk), tuple(ring), *strips,
-        *_entries(values, pattern), wants_values, scratch(threads * size), size,
+        values.detach().contiguous().numpy(), *lists_by_input(pattern, walk, ring), wants_values,
+        scratch(threads * size), size,
     )  # fmt: skip
     return Gradients(
         grad_x, grad_residual, *norm_grads, grad_values if wants_values else None, grad_added
     )
-
-
-def _entries(values: Tensor, pattern: Pattern) -> tuple[np.ndarray, ...]:
-    """Return values, positions and starts as the kernels take them."""
-    listed = values.detach().contiguous()
-    return listed.numpy(), pattern.positions.numpy(), pattern.starts.numpy()

@@ -7,7 +7,7 @@ remain, that costs less than a normalised copy.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.direct import entries_by_target, keep_rows
+from gemkern.kernels.cpu.direct_lists import keep_rows
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.normed_vectors import FACTORS, normed_accumulator
@@ -145,7 +145,7 @@ def norm_table(norm, channels):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def normed_direct(
-    threads, x, of_norm, y, added, bias, mean, var, values, positions, starts, of_walk, of_rows,
+    threads, x, of_norm, y, added, bias, mean, var, values, entries, bounds, of_walk, of_rows,
     of_columns, units, begins, parts, streamed,
 ):  # fmt: skip
     """Write the output, past the caches if streamed, and its moments if there is room for them.
@@ -157,9 +157,8 @@ def normed_direct(
     walk = Walk(*of_walk)
     rows = Side(*of_rows)
     columns = Side(*of_columns)
-    lists = entries_by_target(values, positions, starts, walk, rows, columns, False)
-    # Of entries that are left out, whose value is 0, no factors are read.
-    factors = factors_of(lists[0][: lists[1][-1]], values, norm_table(norm, walk.inputs))
+    lists = entries, bounds
+    factors = factors_of(entries, values, norm_table(norm, walk.inputs))
     least = np.float32(norm.least)
     pixel, outputs = BYTES * walk.batch, walk.outputs
     moments = np.zeros((parts, outputs, 4))
@@ -167,9 +166,9 @@ def normed_direct(
         before = float_control()
         set_float_control(control)
         kept = (
-            np.empty(len(lists[0]), np.int64),
-            np.empty((len(lists[0]), FACTORS), np.float32),
-            np.empty(len(lists[1]), np.int64),
+            np.empty(len(entries), np.int64),
+            np.empty((len(entries), FACTORS), np.float32),
+            np.empty(len(bounds), np.int64),
         )
         zeros, room = np.zeros(WIDEST, np.float32), np.empty(WIDEST + 2 * LANES, np.float32)
         sums = room.ctypes.data + WIDEST * BYTES
@@ -177,7 +176,8 @@ def normed_direct(
         for unit in range(begins[thread], begins[thread + 1]):
             part, kind, image, block, run, row, base = units[unit]
             if run != known:
-                keep_rows(lists, factors, rows.runs[run, 3], rows.runs[run, 4], pixel, kept)
+                first, last = rows.runs[run, 3], rows.runs[run, 4]
+                keep_rows(lists, values, factors, first, last, pixel, kept)
                 known = run
             source = x + base * columns.sources * pixel + image
             for channel in range(outputs):

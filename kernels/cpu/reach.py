@@ -22,6 +22,9 @@ from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES
 # and 512 KiB: there rows that lie too far apart are copied rather than cut.
 CACHE, WIDTHS = (2_000_000, (1024, 32, 16, 8, 4)) if LANES == 16 else (1_000_000, (1024,))
 
+# Bytes of a part of a line: half of a first-level cache, the other half is for what it reads.
+ROW = 16_384
+
 
 class Axis(NamedTuple):
     """One direction of an image; sizes are pixels.
@@ -69,6 +72,16 @@ class Axis(NamedTuple):
         bases = (width - 1) * self.base_step // self.phases
         return min(self.sources, bases + abs(self.offset(self.taps - 1)) + 1)
 
+    def reach(self, tap: int) -> tuple[int, int, int]:
+        """Return the first target that a tap reaches, how many, and the base of the first."""
+        shift = self.padding if self.backward else 0
+        members = [
+            target
+            for target in range((self.phase(tap) - shift) % self.phases, self.targets, self.phases)
+            if 0 <= self.base(target) + self.offset(tap) < self.sources
+        ]
+        return (members[0], len(members), self.base(members[0])) if members else (0, 0, 0)
+
     def runs(self, first: int, last: int) -> Iterator[tuple[int, int, int, int, int]]:
         """Yield the runs of the targets first:last, as in `Side.runs`."""
         for phase in range(self.phases):
@@ -102,6 +115,8 @@ class Side(NamedTuple):
         runs: int64 [runs, 5], block by block: first target, how many, first base, and the taps that
             reach them, from their first place to behind their last.
         blocks: int64 [blocks + 1], the first run of each.
+        reaches: int64 [taps, 3], by place the first target that a tap reaches, how many, and the
+            base of the first.
     """
 
     targets: int
@@ -113,6 +128,43 @@ class Side(NamedTuple):
     places: np.ndarray
     runs: np.ndarray
     blocks: np.ndarray
+    reaches: np.ndarray
+
+
+class Lines(NamedTuple):
+    """How a convolution is walked row by row of its targets.
+
+    Attributes:
+        rows, columns: its sides, one block each.
+        sizes: `Sizes`, as a plain tuple: one with names takes Numba longer.
+        lines: int64 [rows, 3], the run, the target and the base of each.
+    """
+
+    rows: Side
+    columns: Side
+    sizes: tuple[int, ...]
+    lines: np.ndarray
+
+
+class Sizes(NamedTuple):
+    """What the walk over lines has to know.
+
+    Attributes:
+        batch, channels: of the target.
+        piece: images of a part of a line, which stays in the first-level cache.
+        rows: of the target.
+        columns, sources, taps, step, base_step: of the columns, as in `Side`.
+    """
+
+    batch: int
+    channels: int
+    piece: int
+    rows: int
+    columns: int
+    sources: int
+    taps: int
+    step: int
+    base_step: int
 
 
 class Plan(NamedTuple):
@@ -150,13 +202,33 @@ def plan_of(walk: Walk, backward: bool, threads: int) -> Plan | None:
     if width is None:
         return None
     side, blocks = _side(rows, max(rows.targets, 1)), _side(columns, width)
-    lines = [
-        (number, first + k * side.step, base + k * side.base_step)
-        for number, (first, count, base, _, _) in enumerate(side.runs.tolist())
-        for k in range(count)
-    ]
+    lines = _lines(side)
     chunks = _chunks(walk.batch, len(lines), CACHE // max(pixel * columns.span(width), 1))
     return Plan(side, blocks, *_units(lines, len(blocks.blocks) - 1, chunks, threads))
+
+
+@lru_cache(maxsize=4096)
+def lines_of(walk: Walk, backward: bool) -> Lines | None:
+    """Return how to walk the tensor row by row; None where images leave a vector partly empty."""
+    if walk.batch % LANES:
+        return None
+    rows, columns = (_side(axis, max(axis.targets, 1)) for axis in _axes(walk, backward))
+    fitting = ROW // (max(columns.targets, 1) * BYTES_OF_FLOAT * LANES) * LANES
+    pieces = -(-walk.batch // max(fitting, LANES))
+    piece = -(-walk.batch // (max(pieces, 1) * LANES)) * LANES
+    sizes = Sizes(
+        walk.batch, walk.inputs if backward else walk.outputs, piece, rows.targets, *columns[:5]
+    )
+    return Lines(rows, columns, tuple(sizes), _table(_lines(rows), 3))
+
+
+def _lines(rows: Side) -> list[tuple[int, int, int]]:
+    """Return run, target and base of each row."""
+    return [
+        (number, first + k * rows.step, base + k * rows.base_step)
+        for number, (first, count, base, _, _) in enumerate(rows.runs.tolist())
+        for k in range(count)
+    ]
 
 
 def _units(
@@ -205,7 +277,7 @@ def _side(axis: Axis, width: int) -> Side:
         axis.targets, axis.sources, axis.taps, axis.phases, axis.base_step,
         np.array([axis.offset(tap) for tap in taps], np.int64),
         np.array([order.index(tap) for tap in taps], np.int64),
-        _table(runs, 5), np.array(blocks, np.int64),
+        _table(runs, 5), np.array(blocks, np.int64), _table([axis.reach(tap) for tap in order], 3),
     )  # fmt: skip
 
 

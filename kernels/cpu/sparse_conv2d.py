@@ -1,24 +1,26 @@
 """A two-dimensional convolution by the weights that remain, and its gradients, with Numba.
 
 Operands as in `kernels/reference/sparse_conv2d.py`, float32 on the CPU; the reference serves other
-dtypes. Tensors are read where they lie (`direct`) if that pays; otherwise, and for the gradient of
-the values, these are `norm_sparse_conv2d` without a norm. Results do not depend on the number of
-threads, which is torch's.
+dtypes. Tensors are read where they lie (`direct`) if images fill whole vectors; otherwise, and for
+the gradient of the values where entries are many, these are `norm_sparse_conv2d` without a norm.
+Results do not depend on the number of threads, which is torch's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.direct import direct
+from gemkern.kernels.cpu.direct_lists import lists_by_target
 from gemkern.kernels.cpu.direct_products import direct_products
 from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.norm_sparse_conv2d import (
     norm_sparse_conv2d,
     norm_sparse_conv2d_backward,
 )
-from gemkern.kernels.cpu.reach import Plan, plan_of
+from gemkern.kernels.cpu.reach import Lines, lines_of, plan_of
 from gemkern.kernels.cpu.serving import address, float32_or
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strips import Walk, walk_of
@@ -28,6 +30,7 @@ from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
 Pair = Sequence[int]
+_walk_of = lru_cache(maxsize=4096)(walk_of)
 # Neither a norm (eps, relu) nor a kept input nor moments.
 PLAIN = (0.0, False, False, False)
 # Entries of an input channel up to which their products are made where the tensors lie; measured.
@@ -46,12 +49,12 @@ def sparse_conv2d(
     groups: int,
 ) -> Tensor:
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
-    geometry = (stride, padding, dilation, groups)
-    walk = walk_of(x.shape, pattern.shape, *geometry)
-    plan = plan_of(walk, False, start_threads())
-    if plan is not None:
+    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    walk = _walk_of(x.shape, pattern.shape, *geometry)
+    lines = lines_of(walk, False)
+    if lines is not None:
         size = (walk.batch, walk.outputs, walk.out_height, walk.out_width)
-        return _direct(x, size, values, pattern, bias, walk, plan, False)
+        return _direct(x, size, values, pattern, bias, walk, lines, False)
     return norm_sparse_conv2d(
         x, None, None, None, None, None, values, pattern, bias, None, *PLAIN, *geometry
     )[0]
@@ -69,11 +72,11 @@ def sparse_conv2d_input_grad(
     groups: int,
 ) -> Tensor:
     """Return dL/dx of shape `input_size`, batch-last, from dL/dy."""
-    geometry = (stride, padding, dilation, groups)
-    walk = walk_of(input_size, pattern.shape, *geometry)
-    plan = plan_of(walk, True, start_threads())
-    if plan is not None:
-        return _direct(grad_y, tuple(input_size), values, pattern, None, walk, plan, True)
+    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    walk = _walk_of(tuple(input_size), pattern.shape, *geometry)
+    lines = lines_of(walk, True)
+    if lines is not None:
+        return _direct(grad_y, tuple(input_size), values, pattern, None, walk, lines, True)
     # Of x nothing but its shape is read.
     x = grad_y.new_empty(()).expand(tuple(input_size))
     grad_x = _backward(grad_y, x, values, pattern, True, geometry).x
@@ -93,15 +96,16 @@ def sparse_conv2d_weight_grad(
 ) -> Tensor:
     """Return dL/dvalues [nnz] from dL/dy and x."""
     values = x.new_zeros(len(pattern.positions))
-    geometry = (stride, padding, dilation, groups)
-    walk = walk_of(x.shape, pattern.shape, *geometry)
+    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
+    walk = _walk_of(x.shape, pattern.shape, *geometry)
     few, threads = len(pattern.positions) <= FEW * walk.inputs, start_threads()
     plan = plan_of(walk, True, threads) if few else None
     if plan is not None:
         x, grad_y = batch_last(x), batch_last(grad_y)
         direct_products(
             threads, grad_y.data_ptr(), x.data_ptr(), values.numpy(),
-            pattern.positions.numpy(), pattern.starts.numpy(), walk, *plan,
+            *lists_by_target(pattern, walk, plan.rows, plan.columns, True), walk.batch,
+            walk.inputs, tuple(plan.rows), tuple(plan.columns), plan.units, plan.begins, plan.parts,
         )  # fmt: skip
         return values
     grad_values = _backward(grad_y, x, values, pattern, False, geometry).values
@@ -116,7 +120,7 @@ def _direct(
     pattern: Pattern,
     bias: Tensor | None,
     walk: Walk,
-    plan: Plan,
+    lines: Lines,
     backward: bool,
 ) -> Tensor:
     """Return what is read from `source`, a tensor of `size`."""
@@ -124,8 +128,9 @@ def _direct(
     bias = None if bias is None else bias.contiguous()
     direct(
         start_threads(), source.data_ptr(), target.data_ptr(), address(bias),
-        values.detach().contiguous().numpy(), pattern.positions.numpy(), pattern.starts.numpy(),
-        walk, plan.rows, plan.columns, plan.units, backward, streams(target),
+        values.detach().contiguous().numpy(),
+        *lists_by_target(pattern, walk, lines.rows, lines.columns, backward), lines.sizes,
+        lines.rows.runs, lines.columns.reaches, lines.lines, streams(target),
     )  # fmt: skip
     return target
 

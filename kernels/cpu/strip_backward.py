@@ -31,7 +31,7 @@ from gemkern.kernels.cpu.strip_forward import (
     zero,
 )
 from gemkern.kernels.cpu.strip_gradients import lead_run
-from gemkern.kernels.cpu.strip_lists import entries_by_input
+from gemkern.kernels.cpu.strip_lists import zeros_last
 from gemkern.kernels.cpu.strip_results import add_and_write_result, write_result
 from gemkern.kernels.cpu.strips import Ring, Walk
 from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
@@ -337,7 +337,7 @@ def write_norm_grads(sums, norm, table, grad_norm):
 @njit(parallel=True, cache=True, error_model="numpy")
 def backward(
     threads, grad_y, of_moments, written, x, of_norm, of_inputs, grad_values, grad_norm, of_walk,
-    of_ring, strips, begins, values, positions, starts, wants_values, scratch, scratch_step,
+    of_ring, strips, begins, values, entries, numbers, bounds, wants_values, scratch, scratch_step,
 ):  # fmt: skip
     """Write the gradients, strip by strip.
 
@@ -349,9 +349,9 @@ def backward(
     inputs = Input(*of_inputs)
     walk = Walk(*of_walk)
     ring = Ring(*of_ring)
-    lists = entries_by_input(values, positions, starts, walk, ring)
+    lists = zeros_last(entries, numbers, bounds, values)
     table, moment_rows = affine(norm, walk.inputs), moment_table(moments, walk)
-    count = len(positions) if wants_values else 0
+    count = len(entries) if wants_values else 0
     of_strips = np.empty((len(strips), count), np.float32)
     products = np.empty((threads, count, LANES_OF_SUM), np.float32)
     sums = np.zeros((len(strips) if norm.mean else 0, walk.inputs, 2))

@@ -10,7 +10,7 @@ from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address
-from gemkern.kernels.cpu.strip_lists import entries_by_output
+from gemkern.kernels.cpu.strip_lists import without_zeros
 from gemkern.kernels.cpu.strip_results import pivot_of, write_row
 from gemkern.kernels.cpu.strips import TAPS, VECTORS, Ring, Walk
 from gemkern.kernels.cpu.vector_rows import reading
@@ -302,7 +302,7 @@ def forward_strip(
 @njit(parallel=True, cache=True, error_model="numpy")
 def forward(
     threads, x, of_norm, z, y, added, bias, mean, var, of_walk, of_ring, strips, begins, values,
-    positions, starts, scratch, scratch_step, streamed,
+    entries, bounds, scratch, scratch_step, streamed,
 ):  # fmt: skip
     """Write the output, past the caches if streamed, and its moments if there is room for them.
 
@@ -312,7 +312,7 @@ def forward(
     norm = Norm(*of_norm)
     walk = Walk(*of_walk)
     ring = Ring(*of_ring)
-    lists = entries_by_output(values, positions, starts, walk, ring)
+    lists = without_zeros(entries, bounds, values)
     table = affine(norm, ring.channels)
     moments = np.zeros((len(strips) if mean else 0, walk.outputs, 4))
     for thread in prange(threads):

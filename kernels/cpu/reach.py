@@ -22,9 +22,6 @@ from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES
 # and 512 KiB: there rows that lie too far apart are copied rather than cut.
 CACHE, WIDTHS = (2_000_000, (1024, 32, 16, 8, 4)) if LANES == 16 else (1_000_000, (1024,))
 
-# Bytes of a part of a line: half of a first-level cache, the other half is for what it reads.
-ROW = 16_384
-
 
 class Axis(NamedTuple):
     """One direction of an image; sizes are pixels.
@@ -151,14 +148,12 @@ class Sizes(NamedTuple):
 
     Attributes:
         batch, channels: of the target.
-        piece: images of a part of a line, which stays in the first-level cache.
         rows: of the target.
         columns, sources, taps, step, base_step: of the columns, as in `Side`.
     """
 
     batch: int
     channels: int
-    piece: int
     rows: int
     columns: int
     sources: int
@@ -213,16 +208,12 @@ def lines_of(walk: Walk, backward: bool) -> Lines | None:
     if walk.batch % LANES:
         return None
     rows, columns = (_side(axis, max(axis.targets, 1)) for axis in _axes(walk, backward))
-    fitting = ROW // (max(columns.targets, 1) * BYTES_OF_FLOAT * LANES) * LANES
-    pieces = -(-walk.batch // max(fitting, LANES))
-    piece = -(-walk.batch // (max(pieces, 1) * LANES)) * LANES
-    sizes = Sizes(
-        walk.batch, walk.inputs if backward else walk.outputs, piece, rows.targets, *columns[:5]
-    )
+    channels = walk.inputs if backward else walk.outputs
+    sizes = Sizes(walk.batch, channels, rows.targets, *columns[:5])
     return Lines(rows, columns, tuple(sizes), _table(_lines(rows), 3))
 
 
-def _lines(rows: Side) -> list[tuple[int, int, int]]:
+def _lines(rows: Side) -> list[tuple[int, ...]]:
     """Return run, target and base of each row."""
     return [
         (number, first + k * rows.step, base + k * rows.base_step)
@@ -232,7 +223,7 @@ def _lines(rows: Side) -> list[tuple[int, int, int]]:
 
 
 def _units(
-    lines: list[tuple[int, int, int]],
+    lines: list[tuple[int, ...]],
     blocks: int,
     chunks: list[list[tuple[int, int]]],
     threads: int,

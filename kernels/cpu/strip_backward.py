@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
-from gemkern.kernels.cpu.normed_gradients import lead_through_norm
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.products import multiply_run, total_of
+from gemkern.kernels.cpu.row_entries import add_entries, fill, lead_entries
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
     Norm,
-    accumulate_run,
     affine,
     aligned,
     clear_padding,
@@ -30,13 +29,13 @@ from gemkern.kernels.cpu.strip_forward import (
     slot_of,
     zero,
 )
-from gemkern.kernels.cpu.strip_gradients import lead_run
 from gemkern.kernels.cpu.strip_lists import zeros_last
 from gemkern.kernels.cpu.strip_results import add_and_write_result, write_result
 from gemkern.kernels.cpu.strips import Ring, Walk
 from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
 from gemkern.kernels.cpu.vectors import (
     BYTES_OF_SUM,
+    LANES,
     LANES_OF_SUM,
     sum_of_lanes,
     wait_for_stores,
@@ -203,6 +202,8 @@ def lead_row_back(
             target, target_step = inputs.grad_x + offset, far
         if not straight and (products or norm.mean):
             read_input(shape, offset, channel, x, norm, table, inputs, result)
+        if inputs.grad_x:
+            fill(target, target_step, np.float32(0), walk.width, lanes)
         for phase in range(stride):
             column = (phase - walk.pad_width) % stride
             count = (walk.width - column + stride - 1) // stride
@@ -212,18 +213,21 @@ def lead_row_back(
             listed = entries.ctypes.data + begin * 8
             listed_values = values.ctypes.data + begin * 4
             others = zeros[number] if products and inputs.grad_x else begin
-            for at in range(0, pixel, piece):
-                made, read = target + column * target_step + at, source + column * source_step + at
-                if products and inputs.grad_x:
-                    lead_run(kind, made, stride * target_step, read, stride * source_step, rows,
-                             shift + at, pixel, listed, listed_values, others - begin,
-                             products + begin * BYTES_OF_SUM, count)  # fmt: skip
-                elif inputs.grad_x:
-                    accumulate_run(kind, made, stride * target_step, rows, shift + at, pixel, pixel,
-                                   listed, listed_values, zeros[number] - begin, np.float32(0),
-                                   count)  # fmt: skip
-                if products:
-                    multiply_run(kind, read, stride * source_step, rows, shift + at, pixel,
+            made, read = target + column * target_step, source + column * source_step
+            made_step, read_step = stride * target_step, stride * source_step
+            pixels, vectors = count, lanes // LANES
+            if made_step == pixel and (read_step == pixel or not products):
+                pixels, vectors = 1, count * vectors
+            if products and inputs.grad_x:
+                lead_entries(made, made_step, read, read_step, rows, shift, pixel, pixel, listed,
+                             listed_values, others - begin, products + begin * BYTES_OF_SUM,
+                             pixels, vectors)  # fmt: skip
+            elif inputs.grad_x:
+                add_entries(made, made_step, rows, shift, pixel, pixel, listed, listed_values,
+                            zeros[number] - begin, pixels, vectors)  # fmt: skip
+            if products:
+                for at in range(0, pixel, piece):
+                    multiply_run(kind, read + at, read_step, rows, shift + at, pixel,
                                  entries.ctypes.data + others * 8, bounds[number + 1] - others,
                                  products + others * BYTES_OF_SUM, count)  # fmt: skip
         if inputs.grad_x and norm.mean:
@@ -240,47 +244,6 @@ def lead_row_back(
 
 
 @njit
-def lead_row_at_once(
-    row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists, chunk, rows, found
-):
-    """Do so behind a norm for whole vectors, in one pass over the tensors."""
-    entries, values, _, bounds, zeros = lists
-    kind, pieces, image, _ = chunk
-    _, piece, pixel = sizes_of(kind, pieces)
-    far, stride = BYTES * walk.batch, walk.stride_width
-    ahead = walk.height * walk.width * far
-    nothing = slot_of(ring_at, ring, -1, pixel)
-    row_phase = (row + walk.pad_height) % walk.stride_height
-    reach_back(rows, ring_at, ring, row, walk, pixel)
-    for channel in range(walk.inputs):
-        offset = ((channel * walk.height + row) * walk.width * walk.batch + image) * BYTES
-        grad_z, z_step = (inputs.grad_z + offset, far) if inputs.grad_z else (nothing, 0)
-        skip, skip_step = (inputs.grad_skip + offset, far) if inputs.grad_skip else (nothing, 0)
-        zero(found, 2 * LANES_OF_SUM)
-        for phase in range(stride):
-            column = (phase - walk.pad_width) % stride
-            number = (channel * walk.stride_height + row_phase) * stride + phase
-            begin, shift = bounds[number], (column + walk.pad_width) // stride * pixel
-            for at in range(0, pixel, piece):
-                here = offset + column * far + at
-                lead_through_norm(
-                    kind,
-                    (x + here, inputs.z + here if inputs.z else 0, grad_z + column * z_step + at,
-                     skip + column * skip_step + at, inputs.grad_x + here,
-                     inputs.grad_residual + here if inputs.grad_residual else 0),
-                    (stride * far, stride * z_step, stride * skip_step),
-                    numbers_of(table, channel, norm),
-                    (rows, shift + at, pixel, entries.ctypes.data + begin * 8,
-                     values.ctypes.data + begin * 4, zeros[number] - begin,
-                     bounds[number + 1] - begin, products + begin * BYTES_OF_SUM),
-                    found, inputs.streamed, ahead, (walk.width - column + stride - 1) // stride,
-                )  # fmt: skip
-        of_channel = doubles(sums + channel * 16, 2)
-        of_channel[0] += sum_of_lanes(found)
-        of_channel[1] += sum_of_lanes(found + BYTES_OF_SUM)
-
-
-@njit
 def backward_strip(
     grad_y, moments, moment_rows, written, x, norm, table, inputs, products, sums, walk, ring,
     chunk, first, last, share, following, lists, scratch,
@@ -290,7 +253,6 @@ def backward_strip(
     lanes, _, pixel = sizes_of(kind, pieces)
     rows, buffer, result = rooms(scratch, walk.width * lanes)
     ring_at = result + aligned(walk.width * pixel)
-    at_once = images == lanes and norm.mean and products and inputs.grad_x
     if first == share[0]:
         clear_padding(ring_at, ring, lanes, images)
     if images < lanes:
@@ -306,12 +268,8 @@ def backward_strip(
             following += 1
         below = min((step + 1) * walk.stride_height, walk.height)
         for row in range(step * walk.stride_height, below):
-            if at_once:
-                lead_row_at_once(row, x, norm, table, inputs, products, sums, walk, ring_at, ring,
-                                 lists, chunk, rows, buffer)  # fmt: skip
-            else:
-                lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring,
-                              lists, chunk, rows, buffer, result)  # fmt: skip
+            lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists,
+                          chunk, rows, buffer, result)  # fmt: skip
     return following
 
 

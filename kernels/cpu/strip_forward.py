@@ -9,12 +9,13 @@ import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.row_entries import add_entries, fill, runs_of
 from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import without_zeros
 from gemkern.kernels.cpu.strip_results import pivot_of, write_row
-from gemkern.kernels.cpu.strips import TAPS, VECTORS, Ring, Walk
+from gemkern.kernels.cpu.strips import TAPS, Ring, Walk
 from gemkern.kernels.cpu.vector_rows import reading
-from gemkern.kernels.cpu.vectors import LANES, accumulator, wait_for_stores
+from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
 from numba import njit, prange
 from torch import Tensor
 
@@ -71,48 +72,6 @@ def affine(norm, channels):
         table[channel, 2] = floats(norm.bias, channels)[channel] if norm.bias else np.float32(0)
         table[channel, 3] = inverse
     return table
-
-
-def _runner(vectors):
-    """Return the function that accumulates a run of pixels, some at once and then the others."""
-    at_once = max(1, SUMS // vectors)
-    some, one = accumulator(at_once, vectors), accumulator(1, vectors)
-
-    @njit
-    def run(target, target_step, rows, shift, source_step, pixel, entries, values, count, start,
-            pixels):  # fmt: skip
-        while pixels >= at_once:
-            some(target, target_step, rows, shift, source_step, pixel, entries, values, count,
-                 start)  # fmt: skip
-            target += at_once * target_step
-            shift += at_once * source_step
-            pixels -= at_once
-        for left in range(pixels):
-            one(target + left * target_step, target_step, rows, shift + left * source_step,
-                source_step, pixel, entries, values, count, start)  # fmt: skip
-
-    return run
-
-
-run_eight, run_four, run_two, run_one = (_runner(vectors) for vectors in VECTORS)
-
-
-@njit
-def accumulate_run(kind, target, target_step, rows, shift, source_step, pixel, entries, values,
-                   count, start, pixels):  # fmt: skip
-    """Write a run of pixels of a chunk of this kind, `start` plus the sum of what entries read."""
-    if kind == 0:
-        run_eight(target, target_step, rows, shift, source_step, pixel, entries, values, count,
-                  start, pixels)  # fmt: skip
-    elif kind == 1:
-        run_four(target, target_step, rows, shift, source_step, pixel, entries, values, count,
-                 start, pixels)  # fmt: skip
-    elif kind == 2:
-        run_two(target, target_step, rows, shift, source_step, pixel, entries, values, count, start,
-                pixels)  # fmt: skip
-    else:
-        run_one(target, target_step, rows, shift, source_step, pixel, entries, values, count, start,
-                pixels)  # fmt: skip
 
 
 @njit
@@ -261,7 +220,7 @@ def forward_strip(
     """
     entries, values, bounds = lists
     kind, pieces, image, images = chunk
-    lanes, piece, pixel = sizes_of(kind, pieces)
+    lanes, _, pixel = sizes_of(kind, pieces)
     outputs, columns = walk.outputs, walk.out_width
     far = BYTES * walk.batch
     shape = row_shape(images, walk.batch, lanes, columns, walk.out_height)
@@ -284,11 +243,13 @@ def forward_strip(
             start = floats(bias, outputs)[output] if bias else np.float32(0)
             offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
             target, target_step = (y + offset, far) if straight else (buffer, pixel)
-            for at in range(0, pixel, piece):
-                accumulate_run(kind, target + at, target_step, rows, at, walk.stride_width * pixel,
-                               pixel, entries.ctypes.data + bounds[output] * 8,
-                               values.ctypes.data + bounds[output] * 4,
-                               bounds[output + 1] - bounds[output], start, columns)  # fmt: skip
+            fill(target, target_step, start, columns, lanes)
+            step = walk.stride_width * pixel
+            pixels, vectors = runs_of(target_step, step, columns, pixel, lanes // LANES)
+            add_entries(target, target_step, rows, 0, step, pixel,
+                        entries.ctypes.data + bounds[output] * 8,
+                        values.ctypes.data + bounds[output] * BYTES,
+                        bounds[output + 1] - bounds[output], pixels, vectors)  # fmt: skip
             if straight:
                 continue
             found = moments + output * BYTES_OF_MOMENTS if moments else 0

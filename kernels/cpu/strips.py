@@ -21,8 +21,8 @@ from gemkern.kernels.geometry import output_image
 TAPS = 2**ROW_BITS
 # Vectors of images in a chunk of each kind, the widest first.
 VECTORS = (8, 4, 2, 1)
-# Bytes of rings that stay in the second-level cache of 2 MiB beside what flows through it.
-CACHE = 2_300_000
+# Bytes of a ring, which is read in long runs: the last-level cache gives them fast enough.
+CACHE = 20_000_000
 
 
 class Walk(NamedTuple):
@@ -160,12 +160,11 @@ def target_ring(walk: Walk) -> Ring:
 def chunks_of(batch: int, steps: int, ring: Ring) -> np.ndarray:
     """Return int64 [chunks, 4]: the kind, how many pieces, the first image and how many there are.
 
-    A chunk is as wide as the cache allows; the last one may have fewer images than its vectors. The
+    A chunk is as wide as the caches allow; the last one may have fewer images than its vectors. The
     inner loops go over a pixel piece by piece, each as many vectors as the kind says.
     """
     kinds = range(len(VECTORS))
-    fitting = (kind for kind in kinds if _bytes(ring, kind) <= CACHE)
-    widest = next(fitting, kinds[-1])
+    widest = next((kind for kind in kinds if _bytes(ring, kind) <= CACHE), kinds[-1])
     piece = VECTORS[widest] * LANES
     most = widest_chunk(batch // piece, steps, CACHE // max(_bytes(ring, widest), 1))
     chunks, first = [], 0

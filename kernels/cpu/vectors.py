@@ -213,68 +213,14 @@ def from_start(at: Emitter, start: ir.Value, entry: ir.Value, pixel: ir.Value) -
     return at.builder.add(start, entry)
 
 
-def add_times_value(
-    at: Emitter, values: ir.Value, step: ir.Value, read: list[ir.Value], totals: list[ir.Value]
-) -> list[ir.Value]:
-    """Return the totals plus what entry `step` reads times its value, of those at an address."""
-    place = at.builder.add(values, at.builder.mul(step, long(BYTES_OF_FLOAT)))
-    factor = at.spread(at.scalar(place, FLOAT))
-    return [at.multiply_add(one, factor, total) for one, total in zip(read, totals, strict=True)]
-
-
-def accumulator(
-    pixels: int,
-    vectors: int,
-    source_of: Callable[..., ir.Value] = from_row,
-    streamed: bool = False,
-) -> Any:
-    """Return the loop of the forward pass and the input gradient: one channel of a few pixels.
-
-    accumulate(target, target_step, rows, shift, source_step, pixel, entries, values, count, start)
-    writes to `pixels` pixels at `target`, `target_step` bytes apart, the sum of `start` and, for
-    each of `count` entries, of values[k] times the pixels it reads: `shift` bytes on from where it
-    says, in rows of pixels of `pixel` bytes that begin at the addresses `rows`, and `source_step`
-    bytes apart. With `from_start`, an entry says it in bytes, and `rows` is what they are counted
-    from. `streamed` results go past the caches.
-    """
-
-    def emit(builder, target, target_step, rows, shift, source_step, pixel, entries, values, count,
-             start):  # fmt: skip
-        at = Emitter(builder)
-
-        def add_entry(step: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            entry = at.scalar(builder.add(entries, builder.mul(step, long(8))), LONG)
-            source = builder.add(source_of(at, rows, entry, pixel), shift)
-            read = [at.load(place) for place in at.places(source, source_step, pixels, vectors)]
-            return add_times_value(at, values, step, read, sums)
-
-        begun = [at.spread(start)] * (pixels * vectors)
-        totals = at.loop(count, begun, add_entry)
-        store = at.stream if streamed else at.store
-        for place, total in zip(
-            at.places(target, target_step, pixels, vectors), totals, strict=True
-        ):
-            store(total, place)
-
-    @intrinsic
-    def accumulate(typingctx, target, target_step, rows, shift, source_step, pixel, entries, values,
-                   count, start):  # fmt: skip
-        def codegen(context, builder, signature, arguments):
-            emit(builder, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*(types.int64,) * 9, types.float32), codegen
-
-    return accumulate
-
-
 def dot_products(entries: int, vectors: int, source_of: Callable[..., ir.Value] = from_row) -> Any:
     """Return the loop of the weight gradient: a few entries of one input channel.
 
     add_products(x, x_step, rows, shift, source_step, listed, sums, pixels) adds, for each of
     `entries` entries, the product of the input at `x`, whose pixels lie `x_step` bytes apart, and
-    of the pixels that it reads, as in `accumulator` of pixels of `source_step` bytes, to its sum at
-    `sums`.
+    of the pixels that it reads, of `source_step` bytes, `shift` bytes on from where it says, to its
+    sum at `sums`. With `from_start`, an entry says it in bytes, and `rows` is what they are counted
+    from.
     """
     # Few entries would wait for each other's sums: each then has several, added at the end.
     partial = max(1, min(vectors, 8 // entries))
@@ -312,63 +258,6 @@ def dot_products(entries: int, vectors: int, source_of: Callable[..., ir.Value] 
         return types.void(*(types.int64,) * 8), codegen
 
     return add_products
-
-
-def read_entry(
-    at: Emitter, lists: Sequence[ir.Value], step: ir.Value, inputs: list[ir.Value], pixels: int
-) -> list[ir.Value]:
-    """Return the vectors that entry `step` reads; add their products with the inputs to its sum.
-
-    lists: addresses of rows; shift and size of a pixel in bytes; addresses of the entries and their
-    sums. inputs: as many vectors as are read.
-    """
-    rows, shift, source_step, listed, sums = lists
-    builder, vectors = at.builder, len(inputs) // pixels
-    entry = at.scalar(builder.add(listed, builder.mul(step, long(8))), LONG)
-    source = builder.add(from_row(at, rows, entry, source_step), shift)
-    read = [at.load(place) for place in at.places(source, source_step, pixels, vectors)]
-    # Two sums, which do not wait for each other.
-    products = [ZEROS, ZEROS]
-    for number, (one, of_input) in enumerate(zip(read, inputs, strict=True)):
-        products[number % 2] = at.multiply_add(one, of_input, products[number % 2])
-    at.add_to_sum(products, builder.add(sums, builder.mul(step, long(BYTES_OF_SUM))))
-    return read
-
-
-def gradients(pixels: int, vectors: int) -> Any:
-    """Return the loop that makes both gradients of one input channel of a few pixels.
-
-    lead_back(target, target_step, x, x_step, rows, shift, source_step, listed, values, count, sums)
-    writes to `pixels` pixels at `target` the sum of values[k] times the pixels that entry k reads,
-    as `accumulator` does, and adds the product of those with the input at `x`, whose pixels lie
-    `x_step` bytes apart, to the entry's sum at `sums`: what is read is read once for both.
-    """
-
-    def emit(builder, target, target_step, x, x_step, rows, shift, source_step, listed, values,
-             count, sums):  # fmt: skip
-        at, lists = Emitter(builder), (rows, shift, source_step, listed, sums)
-        inputs = [at.load(place) for place in at.places(x, x_step, pixels, vectors)]
-
-        def add_entry(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
-            read = read_entry(at, lists, step, inputs, pixels)
-            return add_times_value(at, values, step, read, totals)
-
-        totals = at.loop(count, [ZEROS] * (pixels * vectors), add_entry)
-        for place, total in zip(
-            at.places(target, target_step, pixels, vectors), totals, strict=True
-        ):
-            at.store(total, place)
-
-    @intrinsic
-    def lead_back(typingctx, target, target_step, x, x_step, rows, shift, source_step, listed,
-                  values, count, sums):  # fmt: skip
-        def codegen(context, builder, signature, arguments):
-            emit(builder, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*(types.int64,) * 11), codegen
-
-    return lead_back
 
 
 @intrinsic

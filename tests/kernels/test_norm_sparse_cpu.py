@@ -10,7 +10,7 @@ import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu import normalise as norm_kernels
-from gemkern.kernels.cpu import streaming
+from gemkern.kernels.cpu import streaming, strips
 from gemkern.kernels.cpu.dealing import bands_of, dealt
 from gemkern.kernels.cpu.strips import VECTORS, chunks_of, source_ring, walk_of
 from gemkern.kernels.cpu.vectors import LANES
@@ -237,11 +237,22 @@ def test_strips_cover_images_and_rows_once() -> None:
             assert (bands[1:] > bands[:-1]).all()
 
 
-def test_wide_layers_are_cut_into_chunks() -> None:
-    case = Case(20, 600, 3, image=(2, 40), density=0.01)
-    ring = source_ring(walk_of((20, 600, 2, 40), (3, 600, 3, 3), *case.geometry), False)
-    assert len(chunks_of(20, 2, ring)) > 1
-    assert_exact(case, HOWS["norm and ReLU"], seed=0)
+@pytest.mark.parametrize(("cache", "chunks"), [(2_500_000, 3), (7_000_000, 2), (20_000_000, 1)])
+def test_wide_layers_are_cut_into_chunks(
+    cache: int, chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = 2 * LANES + 4
+    case = Case(batch, 600, 3, image=(2, 40), density=0.01)
+    ring = source_ring(walk_of((batch, 600, 2, 40), (3, 600, 3, 3), *case.geometry), False)
+    monkeypatch.setattr(strips, "CACHE", cache * LANES // 8)
+    strips.forward_cut.cache_clear()
+    strips.backward_cut.cache_clear()
+    try:
+        assert len(chunks_of(batch, 2, ring)) == chunks
+        assert_exact(case, HOWS["norm and ReLU"], seed=0)
+    finally:
+        strips.forward_cut.cache_clear()
+        strips.backward_cut.cache_clear()
 
 
 @pytest.mark.parametrize("residual", [True, False])

@@ -37,7 +37,7 @@ def test_the_figures_are_those_of_the_result_files(
             "run python -m benchmarks.readme"
         )
         assert f"(benchmarks/results/{figure.name})" in TEXT
-    name = "cpu-xeon-2-threads"
+    (name,) = re.findall(r"<!-- curves: (\S+) -->", TEXT)
     found = kept(name)
     found["steps"][0]["sparse"] += 1
     monkeypatch.setattr(readme, "kept", lambda name: found)

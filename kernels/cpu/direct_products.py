@@ -1,7 +1,7 @@
 """The gradient of the values, read where both tensors lie: nothing is copied.
 
-Walked as the input gradient in `direct`: of each run of pixels of the input, the products with what
-its entries read of the output's gradient.
+Walked as in `normed_direct`, with the input as the target: of each run of its pixels, the products
+with what its entries read of the output's gradient.
 """
 
 from __future__ import annotations

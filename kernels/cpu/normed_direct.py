@@ -1,7 +1,7 @@
 """A convolution that normalises what it reads where it lies, and measures what it writes.
 
-Walked as in `direct`. Every vector is normalised anew by each entry that reads it: with as few as
-remain, that costs less than a normalised copy.
+Targets are walked by blocks of columns, then rows, then channels. Every vector is normalised anew
+by each entry that reads it: with as few as remain, that costs less than a normalised copy.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.normed_vectors import FACTORS, normed_accumulator
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.reach import Side
-from gemkern.kernels.cpu.strip_forward import BYTES, SUMS, Norm, affine, lanes_of
+from gemkern.kernels.cpu.strip_forward import BYTES, Norm, affine, lanes_of
 from gemkern.kernels.cpu.strips import VECTORS, Walk
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES, sum_of_lanes, wait_for_stores
 from numba import njit, prange
 
 WIDEST = VECTORS[0] * LANES
+# Sums that stay in registers: of 32 there are with AVX-512, of 16 otherwise.
+SUMS = 16 if LANES == 16 else 8
 # Entries whose reads cost as much as to normalise and copy a pixel that they would read instead, or
 # as to write one from a buffer; measured, with AVX-512 and with AVX2.
 READ, WRITTEN = (8 if LANES == 16 else 2), 1

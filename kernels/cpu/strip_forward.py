@@ -19,8 +19,6 @@ from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
 from numba import njit, prange
 from torch import Tensor
 
-# Sums that stay in registers: of 32 there are with AVX-512, of 16 otherwise.
-SUMS = 16 if LANES == 16 else 8
 BYTES = 4
 # Of a channel in a strip: size, pivot and two sums.
 BYTES_OF_MOMENTS = 32

@@ -1,8 +1,7 @@
 """Vector instructions that Numba does not offer: the inner loops of the sparse kernels.
 
 Numba vectorises plain loops but keeps no vector in a register from one loop to the next. The inner
-loops here are written in LLVM's language instead: their sums are vectors of LANES float32 that
-never leave the registers while the non-zeros of a row go by.
+loops here are written in LLVM's language instead, of vectors of LANES float32.
 
 Addresses are int64. A pixel is `vectors` vectors of images. An entry of a list is an int64: eight
 bits of the kernel's row, and above them how many pixels it reads lie from the start of that row.

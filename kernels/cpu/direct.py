@@ -15,7 +15,7 @@ from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.reach import Sizes
 from gemkern.kernels.cpu.row_entries import add_entries_from_start, fill, runs_of
 from gemkern.kernels.cpu.scratch import LINE
-from gemkern.kernels.cpu.strip_forward import BYTES, share_of
+from gemkern.kernels.cpu.strip_forward import BYTES, aligned, share_of
 from gemkern.kernels.cpu.strip_results import write_result
 from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
 from numba import njit, prange
@@ -63,7 +63,7 @@ def direct(
         kept_values = np.empty((len(runs), len(entries)), np.float32)
         kept_bounds = np.full((len(runs), len(bounds)), -1)
         room = np.empty((line if streamed else 0) + LINE, np.float32)
-        buffer = (room.ctypes.data + LINE - 1) // LINE * LINE
+        buffer = aligned(room.ctypes.data)
         mine = share_of(len(lines) * channels, thread, threads)
         for making in range(mine[0], mine[1]):
             number, channel = divmod(making, channels)

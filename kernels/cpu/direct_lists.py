@@ -27,7 +27,7 @@ def lists_by_target(
         lambda: _by_target(
             pattern.positions.numpy(), pattern.starts.numpy(), walk, rows, columns, backward
         ),
-    )  # fmt: skip
+    )
 
 
 @njit(cache=True)

@@ -9,7 +9,6 @@ Results do not depend on the number of threads, which is torch's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.direct import direct
@@ -30,7 +29,6 @@ from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
 Pair = Sequence[int]
-_walk_of = lru_cache(maxsize=4096)(walk_of)
 # Neither a norm (eps, relu) nor a kept input nor moments.
 PLAIN = (0.0, False, False, False)
 # Entries of an input channel up to which their products are made where the tensors lie; measured.
@@ -50,7 +48,7 @@ def sparse_conv2d(
 ) -> Tensor:
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk = _walk_of(x.shape, pattern.shape, *geometry)
+    walk = walk_of(x.shape, pattern.shape, *geometry)
     lines = lines_of(walk, False)
     if lines is not None:
         size = (walk.batch, walk.outputs, walk.out_height, walk.out_width)
@@ -73,7 +71,7 @@ def sparse_conv2d_input_grad(
 ) -> Tensor:
     """Return dL/dx of shape `input_size`, batch-last, from dL/dy."""
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk = _walk_of(tuple(input_size), pattern.shape, *geometry)
+    walk = walk_of(tuple(input_size), pattern.shape, *geometry)
     lines = lines_of(walk, True)
     if lines is not None:
         return _direct(grad_y, tuple(input_size), values, pattern, None, walk, lines, True)
@@ -97,7 +95,7 @@ def sparse_conv2d_weight_grad(
     """Return dL/dvalues [nnz] from dL/dy and x."""
     values = x.new_zeros(len(pattern.positions))
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk = _walk_of(x.shape, pattern.shape, *geometry)
+    walk = walk_of(x.shape, pattern.shape, *geometry)
     few, threads = len(pattern.positions) <= FEW * walk.inputs, start_threads()
     plan = plan_of(walk, True, threads) if few else None
     if plan is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.products import multiply_run, total_of
-from gemkern.kernels.cpu.row_entries import add_entries, fill, lead_entries
+from gemkern.kernels.cpu.row_entries import add_entries, fill, lead_entries, runs_of
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
     Norm,
@@ -215,9 +215,8 @@ def lead_row_back(
             others = zeros[number] if products and inputs.grad_x else begin
             made, read = target + column * target_step, source + column * source_step
             made_step, read_step = stride * target_step, stride * source_step
-            pixels, vectors = count, lanes // LANES
-            if made_step == pixel and (read_step == pixel or not products):
-                pixels, vectors = 1, count * vectors
+            pixels, vectors = runs_of(made_step, read_step if products else made_step, count, pixel,
+                                      lanes // LANES)  # fmt: skip
             if products and inputs.grad_x:
                 lead_entries(made, made_step, read, read_step, rows, shift, pixel, pixel, listed,
                              listed_values, others - begin, products + begin * BYTES_OF_SUM,

@@ -119,7 +119,7 @@ def rooms(scratch, floats_of_row):
 
 @njit
 def aligned(size):
-    """Return the next multiple of a cache line."""
+    """Return the next multiple of a cache line, from a size or an address on."""
     return (size + 63) // 64 * 64
 
 

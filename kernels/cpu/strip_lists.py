@@ -136,7 +136,6 @@ def zeros_last(entries, numbers, bounds, values):
     moved_values, zeros = np.empty_like(values), np.empty(len(bounds) - 1, np.int64)
     for which in range(len(zeros)):
         place, last = bounds[which], bounds[which + 1]
-        zeros[which] = last
         for wanted in (True, False):
             for number in range(bounds[which], last):
                 value = values[numbers[number]]

@@ -113,6 +113,7 @@ def backward_cut(threads: int, *convolution: Any) -> Cut:
     return _cut(threads, walk, target_ring(walk), walk.steps)
 
 
+@lru_cache(maxsize=4096)
 def walk_of(
     size: Sequence[int],
     shape: Sequence[int],

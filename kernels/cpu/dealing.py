@@ -9,22 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from numba import njit
 
 # Rows of a band, about: those at its borders are read by both neighbours, unless one thread walks
 # both. Where that makes fewer parts than keep threads busy, bands are smaller.
 BAND, PARTS = 8, 16
-# Parts for whose sake chunks of images are narrower than the cache allows.
-FEWEST_PARTS = 8
+# Parts for whose sake chunks of images are narrower than the cache allows, and vectors that they
+# keep nevertheless.
+FEWEST_PARTS, NARROWEST = 8, 8
 
 
-def widest_chunk(pieces: int, rows: int, most: int) -> int:
-    """Return of how many pieces of a batch a chunk is made, which the cache allows `most` of.
+def widest_chunk(vectors: int, rows: int, most: int) -> int:
+    """Return of how many vectors of a batch a chunk is made, which the cache allows `most` of.
 
     The images of a pixel lie side by side: the more of them are read at once, the longer the runs
     of memory. But a part is no less than a row of a chunk.
     """
     chunks = -(-FEWEST_PARTS // max(rows, 1))
-    return max(1, min(most, pieces // chunks))
+    return max(1, min(most, max(NARROWEST, vectors // chunks)))
 
 
 def bands_of(rows: int, chunks: int) -> np.ndarray:
@@ -80,3 +82,13 @@ def listed(
             rows += rows_of(*share)
         begins.append(len(rows))
     return np.array(rows, np.int64).reshape(-1, columns), np.array(begins, np.int64)
+
+
+@njit
+def total_of(parts):
+    """Return the sums over parts [parts, entries], in their order."""
+    totals = np.zeros(parts.shape[1], np.float32)
+    for part in parts:
+        for entry in range(len(totals)):
+            totals[entry] += part[entry]
+    return totals

@@ -13,7 +13,7 @@ from gemkern.kernels.cpu.direct_lists import keep_rows
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.reach import Sizes
-from gemkern.kernels.cpu.row_entries import add_entries_from_start, fill, runs_of
+from gemkern.kernels.cpu.row_vectors import add_entries_from_start, runs_of
 from gemkern.kernels.cpu.scratch import LINE
 from gemkern.kernels.cpu.strip_forward import BYTES, aligned, share_of
 from gemkern.kernels.cpu.strip_results import write_result
@@ -22,22 +22,21 @@ from numba import njit, prange
 
 
 @njit
-def make_line(target, source, sizes, reaches, kept, channel, start):
+def make_line(target, source, sizes, runs, kept, channel, start):
     """Write a row of a channel: `start` plus the sum of what its entries read.
 
     Its base row begins at `source`.
     """
     entries, values, bounds = kept
     pixel = BYTES * sizes.batch
-    fill(target, pixel, start, sizes.columns, sizes.batch)
     step, base_step = sizes.step * pixel, sizes.base_step * pixel
-    for place in range(sizes.taps):
-        key = channel * sizes.taps + place
-        begin, end = bounds[key], bounds[key + 1]
-        first, count, base = reaches[place]
+    key = channel * sizes.taps
+    for number in range(len(runs)):
+        first, count, base, left, right = runs[number]
+        begin, end = bounds[key + left], bounds[key + right]
         pixels, vectors = runs_of(step, base_step, count, pixel, sizes.batch // LANES)
         add_entries_from_start(
-            target + first * pixel, step, source + base * pixel, 0, base_step, 0,
+            target + first * pixel, step, start, source + base * pixel, 0, base_step, 0,
             entries.ctypes.data + begin * 8, values.ctypes.data + begin * BYTES, end - begin,
             pixels, vectors,
         )  # fmt: skip
@@ -45,11 +44,12 @@ def make_line(target, source, sizes, reaches, kept, channel, start):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def direct(
-    threads, source, target, bias, values, entries, bounds, of_sizes, runs, reaches, lines, streamed
-):
+    threads, source, target, bias, values, entries, bounds, of_sizes, row_runs, column_runs, lines,
+    streamed,
+):  # fmt: skip
     """Write the target, the output or the gradient of the input; past the caches if streamed.
 
-    of_sizes: the fields of `Sizes`. runs, reaches: of the rows and of the columns.
+    of_sizes: the fields of `Sizes`. row_runs, column_runs, lines: as in `Side` and `Lines`.
     """
     control = float_control()
     sizes = Sizes(*of_sizes)
@@ -59,9 +59,9 @@ def direct(
         before = float_control()
         set_float_control(control)
         # By the run of a row; bounds that begin with -1 have not been made.
-        kept_entries = np.empty((len(runs), len(entries)), np.int64)
-        kept_values = np.empty((len(runs), len(entries)), np.float32)
-        kept_bounds = np.full((len(runs), len(bounds)), -1)
+        kept_entries = np.empty((len(row_runs), len(entries)), np.int64)
+        kept_values = np.empty((len(row_runs), len(entries)), np.float32)
+        kept_bounds = np.full((len(row_runs), len(bounds)), -1)
         room = np.empty((line if streamed else 0) + LINE, np.float32)
         buffer = aligned(room.ctypes.data)
         mine = share_of(len(lines) * channels, thread, threads)
@@ -70,11 +70,12 @@ def direct(
             run, row, base = lines[number]
             kept = kept_entries[run], kept_values[run], kept_bounds[run]
             if kept[2][0] < 0:
-                keep_rows(lists, values, values, runs[run, 3], runs[run, 4], pixel, kept)
+                keep_rows(lists, values, values, row_runs[run, 3], row_runs[run, 4], pixel, kept)
             goal = target + BYTES * (channel * sizes.rows + row) * line
+            start = floats(bias, channels)[channel] if bias else np.float32(0)
             make_line(
-                buffer if streamed else goal, source + base * sizes.sources * pixel, sizes, reaches,
-                kept, channel, floats(bias, channels)[channel] if bias else np.float32(0),
+                buffer if streamed else goal, source + base * sizes.sources * pixel, sizes,
+                column_runs, kept, channel, start,
             )  # fmt: skip
             if streamed:
                 write_result((1, line, 0, 0, 0), buffer, goal, True)

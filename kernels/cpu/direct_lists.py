@@ -30,6 +30,12 @@ def lists_by_target(
     )
 
 
+def numbers_of(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+    """Return ones and numbers of the entries, to `keep_rows` every one with its number."""
+    count = len(pattern.positions)
+    return lists_of(pattern, "numbers", lambda: (np.ones(count, np.float32), np.arange(count)))
+
+
 @njit(cache=True)
 def _by_target(positions, starts, walk, rows, columns, backward):
     outputs, inputs = walk.outputs, walk.inputs // walk.groups

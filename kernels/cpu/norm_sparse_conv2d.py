@@ -11,10 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.direct_lists import lists_by_target
 from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
-from gemkern.kernels.cpu.normed_direct import normed_direct, pays
-from gemkern.kernels.cpu.reach import plan_of
 from gemkern.kernels.cpu.scratch import scratch
 from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.streaming import streams
@@ -64,21 +61,11 @@ def norm_sparse_conv2d(
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     norm = norm_of(mean, var, norm_weight, norm_bias, residual, eps, relu)
-    listed = values.detach().contiguous().numpy()
-    in_strips = keep or residual is not None or not pays(walk, len(pattern.positions))
-    plan = None if in_strips else plan_of(walk, False, threads)
-    if plan is not None:
-        normed_direct(
-            threads, x.data_ptr(), norm, y.data_ptr(), address(added), address(bias),
-            address(mean_y), address(var_y), listed,
-            *lists_by_target(pattern, walk, plan.rows, plan.columns, False), tuple(walk),
-            tuple(plan.rows), tuple(plan.columns), plan.units, plan.begins, plan.parts, streams(y),
-        )  # fmt: skip
-        return y, z, mean_y, var_y
     forward(
         threads, x.data_ptr(), norm, address(z), y.data_ptr(), address(added), address(bias),
-        address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips, listed,
-        *lists_by_output(pattern, walk, ring), scratch(threads * size), size, streams(y),
+        address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips,
+        values.detach().contiguous().numpy(), *lists_by_output(pattern, walk, ring),
+        scratch(threads * size), size, streams(y),
     )  # fmt: skip
     return y, z, mean_y, var_y
 

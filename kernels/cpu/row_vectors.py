@@ -6,8 +6,8 @@ what they read comes in the order in which it lies, as fast as the further cache
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from gemkern.kernels.cpu.vectors import (
     BYTES_OF_FLOAT,
@@ -18,17 +18,47 @@ from gemkern.kernels.cpu.vectors import (
     ZEROS,
     Emitter,
     from_row,
+    from_start,
     long,
 )
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.extending import intrinsic
 
 # Vectors of a turn of the loop.
 UNROLLED = 4
+# Entries that are walked at once, the most first: as many as there are registers for what they keep
+# there, a value or a sum, or both.
+ONE_KEPT, TWO_KEPT = (8, 4, 3, 2, 1), (4, 3, 2, 1)
 # Sums of products that do not wait for each other.
 SUMS = 4
 Vectors = list[ir.Value]
+
+
+class Reads(NamedTuple):
+    """What a list of entries reads, as operands of a loop.
+
+    Entry k reads `shift` bytes on from where it says, in rows of pixels of `pixel` bytes that begin
+    at the addresses `rows`, or in bytes from `rows` on, as `source_of` understands it; of a row,
+    the pixels that lie `step` bytes apart.
+    """
+
+    source_of: Callable[..., ir.Value]
+    rows: ir.Value
+    shift: ir.Value
+    step: ir.Value
+    pixel: ir.Value
+    entries: ir.Value
+
+    def bases(self, at: Emitter, first: ir.Value, many: int) -> Vectors:
+        """Return where `many` entries read, from the `first` one on."""
+        builder = at.builder
+        listed = builder.add(self.entries, builder.mul(first, long(8)))
+        found = []
+        for number in range(many):
+            entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
+            found.append(builder.add(self.source_of(at, self.rows, entry, self.pixel), self.shift))
+        return found
 
 
 def _runs(
@@ -63,104 +93,208 @@ def _runs(
     return at.loop(pixels, carried, one_pixel)
 
 
-def _entries(
+def _by_groups(
     at: Emitter,
-    many: int,
-    source_of: Callable[..., ir.Value],
-    rows: ir.Value,
-    shift: ir.Value,
-    pixel: ir.Value,
-    entries: ir.Value,
-    values: ir.Value,
-) -> tuple[Vectors, Vectors]:
-    """Return where entries read, and their values."""
+    count: ir.Value,
+    sizes: Sequence[int],
+    body: Callable[[ir.Value, int], None],
+) -> None:
+    """Run body(first, many) for groups of `many` of the `count` entries, large groups first."""
     builder = at.builder
-    bases, factors = [], []
-    for number in range(many):
-        entry = at.scalar(builder.add(entries, long(8 * number)), LONG)
-        bases.append(builder.add(source_of(at, rows, entry, pixel), shift))
-        place = builder.add(values, long(BYTES_OF_FLOAT * number))
-        factors.append(at.spread(at.scalar(place, FLOAT)))
-    return bases, factors
+    done: ir.Value = long(0)
+    for many in sizes:
+        groups = builder.sdiv(builder.sub(count, done), long(many))
 
-
-def row_adder(many: int, source_of: Callable[..., ir.Value] = from_row) -> Any:
-    """Return the loop that adds what `many` entries read to runs of vectors of a target.
-
-    add(target, target_step, rows, shift, source_step, pixel, entries, values, pixels, vectors):
-    there are `pixels` runs of `vectors` vectors, `target_step` and `source_step` bytes apart. What
-    entry k reads is multiplied by values[k]; it lies `shift` bytes on from where the entry says, in
-    rows of pixels of `pixel` bytes that begin at the addresses `rows`. With `from_start`, an entry
-    says it in bytes, and `rows` is what they are counted from.
-    """
-
-    def emit(builder, target, target_step, rows, shift, source_step, pixel, entries, values, pixels,
-             vectors):  # fmt: skip
-        at = Emitter(builder)
-        bases, factors = _entries(at, many, source_of, rows, shift, pixel, entries, values)
-
-        def add_vector(number: ir.Value, inside: ir.Value, _: Vectors) -> Vectors:
-            written = builder.add(builder.add(target, builder.mul(number, target_step)), inside)
-            further = builder.add(builder.mul(number, source_step), inside)
-            total = at.load(written)
-            for base, factor in zip(bases, factors, strict=True):
-                total = at.multiply_add(at.load(builder.add(base, further)), factor, total)
-            at.store(total, written)
+        def group(number: ir.Value, _: Vectors, done: ir.Value = done, many: int = many) -> Vectors:
+            body(builder.add(done, builder.mul(number, long(many))), many)
             return []
 
-        _runs(at, pixels, vectors, [], add_vector)
+        at.loop(groups, [], group)
+        done = builder.add(done, builder.mul(groups, long(many)))
+
+
+def _by_groups_of_target(
+    at: Emitter,
+    count: ir.Value,
+    sizes: Sequence[int],
+    body: Callable[[ir.Value, int, bool], None],
+) -> None:
+    """Run body(first, many, fresh) for groups of the entries; `fresh` is the target's first one.
+
+    That is a group of none where there are no entries.
+    """
+    builder = at.builder
+    none = long(0)
+    with builder.if_then(builder.icmp_signed("==", count, none)):
+        body(none, 0, True)
+
+    def group(first: ir.Value, many: int) -> None:
+        fresh = builder.icmp_signed("==", first, none)
+        with builder.if_else(fresh) as (then, otherwise):
+            with then:
+                body(first, many, True)
+            with otherwise:
+                body(first, many, False)
+
+    _by_groups(at, count, sizes, group)
+
+
+def _values(at: Emitter, values: ir.Value, first: ir.Value, many: int) -> Vectors:
+    """Return the values of `many` entries, each in all lanes."""
+    builder = at.builder
+    start = builder.add(values, builder.mul(first, long(BYTES_OF_FLOAT)))
+    places = (builder.add(start, long(number * BYTES_OF_FLOAT)) for number in range(many))
+    return [at.spread(at.scalar(place, FLOAT)) for place in places]
+
+
+def _place(
+    at: Emitter, base: ir.Value, number: ir.Value, step: ir.Value, inside: ir.Value
+) -> ir.Value:
+    """Return the address of a vector of a pixel."""
+    builder = at.builder
+    return builder.add(builder.add(base, builder.mul(number, step)), inside)
+
+
+def _add_products(
+    at: Emitter, sums: ir.Value, first: ir.Value, many: int, products: Vectors
+) -> None:
+    """Add products of `many` entries, which alternate, to their sums."""
+    builder = at.builder
+    for which in range(many):
+        number = builder.add(first, long(which))
+        place = builder.add(sums, builder.mul(number, long(BYTES_OF_SUM)))
+        at.add_to_sum(products[which::many], place)
+
+
+def _adder(source_of: Callable[..., ir.Value]) -> Any:
+    """Return the loop that writes `start` plus the sum of what a list of entries reads.
+
+    add(target, target_step, start, rows, shift, source_step, pixel, entries, values, count, pixels,
+    vectors): there are `pixels` runs of `vectors` vectors, `target_step` and `source_step` bytes
+    apart. What entry k reads, as `Reads` says, is multiplied by values[k].
+    """
+
+    def emit(builder, target, target_step, start, rows, shift, source_step, pixel, entries, values,
+             count, pixels, vectors):  # fmt: skip
+        at = Emitter(builder)
+        reads = Reads(source_of, rows, shift, source_step, pixel, entries)
+        starts = at.spread(start)
+
+        def add(first: ir.Value, many: int, fresh: bool) -> None:
+            bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
+
+            def add_vector(number: ir.Value, inside: ir.Value, _: Vectors) -> Vectors:
+                written = _place(at, target, number, target_step, inside)
+                total = starts if fresh else at.load(written)
+                for base, factor in zip(bases, factors, strict=True):
+                    read = at.load(_place(at, base, number, source_step, inside))
+                    total = at.multiply_add(read, factor, total)
+                at.store(total, written)
+                return []
+
+            _runs(at, pixels, vectors, [], add_vector)
+
+        _by_groups_of_target(at, count, ONE_KEPT, add)
 
     @intrinsic
-    def add(typingctx, target, target_step, rows, shift, source_step, pixel, entries, values,
-            pixels, vectors):  # fmt: skip
+    def add_entries(typingctx, target, target_step, start, rows, shift, source_step, pixel, entries,
+                    values, count, pixels, vectors):  # fmt: skip
         def codegen(context, builder, signature, arguments):
             emit(builder, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*(types.int64,) * 10), codegen
+        whole = types.int64
+        return types.void(whole, whole, types.float32, *[whole] * 9), codegen
 
-    return add
+    return add_entries
 
 
-def row_gradients(many: int) -> Any:
-    """Return the loop that makes both gradients of `many` entries over runs of vectors.
+def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
+    """Return the loop that adds the products of what entries read with the input to their sums.
 
-    lead_back(target, target_step, x, x_step, rows, shift, source_step, pixel, entries, values,
-    sums, pixels, vectors) adds to the target as `row_adder` does, and the products of what the
-    entries read with the input at `x`, whose pixels lie `x_step` bytes apart, to their sums.
+    multiply(x, x_step, rows, shift, source_step, pixel, entries, count, sums, pixels, vectors): the
+    input is read at `x`, where pixels lie `x_step` bytes apart; otherwise as in `_adder`.
     """
-    partial = max(1, SUMS // many)
+
+    def emit(builder, x, x_step, rows, shift, source_step, pixel, entries, count, sums, pixels,
+             vectors):  # fmt: skip
+        at = Emitter(builder)
+        reads = Reads(source_of, rows, shift, source_step, pixel, entries)
+
+        def multiply(first: ir.Value, many: int) -> None:
+            bases = reads.bases(at, first, many)
+
+            def add_vector(number: ir.Value, inside: ir.Value, products: Vectors) -> Vectors:
+                of_input = at.load(_place(at, x, number, x_step, inside))
+                made = []
+                for base, before in zip(bases, products[:many], strict=True):
+                    read = at.load(_place(at, base, number, source_step, inside))
+                    made.append(at.multiply_add(read, of_input, before))
+                # The next vector adds to the other sums.
+                return products[many:] + made
+
+            partial = many * max(1, SUMS // many)
+            products = _runs(at, pixels, vectors, [ZEROS] * partial, add_vector)
+            _add_products(at, sums, first, many, products)
+
+        _by_groups(at, count, ONE_KEPT, multiply)
+
+    @intrinsic
+    def multiply_entries(typingctx, x, x_step, rows, shift, source_step, pixel, entries, count,
+                         sums, pixels, vectors):  # fmt: skip
+        def codegen(context, builder, signature, arguments):
+            emit(builder, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(*(types.int64,) * 11), codegen
+
+    return multiply_entries
+
+
+@intrinsic
+def lead_entries(typingctx, target, target_step, x, x_step, rows, shift, source_step, pixel,
+                 entries, values, count, sums, pixels, vectors):  # fmt: skip
+    """Do for a list of entries what `add_entries`, from 0, and `multiply_entries` do, in one."""
 
     def emit(builder, target, target_step, x, x_step, rows, shift, source_step, pixel, entries,
-             values, sums, pixels, vectors):  # fmt: skip
+             values, count, sums, pixels, vectors):  # fmt: skip
         at = Emitter(builder)
-        bases, factors = _entries(at, many, from_row, rows, shift, pixel, entries, values)
+        reads = Reads(from_row, rows, shift, source_step, pixel, entries)
 
-        def add_vector(number: ir.Value, inside: ir.Value, products: Vectors) -> Vectors:
-            written = builder.add(builder.add(target, builder.mul(number, target_step)), inside)
-            further = builder.add(builder.mul(number, source_step), inside)
-            of_input = at.load(builder.add(builder.add(x, builder.mul(number, x_step)), inside))
-            total, made = at.load(written), []
-            for which, (base, factor) in enumerate(zip(bases, factors, strict=True)):
-                read = at.load(builder.add(base, further))
-                total = at.multiply_add(read, factor, total)
-                made.append(at.multiply_add(read, of_input, products[which]))
-            at.store(total, written)
-            # The next vector adds to the other sums.
-            return products[many:] + made
+        def lead(first: ir.Value, many: int, fresh: bool) -> None:
+            bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
 
-        products = _runs(at, pixels, vectors, [ZEROS] * (many * partial), add_vector)
-        for which in range(many):
-            place = builder.add(sums, long(which * BYTES_OF_SUM))
-            at.add_to_sum(products[which::many], place)
+            def add_vector(number: ir.Value, inside: ir.Value, products: Vectors) -> Vectors:
+                written = _place(at, target, number, target_step, inside)
+                of_input = at.load(_place(at, x, number, x_step, inside))
+                total, made = ZEROS if fresh else at.load(written), []
+                for base, factor, before in zip(bases, factors, products[:many], strict=True):
+                    read = at.load(_place(at, base, number, source_step, inside))
+                    total = at.multiply_add(read, factor, total)
+                    made.append(at.multiply_add(read, of_input, before))
+                at.store(total, written)
+                return products[many:] + made
 
-    @intrinsic
-    def lead_back(typingctx, target, target_step, x, x_step, rows, shift, source_step, pixel,
-                  entries, values, sums, pixels, vectors):  # fmt: skip
-        def codegen(context, builder, signature, arguments):
-            emit(builder, *arguments)
-            return context.get_dummy_value()
+            partial = many * max(1, SUMS // max(many, 1))
+            products = _runs(at, pixels, vectors, [ZEROS] * partial, add_vector)
+            _add_products(at, sums, first, many, products)
 
-        return types.void(*(types.int64,) * 13), codegen
+        _by_groups_of_target(at, count, TWO_KEPT, lead)
 
-    return lead_back
+    def codegen(context, builder, signature, arguments):
+        emit(builder, *arguments)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 14), codegen
+
+
+add_entries, add_entries_from_start = _adder(from_row), _adder(from_start)
+multiply_entries, multiply_entries_from_start = _multiplier(from_row), _multiplier(from_start)
+
+
+@njit
+def runs_of(target_step, source_step, pixels, bytes_of_pixel, vectors):
+    """Return of how many runs of how many vectors a row is: one, if pixels lie side by side."""
+    if target_step == source_step == bytes_of_pixel:
+        return 1, pixels * vectors
+    return pixels, vectors

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.direct import direct
-from gemkern.kernels.cpu.direct_lists import lists_by_target
+from gemkern.kernels.cpu.direct_lists import lists_by_target, numbers_of
 from gemkern.kernels.cpu.direct_products import direct_products
 from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.norm_sparse_conv2d import (
     norm_sparse_conv2d,
     norm_sparse_conv2d_backward,
 )
-from gemkern.kernels.cpu.reach import Lines, lines_of, plan_of
+from gemkern.kernels.cpu.reach import Lines, lines_of
 from gemkern.kernels.cpu.serving import address, float32_or
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strips import Walk, walk_of
@@ -31,8 +31,6 @@ from torch import Tensor
 Pair = Sequence[int]
 # Neither a norm (eps, relu) nor a kept input nor moments.
 PLAIN = (0.0, False, False, False)
-# Entries of an input channel up to which their products are made where the tensors lie; measured.
-FEW = 32
 
 
 @float32_or(reference.sparse_conv2d)
@@ -96,14 +94,14 @@ def sparse_conv2d_weight_grad(
     values = x.new_zeros(len(pattern.positions))
     geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
     walk = walk_of(x.shape, pattern.shape, *geometry)
-    few, threads = len(pattern.positions) <= FEW * walk.inputs, start_threads()
-    plan = plan_of(walk, True, threads) if few else None
-    if plan is not None:
+    lines = lines_of(walk, True)
+    if lines is not None:
         x, grad_y = batch_last(x), batch_last(grad_y)
         direct_products(
-            threads, grad_y.data_ptr(), x.data_ptr(), values.numpy(),
-            *lists_by_target(pattern, walk, plan.rows, plan.columns, True), walk.batch,
-            walk.inputs, tuple(plan.rows), tuple(plan.columns), plan.units, plan.begins, plan.parts,
+            start_threads(), grad_y.data_ptr(), x.data_ptr(), values.numpy(),
+            *lists_by_target(pattern, walk, lines.rows, lines.columns, True),
+            *numbers_of(pattern), lines.sizes, lines.rows.runs, lines.columns.runs, lines.lines,
+            lines.bands,
         )  # fmt: skip
         return values
     grad_values = _backward(grad_y, x, values, pattern, False, geometry).values
@@ -128,7 +126,7 @@ def _direct(
         start_threads(), source.data_ptr(), target.data_ptr(), address(bias),
         values.detach().contiguous().numpy(),
         *lists_by_target(pattern, walk, lines.rows, lines.columns, backward), lines.sizes,
-        lines.rows.runs, lines.columns.reaches, lines.lines, streams(target),
+        lines.rows.runs, lines.columns.runs, lines.lines, streams(target),
     )  # fmt: skip
     return target
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from gemkern.kernels.cpu.dealing import total_of
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.products import multiply_run, total_of
-from gemkern.kernels.cpu.row_entries import add_entries, fill, lead_entries, runs_of
+from gemkern.kernels.cpu.row_vectors import (
+    add_entries,
+    lead_entries,
+    multiply_entries,
+    runs_of,
+)
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
     Norm,
@@ -185,8 +190,8 @@ def lead_row_back(
 ):  # fmt: skip
     """Make the products of a row of the input, its gradient, and the sums of the norm."""
     entries, values, _, bounds, zeros = lists
-    kind, pieces, image, images = chunk
-    lanes, piece, pixel = sizes_of(kind, pieces)
+    image, images = chunk
+    lanes, pixel = sizes_of(images)
     far, stride = BYTES * walk.batch, walk.stride_width
     shape = row_shape(images, walk.batch, lanes, walk.width, walk.height)
     # Whole vectors that nothing is done with are read and written where they lie.
@@ -202,8 +207,6 @@ def lead_row_back(
             target, target_step = inputs.grad_x + offset, far
         if not straight and (products or norm.mean):
             read_input(shape, offset, channel, x, norm, table, inputs, result)
-        if inputs.grad_x:
-            fill(target, target_step, np.float32(0), walk.width, lanes)
         for phase in range(stride):
             column = (phase - walk.pad_width) % stride
             count = (walk.width - column + stride - 1) // stride
@@ -222,13 +225,12 @@ def lead_row_back(
                              listed_values, others - begin, products + begin * BYTES_OF_SUM,
                              pixels, vectors)  # fmt: skip
             elif inputs.grad_x:
-                add_entries(made, made_step, rows, shift, pixel, pixel, listed, listed_values,
-                            zeros[number] - begin, pixels, vectors)  # fmt: skip
+                add_entries(made, made_step, np.float32(0), rows, shift, pixel, pixel, listed,
+                            listed_values, zeros[number] - begin, pixels, vectors)  # fmt: skip
             if products:
-                for at in range(0, pixel, piece):
-                    multiply_run(kind, read + at, read_step, rows, shift + at, pixel,
+                multiply_entries(read, read_step, rows, shift, pixel, pixel,
                                  entries.ctypes.data + others * 8, bounds[number + 1] - others,
-                                 products + others * BYTES_OF_SUM, count)  # fmt: skip
+                                 products + others * BYTES_OF_SUM, pixels, vectors)  # fmt: skip
         if inputs.grad_x and norm.mean:
             found = doubles(sums + channel * 16, 2)
             once, twice = lead_row_through_norm(shape, offset, channel, x, norm, table, inputs,
@@ -248,8 +250,8 @@ def backward_strip(
     chunk, first, last, share, following, lists, scratch,
 ):  # fmt: skip
     """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
-    kind, pieces, image, images = chunk
-    lanes, _, pixel = sizes_of(kind, pieces)
+    image, images = chunk
+    lanes, pixel = sizes_of(images)
     rows, buffer, result = rooms(scratch, walk.width * lanes)
     ring_at = result + aligned(walk.width * pixel)
     if first == share[0]:
@@ -317,7 +319,7 @@ def backward(
         set_float_control(control)
         following = 0
         for place in range(begins[thread], begins[thread + 1]):
-            number, kind, pieces, image, images, first, last, begin, end = strips[place]
+            number, image, images, first, last, begin, end = strips[place]
             if first == begin:
                 following = 0
             zero(products.ctypes.data + thread * count * BYTES_OF_SUM, count * LANES_OF_SUM)
@@ -325,7 +327,7 @@ def backward(
                 grad_y, moments, moment_rows, written, x, norm, table, inputs,
                 products.ctypes.data + thread * count * BYTES_OF_SUM if count else 0,
                 sums[number].ctypes.data if norm.mean else 0, walk, ring,
-                (kind, pieces, image, images), first, last, (begin, end), following, lists,
+                (image, images), first, last, (begin, end), following, lists,
                 scratch + thread * scratch_step,
             )  # fmt: skip
             for entry in range(count):

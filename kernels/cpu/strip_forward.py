@@ -9,7 +9,7 @@ import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.row_entries import add_entries, fill, runs_of
+from gemkern.kernels.cpu.row_vectors import add_entries, runs_of
 from gemkern.kernels.cpu.serving import address
 from gemkern.kernels.cpu.strip_lists import without_zeros
 from gemkern.kernels.cpu.strip_results import pivot_of, write_row
@@ -73,16 +73,10 @@ def affine(norm, channels):
 
 
 @njit
-def lanes_of(kind):
-    """Return how many images the vectors of a chunk hold."""
-    return LANES * (8 >> kind)
-
-
-@njit
-def sizes_of(kind, pieces):
-    """Return the lanes of a chunk, and the bytes of a piece and of a pixel."""
-    lanes = lanes_of(kind)
-    return pieces * lanes, BYTES * lanes, BYTES * pieces * lanes
+def sizes_of(images):
+    """Return the lanes of the vectors of a chunk, and the bytes of a pixel."""
+    lanes = (images + LANES - 1) // LANES * LANES
+    return lanes, BYTES * lanes
 
 
 @njit
@@ -217,8 +211,8 @@ def forward_strip(
     steps the thread makes in turn: what they read first is theirs to keep.
     """
     entries, values, bounds = lists
-    kind, pieces, image, images = chunk
-    lanes, _, pixel = sizes_of(kind, pieces)
+    image, images = chunk
+    lanes, pixel = sizes_of(images)
     outputs, columns = walk.outputs, walk.out_width
     far = BYTES * walk.batch
     shape = row_shape(images, walk.batch, lanes, columns, walk.out_height)
@@ -241,10 +235,9 @@ def forward_strip(
             start = floats(bias, outputs)[output] if bias else np.float32(0)
             offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
             target, target_step = (y + offset, far) if straight else (buffer, pixel)
-            fill(target, target_step, start, columns, lanes)
             step = walk.stride_width * pixel
             pixels, vectors = runs_of(target_step, step, columns, pixel, lanes // LANES)
-            add_entries(target, target_step, rows, 0, step, pixel,
+            add_entries(target, target_step, start, rows, 0, step, pixel,
                         entries.ctypes.data + bounds[output] * 8,
                         values.ctypes.data + bounds[output] * BYTES,
                         bounds[output + 1] - bounds[output], pixels, vectors)  # fmt: skip
@@ -279,13 +272,13 @@ def forward(
         set_float_control(control)
         following = 0
         for place in range(begins[thread], begins[thread + 1]):
-            number, kind, pieces, image, images, first, last, begin, end = strips[place]
+            number, image, images, first, last, begin, end = strips[place]
             if first == begin:
                 following = 0
             following = forward_strip(
                 x, norm, table, z, y, added, bias,
                 moments[number].ctypes.data if mean else 0, walk, ring,
-                (kind, pieces, image, images), first, last, (begin, end), following, lists,
+                (image, images), first, last, (begin, end), following, lists,
                 scratch + thread * scratch_step, streamed,
             )  # fmt: skip
         wait_for_stores()

@@ -19,8 +19,6 @@ from gemkern.kernels.geometry import output_image
 
 # Rows of a kernel that an entry can tell apart.
 TAPS = 2**ROW_BITS
-# Vectors of images in a chunk of each kind, the widest first.
-VECTORS = (8, 4, 2, 1)
 # Bytes of a ring, which is read in long runs: the last-level cache gives them fast enough.
 CACHE = 20_000_000
 
@@ -84,9 +82,9 @@ class Cut(NamedTuple):
 
     Attributes:
         walk, ring: as the functions of this module return them.
-        strips: int64 [strips, 9], thread by thread: number, kind, pieces, first image and how many
-            there are, first step and behind the last, and both for all steps that the thread makes
-            of these images in turn.
+        strips: int64 [strips, 7], thread by thread: number, first image and how many there are,
+            first step and behind the last, and both for all steps that the thread makes of these
+            images in turn.
         begins: int64 [threads + 1], the first strip of each thread, and how many there are.
         working: bytes that a thread works in: addresses of rows, two rows, and a ring.
     """
@@ -158,27 +156,14 @@ def target_ring(walk: Walk) -> Ring:
     return Ring(walk.outputs, walk.out_height, walk.out_width, left, width, 1, first, last)
 
 
-def chunks_of(batch: int, steps: int, ring: Ring) -> np.ndarray:
-    """Return int64 [chunks, 4]: the kind, how many pieces, the first image and how many there are.
+def chunks_of(batch: int, steps: int, ring: Ring) -> list[tuple[int, int]]:
+    """Return chunks of images, of each the first one and how many there are.
 
-    A chunk is as wide as the caches allow; the last one may have fewer images than its vectors. The
-    inner loops go over a pixel piece by piece, each as many vectors as the kind says.
+    A chunk is as many vectors as the cache allows; the last vector may be partly empty.
     """
-    kinds = range(len(VECTORS))
-    widest = next((kind for kind in kinds if _bytes(ring, kind) <= CACHE), kinds[-1])
-    piece = VECTORS[widest] * LANES
-    most = widest_chunk(batch // piece, steps, CACHE // max(_bytes(ring, widest), 1))
-    chunks, first = [], 0
-    while first < batch:
-        left = batch - first
-        kind, pieces = widest, min(left // piece, most)
-        images = pieces * piece
-        if pieces == 0:
-            kind = next(k for k in reversed(kinds) if VECTORS[k] * LANES >= left)
-            pieces, images = 1, left
-        chunks.append((kind, pieces, first, images))
-        first += images
-    return np.array(chunks, dtype=np.int64).reshape(-1, 4)
+    most = CACHE // max(BYTES_OF_FLOAT * ring.floats(LANES), 1)
+    width = LANES * widest_chunk(-(-batch // LANES), steps, most)
+    return [(first, min(width, batch - first)) for first in range(0, batch, width)]
 
 
 def _cut(threads: int, walk: Walk, ring: Ring, steps: int) -> Cut:
@@ -191,13 +176,9 @@ def _cut(threads: int, walk: Walk, ring: Ring, steps: int) -> Cut:
         for band in range(first, last):
             yield chunk * bands + band, *chunks[chunk], *bounds[band : band + 2], *in_turn
 
-    strips, begins = listed(len(chunks), bands, threads, 9, strips_of)
-    lanes = max((VECTORS[kind] * pieces * LANES for kind, pieces, _, _ in chunks), default=0)
+    strips, begins = listed(len(chunks), bands, threads, 7, strips_of)
+    lanes = max((-(-images // LANES) * LANES for _, images in chunks), default=0)
     row = max(walk.width, walk.out_width) * lanes
     parts = (2 * TAPS, row, row, ring.floats(lanes))
     working = sum(-(-BYTES_OF_FLOAT * part // LINE) * LINE for part in parts)
     return Cut(walk, ring, strips, begins, working)
-
-
-def _bytes(ring: Ring, kind: int) -> int:
-    return BYTES_OF_FLOAT * ring.floats(VECTORS[kind] * LANES)

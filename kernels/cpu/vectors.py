@@ -10,7 +10,6 @@ bits of the kernel's row, and above them how many pixels it reads lie from the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from llvmlite import binding, ir
 from numba import types
@@ -82,17 +81,6 @@ class Emitter:
 
     def scalar(self, address: ir.Value, kind: ir.Type) -> ir.Value:
         return self.builder.load(self.pointer(address, kind))
-
-    def places(self, base: ir.Value, step: ir.Value, pixels: int, vectors: int) -> list[ir.Value]:
-        """Return the addresses of the vectors of pixels that lie `step` bytes apart."""
-        builder = self.builder
-        return [
-            builder.add(
-                builder.add(base, builder.mul(step, long(pixel))), long(vector * BYTES_OF_VECTOR)
-            )
-            for pixel in range(pixels)
-            for vector in range(vectors)
-        ]
 
     def load(self, address: ir.Value) -> ir.Value:
         pointer = self.pointer(address, VECTOR)
@@ -210,53 +198,6 @@ def from_row(at: Emitter, rows: ir.Value, entry: ir.Value, pixel: ir.Value) -> i
 def from_start(at: Emitter, start: ir.Value, entry: ir.Value, pixel: ir.Value) -> ir.Value:
     """Return the address that an entry reads which is a number of bytes from a start."""
     return at.builder.add(start, entry)
-
-
-def dot_products(entries: int, vectors: int, source_of: Callable[..., ir.Value] = from_row) -> Any:
-    """Return the loop of the weight gradient: a few entries of one input channel.
-
-    add_products(x, x_step, rows, shift, source_step, listed, sums, pixels) adds, for each of
-    `entries` entries, the product of the input at `x`, whose pixels lie `x_step` bytes apart, and
-    of the pixels that it reads, of `source_step` bytes, `shift` bytes on from where it says, to its
-    sum at `sums`. With `from_start`, an entry says it in bytes, and `rows` is what they are counted
-    from.
-    """
-    # Few entries would wait for each other's sums: each then has several, added at the end.
-    partial = max(1, min(vectors, 8 // entries))
-
-    def emit(builder, x, x_step, rows, shift, source_step, listed, sums, pixels):
-        at = Emitter(builder)
-        bases, places = [], []
-        for number in range(entries):
-            entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
-            bases.append(builder.add(source_of(at, rows, entry, source_step), shift))
-            places.append(builder.add(sums, long(number * BYTES_OF_SUM)))
-
-        def add_pixel(step: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
-            pixel = builder.add(x, builder.mul(step, x_step))
-            further = builder.mul(step, source_step)
-            for vector in range(vectors):
-                inside = long(vector * BYTES_OF_VECTOR)
-                of_x = at.load(builder.add(pixel, inside))
-                for number, base in enumerate(bases):
-                    read = at.load(builder.add(builder.add(base, further), inside))
-                    total = number * partial + vector % partial
-                    totals[total] = at.multiply_add(read, of_x, totals[total])
-            return totals
-
-        totals = at.loop(pixels, [ZEROS] * (entries * partial), add_pixel)
-        for number, place in enumerate(places):
-            at.add_to_sum(totals[number * partial : (number + 1) * partial], place)
-
-    @intrinsic
-    def add_products(typingctx, x, x_step, rows, shift, source_step, listed, sums, pixels):
-        def codegen(context, builder, signature, arguments):
-            emit(builder, *arguments)
-            return context.get_dummy_value()
-
-        return types.void(*(types.int64,) * 8), codegen
-
-    return add_products
 
 
 @intrinsic

@@ -61,19 +61,6 @@ def test_on_whole_numbers_every_convolution_is_exact(case: Case, seed: int) -> N
     assert_same(case, seed)
 
 
-@given(case=CONVOLUTIONS, batch=WHOLE, width=st.integers(1, 3), seed=st.integers(0, 2**31))
-@settings(max_examples=100, deadline=None)
-def test_on_whole_numbers_blocks_of_columns_are_exact(
-    case: Case, batch: int, width: int, seed: int
-) -> None:
-    assume(min(case.output_image) > 0)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(reach, "WIDTHS", (width,))
-        reach.plan_of.cache_clear()
-        assert_same(replace(case, batch=batch), seed)
-    reach.plan_of.cache_clear()
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_on_whole_numbers_results_past_the_caches_are_exact(
     monkeypatch: pytest.MonkeyPatch, name: str
@@ -84,13 +71,10 @@ def test_on_whole_numbers_results_past_the_caches_are_exact(
         assert_same(case, seed=0)
 
 
-def test_what_the_cache_does_not_hold_is_copied_side_by_side() -> None:
-    narrow, wide = (walk_of((128, channels, 8, 8), (8, channels, 3, 3), (1, 1), (1, 1), (1, 1), 1)
-                    for channels in (16, 1024))  # fmt: skip
-    assert reach.plan_of(narrow, False, 2) is not None
-    assert reach.plan_of(wide, False, 2) is None
-    assert reach.plan_of(wide, True, 2) is not None
-    assert reach.plan_of(narrow._replace(batch=130), False, 2) is None
+def test_only_whole_vectors_are_read_where_they_lie() -> None:
+    walk = walk_of((128, 16, 8, 8), (8, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+    assert reach.lines_of(walk, False) is not None
+    assert reach.lines_of(walk._replace(batch=130), False) is None
 
 
 def test_a_bias_may_have_strides() -> None:

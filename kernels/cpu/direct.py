@@ -22,23 +22,24 @@ from numba import njit, prange
 
 
 @njit
-def make_line(target, source, sizes, runs, kept, channel, start):
+def make_line(target, source, sizes, runs, kept, which, channel, start):
     """Write a row of a channel: `start` plus the sum of what its entries read.
 
-    Its base row begins at `source`.
+    Its base row begins at `source`; the entries that are kept of it are those of run `which`.
     """
     entries, values, bounds = kept
+    before = which * entries.shape[1]
     pixel = BYTES * sizes.batch
     step, base_step = sizes.step * pixel, sizes.base_step * pixel
     key = channel * sizes.taps
     for number in range(len(runs)):
         first, count, base, left, right = runs[number]
-        begin, end = bounds[key + left], bounds[key + right]
+        begin, end = bounds[which, key + left], bounds[which, key + right]
         pixels, vectors = runs_of(step, base_step, count, pixel, sizes.batch // LANES)
         add_entries_from_start(
             target + first * pixel, step, start, source + base * pixel, 0, base_step, 0,
-            entries.ctypes.data + begin * 8, values.ctypes.data + begin * BYTES, end - begin,
-            pixels, vectors,
+            entries.ctypes.data + (before + begin) * 8,
+            values.ctypes.data + (before + begin) * BYTES, end - begin, pixels, vectors,
         )  # fmt: skip
 
 
@@ -62,20 +63,22 @@ def direct(
         kept_entries = np.empty((len(row_runs), len(entries)), np.int64)
         kept_values = np.empty((len(row_runs), len(entries)), np.float32)
         kept_bounds = np.full((len(row_runs), len(bounds)), -1)
+        kept = kept_entries, kept_values, kept_bounds
         room = np.empty((line if streamed else 0) + LINE, np.float32)
         buffer = aligned(room.ctypes.data)
         mine = share_of(len(lines) * channels, thread, threads)
         for making in range(mine[0], mine[1]):
             number, channel = divmod(making, channels)
             run, row, base = lines[number]
-            kept = kept_entries[run], kept_values[run], kept_bounds[run]
-            if kept[2][0] < 0:
-                keep_rows(lists, values, values, row_runs[run, 3], row_runs[run, 4], pixel, kept)
+            if kept_bounds[run, 0] < 0:
+                of_run = kept_entries[run], kept_values[run], kept_bounds[run]
+                first, last = row_runs[run, 3], row_runs[run, 4]
+                keep_rows(lists, values, values, first, last, pixel, of_run)
             goal = target + BYTES * (channel * sizes.rows + row) * line
             start = floats(bias, channels)[channel] if bias else np.float32(0)
             make_line(
                 buffer if streamed else goal, source + base * sizes.sources * pixel, sizes,
-                column_runs, kept, channel, start,
+                column_runs, kept, run, channel, start,
             )  # fmt: skip
             if streamed:
                 write_result((1, line, 0, 0, 0), buffer, goal, True)

@@ -18,29 +18,30 @@ from numba import njit, prange
 
 
 @njit
-def multiply_line(x, source, sizes, runs, kept, channel, sums):
-    """Add the products of a row of a channel to the sums; its base row begins at `source`."""
+def multiply_line(x, source, sizes, runs, kept, which, channel, sums):
+    """Add the products of a row of a channel to the sums; the operands are those of `make_line`."""
     entries, _, bounds = kept
+    listed = entries.ctypes.data + which * entries.shape[1] * 8
     pixel = BYTES * sizes.batch
     step, base_step = sizes.step * pixel, sizes.base_step * pixel
     key = channel * sizes.taps
     for number in range(len(runs)):
         first, count, base, left, right = runs[number]
-        begin, end = bounds[key + left], bounds[key + right]
+        begin, end = bounds[which, key + left], bounds[which, key + right]
         pixels, vectors = runs_of(step, base_step, count, pixel, sizes.batch // LANES)
         multiply_entries_from_start(
             x + first * pixel, step, source + base * pixel, 0, base_step, 0,
-            entries.ctypes.data + begin * 8, end - begin, sums + begin * BYTES_OF_SUM, pixels,
+            listed + begin * 8, end - begin, sums + begin * BYTES_OF_SUM, pixels,
             vectors,
         )  # fmt: skip
 
 
 @njit
-def empty_sums(kept, sums, found):
-    """Add the sums of the entries that are kept to what was found, by number, and clear them."""
+def empty_sums(kept, which, sums, taps, channel, found):
+    """Add the sums of a channel's entries to what was found, by number, and clear them."""
     _, numbers, bounds = kept
-    for place in range(bounds[-1]):
-        found[int(numbers[place])] += sum_of_lanes(sums.ctypes.data + place * BYTES_OF_SUM)
+    for place in range(bounds[which, channel * taps], bounds[which, (channel + 1) * taps]):
+        found[numbers[which, place]] += sum_of_lanes(sums.ctypes.data + place * BYTES_OF_SUM)
         sums[place] = 0
 
 
@@ -56,30 +57,32 @@ def direct_products(
     control = float_control()
     sizes = Sizes(*of_sizes)
     lists, count, pixel = (entries, bounds), len(entries), BYTES * sizes.batch
+    line = sizes.columns * pixel
     of_bands = np.zeros((len(bands) - 1, count), np.float32)
     for thread in prange(threads):
         before = float_control()
         set_float_control(control)
-        kept = (
-            np.empty(count, np.int64), np.empty(count, np.int64), np.zeros(len(bounds), np.int64)
-        )  # fmt: skip
+        # By the run of a row; bounds that begin with -1 have not been made.
+        kept_entries = np.empty((len(row_runs), count), np.int64)
+        kept_numbers = np.empty((len(row_runs), count), np.int64)
+        kept_bounds = np.full((len(row_runs), len(bounds)), -1)
+        kept = kept_entries, kept_numbers, kept_bounds
         sums = np.zeros((count, LANES_OF_SUM), np.float32)
-        known = -1
-        mine = share_of(len(of_bands), thread, threads)
-        for band in range(mine[0], mine[1]):
+        mine = share_of(len(of_bands) * sizes.channels, thread, threads)
+        for making in range(mine[0], mine[1]):
+            band, channel = divmod(making, sizes.channels)
             for number in range(bands[band], bands[band + 1]):
                 run, row, base = lines[number]
-                if run != known:
-                    empty_sums(kept, sums, of_bands[band])
+                if kept_bounds[run, 0] < 0:
+                    of_run = kept_entries[run], kept_numbers[run], kept_bounds[run]
                     first, last = row_runs[run, 3], row_runs[run, 4]
-                    keep_rows(lists, every, numbers, first, last, pixel, kept)
-                    known = run
-                for channel in range(sizes.channels):
-                    place = (channel * sizes.rows + row) * sizes.columns * pixel
-                    multiply_line(
-                        x + place, grad_y + base * sizes.sources * pixel, sizes, column_runs, kept,
-                        channel, sums.ctypes.data,
-                    )  # fmt: skip
-            empty_sums(kept, sums, of_bands[band])
+                    keep_rows(lists, every, numbers, first, last, pixel, of_run)
+                multiply_line(
+                    x + (channel * sizes.rows + row) * line,
+                    grad_y + base * sizes.sources * pixel, sizes, column_runs, kept, run,
+                    channel, sums.ctypes.data,
+                )  # fmt: skip
+                if number + 1 == bands[band + 1] or lines[number + 1, 0] != run:
+                    empty_sums(kept, run, sums, sizes.taps, channel, of_bands[band])
         set_float_control(before)
     grad_values[:] = total_of(of_bands)

@@ -31,16 +31,24 @@ UNROLLED = 4
 # there, a value or a sum, or both.
 ONE_KEPT, TWO_KEPT = (8, 4, 3, 2, 1), (4, 3, 2, 1)
 # Sums of products that do not wait for each other.
-SUMS = 4
+SUMS = 8
 Vectors = list[ir.Value]
+
+
+def _place(
+    at: Emitter, base: ir.Value, number: ir.Value, step: ir.Value, inside: ir.Value
+) -> ir.Value:
+    """Return the address of a vector of a pixel."""
+    builder = at.builder
+    return builder.add(builder.add(base, builder.mul(number, step)), inside)
 
 
 class Reads(NamedTuple):
     """What a list of entries reads, as operands of a loop.
 
-    Entry k reads `shift` bytes on from where it says, in rows of pixels of `pixel` bytes that begin
-    at the addresses `rows`, or in bytes from `rows` on, as `source_of` understands it; of a row,
-    the pixels that lie `step` bytes apart.
+    An entry says where it reads in rows of pixels of `pixel` bytes, which begin at the addresses
+    `rows`, or in bytes from `rows` on, as `source_of` understands it; from `shift` bytes further it
+    reads pixels that lie `step` bytes apart.
     """
 
     source_of: Callable[..., ir.Value]
@@ -59,6 +67,10 @@ class Reads(NamedTuple):
             entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
             found.append(builder.add(self.source_of(at, self.rows, entry, self.pixel), self.shift))
         return found
+
+    def vector(self, at: Emitter, base: ir.Value, pixel: ir.Value, inside: ir.Value) -> ir.Value:
+        """Return a vector of a pixel of what is read from `base` on."""
+        return at.load(_place(at, base, pixel, self.step, inside))
 
 
 def _runs(
@@ -147,14 +159,6 @@ def _values(at: Emitter, values: ir.Value, first: ir.Value, many: int) -> Vector
     return [at.spread(at.scalar(place, FLOAT)) for place in places]
 
 
-def _place(
-    at: Emitter, base: ir.Value, number: ir.Value, step: ir.Value, inside: ir.Value
-) -> ir.Value:
-    """Return the address of a vector of a pixel."""
-    builder = at.builder
-    return builder.add(builder.add(base, builder.mul(number, step)), inside)
-
-
 def _add_products(
     at: Emitter, sums: ir.Value, first: ir.Value, many: int, products: Vectors
 ) -> None:
@@ -187,7 +191,7 @@ def _adder(source_of: Callable[..., ir.Value]) -> Any:
                 written = _place(at, target, number, target_step, inside)
                 total = starts if fresh else at.load(written)
                 for base, factor in zip(bases, factors, strict=True):
-                    read = at.load(_place(at, base, number, source_step, inside))
+                    read = reads.vector(at, base, number, inside)
                     total = at.multiply_add(read, factor, total)
                 at.store(total, written)
                 return []
@@ -228,12 +232,12 @@ def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
                 of_input = at.load(_place(at, x, number, x_step, inside))
                 made = []
                 for base, before in zip(bases, products[:many], strict=True):
-                    read = at.load(_place(at, base, number, source_step, inside))
+                    read = reads.vector(at, base, number, inside)
                     made.append(at.multiply_add(read, of_input, before))
                 # The next vector adds to the other sums.
                 return products[many:] + made
 
-            partial = many * max(1, SUMS // many)
+            partial = many * -(-SUMS // many)
             products = _runs(at, pixels, vectors, [ZEROS] * partial, add_vector)
             _add_products(at, sums, first, many, products)
 
@@ -269,14 +273,13 @@ def lead_entries(typingctx, target, target_step, x, x_step, rows, shift, source_
                 of_input = at.load(_place(at, x, number, x_step, inside))
                 total, made = ZEROS if fresh else at.load(written), []
                 for base, factor, before in zip(bases, factors, products[:many], strict=True):
-                    read = at.load(_place(at, base, number, source_step, inside))
+                    read = reads.vector(at, base, number, inside)
                     total = at.multiply_add(read, factor, total)
                     made.append(at.multiply_add(read, of_input, before))
                 at.store(total, written)
                 return products[many:] + made
 
-            partial = many * max(1, SUMS // max(many, 1))
-            products = _runs(at, pixels, vectors, [ZEROS] * partial, add_vector)
+            products = _runs(at, pixels, vectors, [ZEROS] * (2 * many), add_vector)
             _add_products(at, sums, first, many, products)
 
         _by_groups_of_target(at, count, TWO_KEPT, lead)

@@ -14,6 +14,7 @@ from gemkern.kernels.cpu import reach, streaming
 from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
 from gemkern.kernels.cpu.strips import walk_of
+from gemkern.kernels.cpu.vectors import LANES
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from sparse_cases import CASES, Case, operands, results
 
 every_case = pytest.mark.parametrize("name", CASES)
-# Every kind of chunk, alone and followed by others, of whole vectors and of any size.
+# Images of whole vectors, and of any size.
 WHOLE = st.sampled_from([16, 32, 48, 64, 80, 96, 112, 128, 144, 256])
 BATCHES = st.one_of(WHOLE, st.integers(0, 20), st.integers(120, 140), st.just(250))
 
@@ -153,6 +154,18 @@ def test_results_depend_on_no_number_of_threads(set_threads, image, batch) -> No
     found = []
     for number in (1, 2, 2):
         set_threads(number)
+        found.append(results(kernels, case, of))
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+@pytest.mark.parametrize("image", [(1, 1), (2, 3), (17, 5)])
+def test_results_depend_on_no_dealing(monkeypatch: pytest.MonkeyPatch, image: tuple) -> None:
+    case = Case(2 * LANES, 9, 11, image=image, density=0.3)
+    of = operands(case, whole=False).to(torch.float32)
+    found = []
+    for shares in (1, 2, 3, 8, 64):
+        monkeypatch.setattr(kernels, "start_threads", lambda shares=shares: shares)
         found.append(results(kernels, case, of))
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))

@@ -17,8 +17,8 @@ def lists_by_target(
     """Return the entries by channel of the target and place of their column, and their bounds.
 
     Returns:
-        entries: int32 [nnz, 4], how many pixels of the source an entry leads on, the place of its
-            row, the channel that it reads, and its number among the values.
+        entries: int32 [nnz, 3], how many pixels of the source an entry leads on, the place of its
+            row, and its number among the values.
         bounds: int64; those of channel c and of columns with place p begin at bounds[c * taps + p].
     """
     return lists_of(
@@ -45,7 +45,7 @@ def _by_target(positions, starts, walk, rows, columns, backward):
         row, column = divmod(tap, walk.kernel_width)
         of_tap[tap, 0] = rows.offsets[row] * columns.sources + columns.offsets[column]
         of_tap[tap, 1], of_tap[tap, 2] = rows.places[row], columns.places[column]
-    keys, found = np.empty(size, np.int64), np.empty((size, 4), np.int32)
+    keys, found = np.empty(size, np.int64), np.empty((size, 3), np.int32)
     bounds = np.zeros((walk.inputs if backward else outputs) * columns.taps + 2, np.int64)
     for output in range(outputs):
         base = output // (outputs // walk.groups) * inputs
@@ -56,12 +56,11 @@ def _by_target(positions, starts, walk, rows, columns, backward):
                 target, source = source, target
             keys[number] = target * columns.taps + of_tap[tap, 2]
             found[number, 0] = source * rows.sources * columns.sources + of_tap[tap, 0]
-            found[number, 1], found[number, 2] = of_tap[tap, 1], source
-            found[number, 3] = number
+            found[number, 1], found[number, 2] = of_tap[tap, 1], number
             bounds[keys[number] + 2] += 1
     for place in range(2, len(bounds)):
         bounds[place] += bounds[place - 1]
-    entries = np.empty((size, 4), np.int32)
+    entries = np.empty((size, 3), np.int32)
     for number in range(size):
         entries[bounds[keys[number] + 1]] = found[number]
         bounds[keys[number] + 1] += 1
@@ -72,8 +71,8 @@ def _by_target(positions, starts, walk, rows, columns, backward):
 def keep_rows(lists, values, factors, first, last, bytes_of_pixel, kept):
     """Copy those entries whose row has a place in first:last; now they lead so many bytes on.
 
-    `factors` [nnz, ...], by the number of an entry, are copied beside them. Entries whose value is
-    0 are left out.
+    `factors` [nnz], by the number of an entry, are copied beside them. Entries whose value is 0 are
+    left out.
     """
     entries, bounds = lists
     kept_entries, kept_factors, kept_bounds = kept
@@ -81,7 +80,7 @@ def keep_rows(lists, values, factors, first, last, bytes_of_pixel, kept):
     for key in range(len(bounds) - 1):
         kept_bounds[key] = count
         for place in range(bounds[key], bounds[key + 1]):
-            number = entries[place, 3]
+            number = entries[place, 2]
             if first <= entries[place, 1] < last and values[number] != 0:
                 kept_entries[count] = np.int64(entries[place, 0]) * bytes_of_pixel
                 kept_factors[count] = factors[number]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
+from numba import njit
 from numba.core import event
 
 logger = logging.getLogger(__name__)
@@ -18,6 +21,26 @@ def announce_compiling() -> None:
     warning reaches stderr; `logging.getLogger("gemkern").setLevel("ERROR")` silences it.
     """
     event.register("numba:compile", _Announcer())
+
+
+@cache
+def forget_old_kernels() -> None:
+    """Delete from the disk what was compiled before one of this folder's files was changed.
+
+    Numba looks at the file of a function, but not at those of the functions that it calls: new
+    ones would hand old ones what they do not understand.
+    """
+    changed = max(source.stat().st_mtime for source in Path(__file__).parent.glob("*.py"))
+    folder = _nothing.stats.cache_path
+    for index in Path(folder).glob("*.nbi") if folder else ():
+        with suppress(OSError):
+            if index.stat().st_mtime < changed:
+                index.unlink()
+
+
+@njit(cache=True)
+def _nothing() -> None:
+    """Be a function whose code would lie where that of the kernels does."""
 
 
 class _Announcer(event.Listener):

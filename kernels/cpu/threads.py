@@ -6,7 +6,7 @@ import threading
 
 import numba
 import torch
-from gemkern.kernels.cpu.compiling import announce_compiling
+from gemkern.kernels.cpu.compiling import announce_compiling, forget_old_kernels
 
 
 class _Started(threading.local):
@@ -29,6 +29,7 @@ def start_threads() -> int:
 
 def _set_threads(wanted: int) -> int:
     announce_compiling()
+    forget_old_kernels()
     threads = min(wanted, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
     numba.set_num_threads(threads)
     # Where both use one OpenMP library, Numba's first start sets torch's number to that of cores.

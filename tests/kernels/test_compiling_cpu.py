@@ -39,6 +39,16 @@ def test_compiling_is_said_once_and_loading_is_not(tmp_path: Path) -> None:
     assert said(KERNELS, tmp_path) == "|"
 
 
+def test_what_is_older_than_the_sources_is_compiled_anew(tmp_path: Path) -> None:
+    said(KERNELS, tmp_path)
+    kept = list(tmp_path.rglob("*.nbi"))
+    assert kept
+    for index in kept:
+        os.utime(index, (0, 0))
+    assert said(KERNELS, tmp_path) == f"|{NOTICE}"
+    assert said(KERNELS, tmp_path) == "|"
+
+
 def test_logging_switches_it_off(tmp_path: Path) -> None:
     assert said(SILENCE + KERNELS, tmp_path) == "|"
     assert list(tmp_path.rglob("*.nbi")), "it did compile"

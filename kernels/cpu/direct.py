@@ -22,6 +22,21 @@ from numba import njit, prange
 
 
 @njit
+def part_of_line(sizes, run, bounds, which, channel):
+    """Return how a run of columns is walked for a channel.
+
+    That is: the first byte of its targets and their step, the same of what is read, the first of
+    its entries among those kept of run `which` and how many, runs and vectors.
+    """
+    first, count, base, left, right = run
+    key, pixel = channel * sizes.taps, BYTES * sizes.batch
+    step, base_step = sizes.step * pixel, sizes.base_step * pixel
+    begin, end = bounds[which, key + left], bounds[which, key + right]
+    pixels, vectors = runs_of(step, base_step, count, pixel, sizes.batch // LANES)
+    return first * pixel, step, base * pixel, base_step, begin, end - begin, pixels, vectors
+
+
+@njit
 def make_line(target, source, sizes, runs, kept, which, channel, start):
     """Write a row of a channel: `start` plus the sum of what its entries read.
 
@@ -29,17 +44,14 @@ def make_line(target, source, sizes, runs, kept, which, channel, start):
     """
     entries, values, bounds = kept
     before = which * entries.shape[1]
-    pixel = BYTES * sizes.batch
-    step, base_step = sizes.step * pixel, sizes.base_step * pixel
-    key = channel * sizes.taps
-    for number in range(len(runs)):
-        first, count, base, left, right = runs[number]
-        begin, end = bounds[which, key + left], bounds[which, key + right]
-        pixels, vectors = runs_of(step, base_step, count, pixel, sizes.batch // LANES)
+    for run in runs:
+        offset, step, base, base_step, begin, count, pixels, vectors = part_of_line(
+            sizes, run, bounds, which, channel
+        )
         add_entries_from_start(
-            target + first * pixel, step, start, source + base * pixel, 0, base_step, 0,
+            target + offset, step, start, source + base, 0, base_step, 0,
             entries.ctypes.data + (before + begin) * 8,
-            values.ctypes.data + (before + begin) * BYTES, end - begin, pixels, vectors,
+            values.ctypes.data + (before + begin) * BYTES, count, pixels, vectors,
         )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 from gemkern.kernels.cpu.dealing import total_of
+from gemkern.kernels.cpu.direct import part_of_line
 from gemkern.kernels.cpu.direct_lists import keep_rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.reach import Sizes
-from gemkern.kernels.cpu.row_vectors import multiply_entries_from_start, runs_of
+from gemkern.kernels.cpu.row_vectors import multiply_entries_from_start
 from gemkern.kernels.cpu.strip_forward import BYTES, share_of
-from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES, LANES_OF_SUM, sum_of_lanes
+from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES_OF_SUM, sum_of_lanes
 from numba import njit, prange
 
 
@@ -22,17 +23,13 @@ def multiply_line(x, source, sizes, runs, kept, which, channel, sums):
     """Add the products of a row of a channel to the sums; the operands are those of `make_line`."""
     entries, _, bounds = kept
     listed = entries.ctypes.data + which * entries.shape[1] * 8
-    pixel = BYTES * sizes.batch
-    step, base_step = sizes.step * pixel, sizes.base_step * pixel
-    key = channel * sizes.taps
-    for number in range(len(runs)):
-        first, count, base, left, right = runs[number]
-        begin, end = bounds[which, key + left], bounds[which, key + right]
-        pixels, vectors = runs_of(step, base_step, count, pixel, sizes.batch // LANES)
+    for run in runs:
+        offset, step, base, base_step, begin, count, pixels, vectors = part_of_line(
+            sizes, run, bounds, which, channel
+        )
         multiply_entries_from_start(
-            x + first * pixel, step, source + base * pixel, 0, base_step, 0,
-            listed + begin * 8, end - begin, sums + begin * BYTES_OF_SUM, pixels,
-            vectors,
+            x + offset, step, source + base, 0, base_step, 0, listed + begin * 8, count,
+            sums + begin * BYTES_OF_SUM, pixels, vectors,
         )  # fmt: skip
 
 

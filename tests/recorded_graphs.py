@@ -16,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Call = Callable[[], None]
-# What a stream that is captured refuses, for the host would wait for it.
+# What a stream that is captured refuses, for the host would wait for it; and a tensor made of a
+# number of the host, which has to be copied to the device.
 FORBIDDEN = {
+    torch.ops.aten.lift_fresh.default,
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.nonzero.default,
     torch.ops.aten.masked_select.default,

@@ -59,7 +59,9 @@ def _median(row: Entry, contender: str) -> float | None:
 
 
 def _failures(result: Result) -> list[float | None]:
-    sections = (correctness.SECTION, graphs.SECTION, sanitize.SECTION)
+    sections = (
+        correctness.MASK_SECTION, correctness.PRODUCT_SECTION, graphs.SECTION, sanitize.SECTION,
+    )  # fmt: skip
     rows = [row for section in sections for row in result.of(section)]
     if any(row["status"] == FAILED for row in rows):
         return [sum(row["status"] == FAILED for row in rows)]
@@ -92,7 +94,7 @@ def section_table(result: Result, section: str) -> Table:
     """Return the rows of a section, each time as median [p10, p90] in microseconds."""
     rows = result.of(section)
     contenders = list(dict.fromkeys(name for row in rows for name in row.get("times", {})))
-    table = _table(f"{section}, microseconds", "row", "status", *contenders, "note")
+    table = plain_table(f"{section}, microseconds", "row", "status", *contenders, "note")
     for row in rows:
         times = [_time(row.get("times", {}).get(name)) for name in contenders]
         status = Text(row["status"], STYLES[row["status"]])
@@ -101,7 +103,7 @@ def section_table(result: Result, section: str) -> Table:
 
 
 def bars_table(found: Iterable[Entry]) -> Table:
-    table = _table("bars", "claim", "bound", "value", "verdict")
+    table = plain_table("bars", "claim", "bound", "value", "verdict")
     for bar in found:
         value = "-" if bar["value"] is None else f"{bar['value']:.3g}"
         verdict = Text(bar["verdict"], STYLES[bar["verdict"]])
@@ -109,7 +111,8 @@ def bars_table(found: Iterable[Entry]) -> Table:
     return table
 
 
-def _table(title: str, *columns: str) -> Table:
+def plain_table(title: str, *columns: str) -> Table:
+    """Return a table without frames."""
     return Table(*columns, title=title, title_justify="left", title_style="bold", box=box.SIMPLE)
 
 

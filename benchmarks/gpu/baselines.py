@@ -201,14 +201,18 @@ def _authors_masks(of: State) -> list[AuthorsMask]:
 def sorted_popup(
     weights: Sequence[Tensor], scores: Sequence[Tensor], kept: Sequence[int], dtype: torch.dtype
 ) -> list[Tensor]:
-    """Edge-popup as its authors run it: each layer sorted, two scattered writes, a product."""
+    """Edge-popup as its authors run it: each layer sorted, two scattered writes, a product.
+
+    They write numbers of the host through index tensors, which a CUDA graph cannot hold: PyTorch
+    copies such a number to the device at each write. Filled by index, it goes along as an argument.
+    """
     out = []
     for weight, score, count in zip(weights, scores, kept, strict=True):
         mask = score.abs().clone()
         _, order = score.abs().flatten().sort()
         flat = mask.flatten()
-        flat[order[: flat.numel() - count]] = 0
-        flat[order[flat.numel() - count :]] = 1
+        flat.index_fill_(0, order[: flat.numel() - count], 0)
+        flat.index_fill_(0, order[flat.numel() - count :], 1)
         out.append((weight * mask).to(dtype))
     return out
 
@@ -220,6 +224,7 @@ def topk_popup(
     out = []
     for weight, score, count in zip(weights, scores, kept, strict=True):
         mask = torch.zeros_like(score, dtype=torch.bool)
-        mask.view(-1)[score.abs().flatten().topk(count, sorted=False).indices] = True
+        kept_here = score.abs().flatten().topk(count, sorted=False).indices
+        mask.view(-1).index_fill_(0, kept_here, True)
         out.append((weight * mask).to(dtype))
     return out

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.compilations import compilations
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Entry, Result
 from benchmarks.gpu.shapes import Shapes
-from benchmarks.gpu.timing import Clock, NotMeasured, brief
+from benchmarks.gpu.timing import CaptureFailed, Clock, NotMeasured, brief
 
 # Seconds that torch.compile may take.
 COMPILING = 60
+ENDED = "the process ended while this was measured"
 
 
 class DeviceLost(Exception):
-    """A kernel's fault ended the device's work for this process: another has to go on."""
+    """This process can trust the device no more, after a fault or a capture that failed."""
 
 
 @dataclass
@@ -78,30 +80,48 @@ def run_section(bench: Bench, section: str, plan: Plan) -> None:
     try:
         for row in plan(bench):
             if not bench.result.settled(section, row.name):
-                # What stands there if this row takes the process with it.
-                ended = {"status": FAILED, "reason": "the process ended while this was measured"}
-                bench.result.add(section, row.name, ended)
-                entry = _outcome(bench, row)
-                bench.result.add(section, row.name, entry)
-                if entry["status"] == FAILED and not bench.clock.alive():
-                    raise DeviceLost(f"{section}, {row.name}: {entry['reason']}")
+                _measure(bench, section, row)
     except DeviceLost:
         raise
     except Exception as error:
         bench.result.add(section, "plan", {"status": FAILED, "reason": brief(error)})
 
 
+def _measure(bench: Bench, section: str, row: Row) -> None:
+    """Measure a row; without the contenders that another process could not capture."""
+    known = bench.result.find(section, row.name).get("barred", {})
+    bench.clock.barred = known
+    # What stands there if this row takes the process with it.
+    bench.result.add(section, row.name, {"status": FAILED, "reason": ENDED})
+    entry = _outcome(bench, row)
+    barred = bench.clock.barred
+    bench.result.add(section, row.name, {**entry, "barred": barred} if barred else entry)
+    dropped = entry["status"] == FAILED or entry.get("without", {})
+    if barred != known or (dropped and not bench.clock.alive()):
+        why = entry.get("reason") or "; ".join(entry["without"].values())
+        raise DeviceLost(f"{section}, {row.name}: {why}")
+
+
 def _outcome(bench: Bench, row: Row) -> Entry:
     began = time.monotonic()
+    barred = bench.clock.barred
     entry = {
         name: value if isinstance(value, int) else str(value) for name, value in row.of.items()
     }
-    try:
-        if bench.left() <= 0:
-            raise NotMeasured("out of time")
-        entry |= {"status": MEASURED, **row.measure(bench, **row.of)}
-    except NotMeasured as reason:
-        entry |= {"status": NOT_MEASURED, "reason": str(reason)}
-    except Exception as error:
-        entry |= {"status": FAILED, "reason": brief(error)}
+    with compilations() as compiled:
+        try:
+            if bench.left() <= 0:
+                raise NotMeasured("out of time")
+            entry |= {"status": MEASURED, **row.measure(bench, **row.of)}
+        except NotMeasured as reason:
+            entry |= {"status": NOT_MEASURED, "reason": str(reason)}
+        except CaptureFailed as failed:
+            # Another process tries again without who failed; where nobody races there is no other.
+            again = bench.clock.barred != barred
+            entry["status"] = NOT_MEASURED if again else FAILED
+            entry["reason"] = f"not captured: {failed}"
+        except Exception as error:
+            entry |= {"status": FAILED, "reason": brief(error)}
+    if compiled.kernels:
+        entry |= {"compiled": compiled.kernels, "compile_s": round(compiled.seconds, 2)}
     return {**entry, "seconds": round(time.monotonic() - began, 2)}

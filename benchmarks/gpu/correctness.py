@@ -1,4 +1,7 @@
-"""Every operator of the table on the GPU: mask operators bit for bit, products by their error."""
+"""Every operator of the table on the GPU: mask operators bit for bit, products by their error.
+
+Two sections: masks take seconds, products minutes, most of them to compile.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,14 @@ from benchmarks.gpu.layers import PASSES, WAYS, Case, check
 from benchmarks.gpu.result import Entry
 from benchmarks.gpu.timing import NotMeasured
 
-SECTION = "correctness"
+MASK_SECTION, PRODUCT_SECTION = "mask correctness", "product correctness"
 LAST, KEEP = torch.channels_last, torch.preserve_format
 # Gradients and weights in a dtype; in the memory order of a convolution's default, of cuDNN's
-# favourite, or of a transposed view, which no kernel may take for a run of memory.
+# favourite, or of a transposed view, which no kernel may take for a run of memory; or beside the
+# multiples of 16 bytes, where parameters lie that share a buffer.
 MODELS = {
     "float32": (torch.float32, "contiguous"),
+    "float32, unaligned": (torch.float32, "unaligned"),
     "bfloat16, channels last": (torch.bfloat16, "last"),
     "float16, transposed": (torch.float16, "turned"),
 }
@@ -39,9 +44,12 @@ Layers = dict[str, list[Tensor]]
 Arguments = Iterator[tuple[Any, ...]]
 
 
-def plan(bench: Bench) -> Iterator[Row]:
+def plan_masks(bench: Bench) -> Iterator[Row]:
     for operator, model in product(MASKS, MODELS):
         yield Row(_check_masks, operator=operator, model=model)
+
+
+def plan_products(bench: Bench) -> Iterator[Row]:
     for operator, way, mode in product(PASSES, WAYS, MODES):
         yield Row(_check_products, operator=operator, way=way, mode=mode)
 
@@ -89,15 +97,14 @@ def random_layers(
     generator = torch.Generator().manual_seed(0)
 
     def drawn(draw: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        made = (draw(shape, generator=generator).to(dtype).to(device) for shape in shapes)
-        return [_ordered(one, order) for one in made]
+        return [draw(shape, generator=generator).to(dtype).to(device) for shape in shapes]
 
     weights = drawn(torch.randn, dtype)
     for weight in weights:
         weight[weight < -2] = -torch.inf
         weight[weight.abs() < 0.1] = -0.0
     scores = [(64 * score).round() / 64 for score in drawn(torch.rand)]
-    return {
+    layers = {
         "weights": weights,
         "scores": scores,
         "holed": [score.masked_fill(score > 0.9, torch.nan) for score in scores],
@@ -107,6 +114,7 @@ def random_layers(
         "second": drawn(torch.rand),
         "effective": [torch.zeros_like(weight, dtype=narrow) for weight in weights],
     }
+    return {name: [_ordered(one, order) for one in made] for name, made in layers.items()}
 
 
 def _ordered(tensor: Tensor, order: str) -> Tensor:
@@ -114,7 +122,12 @@ def _ordered(tensor: Tensor, order: str) -> Tensor:
         return tensor.transpose(0, 1).contiguous().transpose(0, 1)
     if order == "last" and tensor.dim() == 4:
         return tensor.contiguous(memory_format=LAST)
-    return tensor
+    return unaligned(tensor) if order == "unaligned" else tensor
+
+
+def unaligned(tensor: Tensor) -> Tensor:
+    """Return a contiguous copy that begins one element behind a multiple of 16 bytes."""
+    return tensor.new_empty(tensor.numel() + 1)[1:].view(tensor.shape).copy_(tensor)
 
 
 def _threshold(of: Layers) -> Arguments:

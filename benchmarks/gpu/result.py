@@ -15,8 +15,8 @@ from gemkern.errors import GemkernError
 from gemkern.files import write_atomically
 
 MEASURED, NOT_MEASURED, FAILED = "measured", "not measured", "failed"
-# What rows of one file have in common.
-SOURCES = ("benchmark", "commit", "changed", "versions", "devices")
+# What rows of one file have in common, beside the GPU's name.
+SOURCES = ("benchmark", "commit", "changed", "versions")
 
 Entry = dict[str, Any]
 
@@ -35,19 +35,22 @@ class Result:
         self.about = about
         self.bars: list[Entry] = []
 
-    def resume(self) -> None:
-        """Take over the rows that an earlier process left in the file, if there is one.
+    def resume(self, kept_in: Path | None = None) -> None:
+        """Take over the rows that an earlier process left in the file, or else in one `kept_in`.
 
         Raises:
-            GemkernError: they are of another machine or of other code.
+            GemkernError: they are of another GPU or of other code.
         """
-        if not self._path.exists():
+        path = self._path if self._path.exists() or kept_in is None else kept_in
+        if not path.exists():
             return
-        kept = json.loads(self._path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name in SOURCES if kept["about"].get(name) != self.about.get(name)]
+        if _gpus(kept["about"]) != _gpus(self.about):
+            changed.append("GPU")
         if changed:
             raise GemkernError(
-                f"{self._path} was measured with another {', another '.join(changed)}: "
+                f"{path} was measured with another {', another '.join(changed)}: "
                 "give a new folder, or leave out --resume"
             )
         self._rows = {(row["section"], row["name"]): row for row in kept["rows"]}
@@ -72,6 +75,11 @@ class Result:
         whole = {"about": about, "bars": self.bars, "rows": list(self._rows.values())}
         text = json.dumps(whole, indent=1) + "\n"
         write_atomically(self._path, lambda path: path.write_text(text, "utf-8"))
+
+
+def _gpus(about: Entry) -> list[str]:
+    """Return the names of the GPUs: rows of another host with the same are as good."""
+    return [one["name"] for one in about.get("devices", ()) if one["device"] != "cpu"]
 
 
 def about(commit: str, rehearsal: bool) -> Entry:

@@ -1,4 +1,4 @@
-"""The sections in order of worth, one result file, and the tables of a run."""
+"""The sections in order of worth, in two calls of ten minutes; and a run of them in one process."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks.gpu import (
     ceilings,
     convolutions,
+    cores,
     correctness,
     elementwise,
     graphs,
@@ -28,22 +29,48 @@ from benchmarks.gpu.bench import Bench, Plan, run_section
 from benchmarks.gpu.result import Result
 from benchmarks.gpu.timing import DeviceClock, WallClock
 
-SECTIONS: dict[str, Plan] = {
+COMPILED_STEP, COMPILED_ELEMENTWISE = "compiled step", "compiled elementwise"
+# What a first call has to say: masks, scores and whole steps, a hundred kernels.
+FIRST: dict[str, Plan] = {
     ceilings.SECTION: ceilings.plan,
-    correctness.SECTION: correctness.plan,
     graphs.SECTION: graphs.plan,
-    convolutions.SECTION: convolutions.plan,
+    correctness.MASK_SECTION: correctness.plan_masks,
     elementwise.SECTION: elementwise.plan,
     selection.SECTION: selection.plan,
     traffic.SECTION: traffic.plan,
     step.SECTION: step.plan,
     trainer.SECTION: trainer.plan,
-    sanitize.SECTION: sanitize.plan,
-    products.SECTION: products.plan,
-    products.FLOAT32: products.plan_float32,
-    "compiled step": step.plan_compiled,
-    "compiled elementwise": elementwise.plan_compiled,
 }
+# Products, most of which are chosen nowhere yet, and what does not need our kernels.
+SECOND: dict[str, Plan] = {
+    correctness.PRODUCT_SECTION: correctness.plan_products,
+    products.SECTION: products.plan,
+    sanitize.SECTION: sanitize.plan,
+    convolutions.SECTION: convolutions.plan,
+    cores.SECTION: cores.plan,
+    products.FLOAT32: products.plan_float32,
+    COMPILED_STEP: step.plan_compiled,
+    COMPILED_ELEMENTWISE: elementwise.plan_compiled,
+}
+SECTIONS = {**FIRST, **SECOND}
+CALLS = {"first": tuple(FIRST), "second": tuple(SECOND)}
+
+
+def chosen(names: str) -> list[str]:
+    """Return the sections that `names`, joined by commas, stand for: "first", "second", or all.
+
+    Raises:
+        LookupError: there is no such section.
+    """
+    sections: list[str] = []
+    for name in names.split(",") if names else CALLS:
+        sections += CALLS.get(name, (name,))
+    if unknown := set(sections) - set(SECTIONS):
+        raise LookupError(
+            f"no section is called {', '.join(sorted(unknown))}: choose of "
+            f"{', '.join((*CALLS, *SECTIONS))}"
+        )
+    return sections
 
 
 def on_gpu(result: Result, seconds: float) -> Bench:

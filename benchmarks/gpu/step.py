@@ -74,7 +74,7 @@ def dense_step(bench: Bench, network: str, compiled: str = "") -> Callable[[], N
     """Return a step of plain SGD over the weights; `compiled` is a mode of torch.compile."""
     model = fresh_model(bench, network)
     sgd = torch.optim.SGD(model.parameters(), LR, MOMENTUM)
-    loss = _loss(bench, torch.compile(model, mode=compiled) if compiled else model)
+    loss = loss_of(bench, torch.compile(model, mode=compiled) if compiled else model)
 
     def step() -> None:
         loss().backward()
@@ -87,7 +87,7 @@ def dense_step(bench: Bench, network: str, compiled: str = "") -> Callable[[], N
 def backward_alone(bench: Bench, network: str) -> Callable[[], None]:
     """Return the dense step without its optimiser."""
     model = fresh_model(bench, network)
-    loss = _loss(bench, model)
+    loss = loss_of(bench, model)
 
     def step() -> None:
         loss().backward()
@@ -103,7 +103,7 @@ def mined(bench: Bench, network: str, miner: str) -> tuple[nn.Module, Callable[[
     mining = gk.GemMiner(
         model, DENSITY, epochs=150, freeze_every=5, l2=L2, seed=0, fused=miner == FUSED
     )
-    loss = _loss(bench, model)
+    loss = loss_of(bench, model)
 
     def step() -> None:
         loss().backward()
@@ -115,7 +115,7 @@ def mined(bench: Bench, network: str, miner: str) -> tuple[nn.Module, Callable[[
 def authors_step(bench: Bench, network: str) -> Callable[[], None]:
     model = authors_network(fresh_model(bench, network))
     authors = AuthorsStep([one for one in model.modules() if isinstance(one, AuthorsMask)])
-    loss = _loss(bench, model)
+    loss = loss_of(bench, model)
 
     def step() -> None:
         authors.project()
@@ -178,7 +178,8 @@ def _batch(bench: Bench) -> tuple[Tensor, Tensor]:
     return images.contiguous(memory_format=torch.channels_last), labels
 
 
-def _loss(bench: Bench, model: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+def loss_of(bench: Bench, model: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+    """Return what computes the loss of `model` on one batch of noise, under autocast."""
     images, labels = _batch(bench)
 
     def loss() -> Tensor:

@@ -26,6 +26,10 @@ class NotMeasured(Exception):
     """There is no number here, and why."""
 
 
+class CaptureFailed(Exception):
+    """A call could not be captured, which may have spoilt every later graph and random number."""
+
+
 # How a contender is run: from Python, on an idle device; from Python, on a device kept busy until
 # the host is through; as a replayed CUDA graph, likewise. The host counts in the first alone.
 CALLED, QUEUED, CAPTURED = "called", "queued", "captured"
@@ -46,10 +50,15 @@ def in_ways(hows: Sequence[str], calls: Mapping[str, Call]) -> dict[str, Work]:
 
 
 class Clock(ABC):
-    """Times contenders side by side, `repetitions` rounds after `warmups`."""
+    """Times contenders side by side, `repetitions` rounds after `warmups`.
+
+    Attributes:
+        barred: contenders that are left out, by name, and why.
+    """
 
     warmups = 3
     repetitions = 50
+    barred: Mapping[str, str] = {}
 
     def race(self, works: Mapping[str, Work], cold: bool = False) -> dict[str, Any]:
         """Return `times` by name, in microseconds, and `without`: who dropped out, and why.
@@ -59,12 +68,18 @@ class Clock(ABC):
 
         Raises:
             NotMeasured: there is nobody to time.
+            CaptureFailed: one of them could not be captured: it is barred from now on.
         """
         calls: dict[str, Call] = {}
-        without: dict[str, str] = {}
+        without = {name: why for name, why in self.barred.items() if name in works}
         for name, work in works.items():
+            if name in without:
+                continue
             try:
                 calls[name] = self._ready(work)
+            except CaptureFailed as failed:
+                self.barred = {**self.barred, name: str(failed)}
+                raise
             except Exception as error:
                 without[name] = str(error) if isinstance(error, NotMeasured) else brief(error)
         if not calls:
@@ -99,7 +114,10 @@ class Clock(ABC):
 
     @abstractmethod
     def alive(self) -> bool:
-        """Return whether the device still answers; a fault in a kernel ends that for a process."""
+        """Return whether the device still computes, replays graphs and draws random numbers.
+
+        A fault in a kernel, or a capture that failed, may end that for a process.
+        """
 
 
 class WallClock(Clock):
@@ -130,11 +148,17 @@ class DeviceClock(Clock):
         self._sum = torch.zeros((), device="cuda")
         self._cycles = CYCLES
         self._graphs = CudaGraphs(torch.device("cuda", torch.cuda.current_device()))
+        self._count = torch.zeros((), device="cuda")
+        self._beat = self.captured(lambda: self._count.add_(1))
 
     def captured(self, call: Call) -> Call:
         for _ in range(self.warmups):
             self._graphs.warm_up(call)
-        return self._graphs.capture(call)
+        try:
+            return self._graphs.capture(call)
+        except Exception as error:
+            # The end of a capture that has failed fails too.
+            raise CaptureFailed(brief(error.__context__ or error)) from error
 
     def race(self, works: Mapping[str, Work], cold: bool = False) -> dict[str, Any]:
         self._cycles = CYCLES
@@ -166,13 +190,15 @@ class DeviceClock(Clock):
 
     def alive(self) -> bool:
         try:
-            torch.cuda.synchronize()
-            return bool((self._sum * 0 == 0).item())
+            self._count.zero_()
+            self._beat()
+            drawn = torch.rand((), device="cuda")
+            return bool(((self._count == 1) & (drawn < 1)).item())
         except RuntimeError:
             return False
 
 
-def brief(error: Exception, length: int = 400) -> str:
+def brief(error: BaseException, length: int = 400) -> str:
     """Return `error` in a line of at most `length` characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:length]
 

@@ -140,8 +140,7 @@ def _masks(
     check_layers(where, active=active, scores=scores)
     for i, layer in enumerate(scores or ()):
         check_scores(f"{where}, layer {i}", layer)
-    like = scores[0] if scores else active[0].new_empty((), dtype=torch.float32)
-    return _listed(scores), list(active), on_device(where, "tau", tau, like)
+    return _listed(scores), list(active), on_device(where, "tau", tau, (scores or active)[0])
 
 
 def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:

@@ -8,11 +8,13 @@ it is made when the operator runs, so that compiled code holds none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from gemkern.errors import GemkernError
 from gemkern.kernels import reference
@@ -61,13 +63,29 @@ def register(operator: str, schema: str, arrange: Arrange = _as_given) -> Operat
 def register_in_place(operator: str, schema: str, mutates: tuple[str, ...]) -> Operator:
     """Register gemkern::`operator`, which changes the arguments `mutates` and returns nothing.
 
-    `custom_op` counts the changes, so that a backward pass which saved such a tensor notices.
+    The changes are counted, so that a backward pass which saved such a tensor notices. Where
+    nothing would see the call, the kernel itself is called: to hand all tensors of a model to an
+    operator and back takes several times as long as to launch it.
     """
+    run = _implementation(operator)
     registered = torch.library.custom_op(
-        f"gemkern::{operator}", _implementation(operator), mutates_args=mutates, schema=schema
+        f"gemkern::{operator}", run, mutates_args=mutates, schema=schema
     )
     registered.register_fake(lambda *_: None)
-    return registered
+    overload = getattr(torch.ops.gemkern, operator).default
+    names = [argument.name for argument in overload._schema.arguments]
+    changed = [names.index(name) for name in mutates]
+
+    def call(*arguments: Any) -> None:
+        with torch.no_grad():
+            if torch.compiler.is_compiling() or not _unseen(_leaves(arguments)):
+                registered(*arguments)
+                return
+            run(*arguments)
+            for place in changed:
+                increment_version(arguments[place] or ())
+
+    return call
 
 
 def differentiate(
@@ -145,7 +163,12 @@ def short_way(operator: str, arrange: Arrange) -> Operator:
     return call
 
 
-def _unseen(arguments: tuple[Any, ...]) -> bool:
+def _leaves(arguments: tuple[Any, ...]) -> Iterable[Any]:
+    """Return the arguments, and after them what those that are lists hold."""
+    return chain(arguments, *(one for one in arguments if type(one) is list))
+
+
+def _unseen(arguments: Iterable[Any]) -> bool:
     return not (
         torch._C._len_torch_dispatch_stack()
         or torch.autograd.profiler._is_profiler_enabled

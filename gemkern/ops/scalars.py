@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
+from gemkern.kernels.kept import number
 
 Scalar = float | Tensor
 
 
 def on_device(where: str, name: str, value: Scalar, like: Tensor) -> Tensor:
-    """Return the number called `name` as a 0-d tensor of the dtype and device of `like`.
+    """Return the number called `name` as a 0-d tensor on the device of `like`, of its float dtype.
 
-    A tensor stays as it is.
+    A tensor stays as it is. Another number is made once, for reading alone, unless it is traced.
     """
     if not isinstance(value, Tensor):
-        # A fill, not a copy: the host does not wait for the device.
-        return torch.full((), value, dtype=like.dtype, device=like.device)
+        dtype = like.dtype if like.is_floating_point() else torch.float32
+        if _is_traced(like):
+            return torch.full((), value, dtype=dtype, device=like.device)
+        return number(value, dtype, like.device)
     if value.dim() or value.device != like.device:
         raise GemkernError(
             f"{where}: {name} is {tuple(value.shape)} on {value.device}; "
             f"give a number, or a 0-d tensor on {like.device}"
         )
     return value
+
+
+def _is_traced(like: Tensor) -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or type(like) not in (Tensor, nn.Parameter)
+    )

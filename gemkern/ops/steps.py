@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.ops.checks import check_layers
+from gemkern.ops.checks import check_layers, dtypes
 from gemkern.ops.registration import register_in_place
 from gemkern.ops.scalars import Scalar, on_device
 
@@ -29,7 +30,6 @@ _adam = register_in_place(
 )
 
 
-@torch.no_grad()
 def score_step_sgd(
     scores: Sequence[Tensor],
     active: Sequence[Tensor],
@@ -78,7 +78,6 @@ def score_step_sgd(
     )
 
 
-@torch.no_grad()
 def score_step_adam(
     scores: Sequence[Tensor],
     active: Sequence[Tensor],
@@ -152,17 +151,16 @@ def _check(
         effective=effective,
         **memory,
     )
-    for tensor in (*scores, *(state for states in memory.values() for state in states)):
-        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != scores[0].dtype:
+    kept = scores[0].dtype
+    for dtype in dtypes(chain(scores, *memory.values())):
+        if dtype not in (torch.float32, torch.float64) or dtype != kept:
             raise GemkernError(
-                f"{where}: scores and what is remembered of them are {tensor.dtype} and "
-                f"{scores[0].dtype}; keep all in float32"
+                f"{where}: scores and what is remembered of them are {dtype} and {kept}; "
+                "keep all in float32"
             )
-    for tensor in (*grads, *(weights or ()), *(effective or ())):
-        if not tensor.is_floating_point():
-            raise GemkernError(
-                f"{where}: a gradient or a weight is {tensor.dtype}; give float dtypes"
-            )
+    for dtype in dtypes(chain(grads, weights or (), effective or ())):
+        if not dtype.is_floating_point:
+            raise GemkernError(f"{where}: a gradient or a weight is {dtype}; give float dtypes")
 
 
 def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:

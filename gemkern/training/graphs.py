@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from gemkern.errors import GemkernError
 from gemkern.training.step import TrainingStep
 
 # Steps before the capture: the first ones choose dtypes, make memory and compile kernels.
@@ -68,8 +69,8 @@ class CudaGraphs:
 
     def capture(self, call: Call) -> Call:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
-        # Kernels that work on many tensors note their addresses in pinned memory: stricter modes
-        # forbid to make it.
+        # Kernels that work on many tensors have their addresses brought to the device meanwhile, by
+        # a copy that is waited for: stricter modes forbid it.
         mode = "relaxed"
         try:
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode=mode):
@@ -121,8 +122,26 @@ def _captured(steps: Sequence[TrainingStep], graphs: Graphs, device: torch.devic
             step.clear_gradients()
         # The end of a capture that has failed fails too.
         cause = error.__context__ or error
-        _warn(" ".join(f"{type(cause).__name__}: {cause}".split()))
+        why = " ".join(f"{type(cause).__name__}: {cause}".split())
+        _require_random_numbers(device, why)
+        _warn(why)
         return partial(in_turn, steps)
+
+
+def _require_random_numbers(device: torch.device, why: str) -> None:
+    """Check that a capture that has failed did not leave PyTorch's generator in the midst of it.
+
+    Raises:
+        GemkernError: it did: no later step of this process could draw a number.
+    """
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.rand((), device=device)
+    except RuntimeError as error:
+        raise GemkernError(
+            f"a training step could not be captured as a CUDA graph ({why}), and since then "
+            "PyTorch draws no random numbers: train in a new process, with graph=False"
+        ) from error
 
 
 def _warn(reason: str) -> None:

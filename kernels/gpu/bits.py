@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import triton
 import triton.language as tl
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.tables import THREADS, WARPS, load_part, store_part
 from gemkern.kernels.gpu.variants import Variant
 from torch import Tensor
@@ -50,20 +51,20 @@ def unpack_mask_kernel(packed_ptr, mask_ptr, SIZE, BLOCK: tl.constexpr):
 def pack_mask(mask: Tensor) -> Tensor:
     mask = mask.contiguous()
     packed = mask.new_empty(triton.cdiv(mask.numel(), 8), dtype=torch.uint8)
-    if programs := triton.cdiv(mask.numel(), ENTRIES):
-        pack_mask_kernel[(programs,)](
-            mask.view(torch.uint8), packed, mask.numel(), BLOCK=ENTRIES, num_warps=WARPS
-        )
+    launch(
+        pack_mask_kernel, (triton.cdiv(mask.numel(), ENTRIES),), mask.device,
+        mask.view(torch.uint8), packed, mask.numel(), BLOCK=ENTRIES, num_warps=WARPS,
+    )  # fmt: skip
     return packed
 
 
 def unpack_mask(packed: Tensor, shape: Sequence[int]) -> Tensor:
     size = math.prod(shape)
     mask = packed.new_empty(tuple(shape), dtype=torch.bool)
-    if programs := triton.cdiv(size, ENTRIES):
-        unpack_mask_kernel[(programs,)](
-            packed.contiguous(), mask.view(torch.uint8), size, BLOCK=ENTRIES, num_warps=WARPS
-        )
+    launch(
+        unpack_mask_kernel, (triton.cdiv(size, ENTRIES),), mask.device,
+        packed.contiguous(), mask.view(torch.uint8), size, BLOCK=ENTRIES, num_warps=WARPS,
+    )  # fmt: skip
     return mask
 
 

@@ -38,6 +38,11 @@ MODULES = (
 MATRIX = re.compile(r"\b(?:(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)\.[\w.:]+|v_s?mfmac?_\w+)")
 
 
+# Instructions of PTX that take denormal numbers for 0; not the one by which the exponential of a
+# float64 looks at the upper half of its argument, where that changes no comparison.
+FLUSHING = re.compile(r"\b(?!abs\.ftz\.f32)[a-z]\S*\.ftz\b")
+
+
 @dataclass(frozen=True)
 class Target:
     """A chip to compile for.
@@ -69,6 +74,7 @@ class Compiled(NamedTuple):
         shared: bytes of shared memory.
         spilled: bytes of memory that a thread needs for want of registers.
         wide: the most bytes that one load from global memory moves.
+        flushes: whether an instruction of PTX takes denormal numbers for 0 (FLUSHING).
         matrix: the names of its matrix instructions, sorted.
     """
 
@@ -76,6 +82,7 @@ class Compiled(NamedTuple):
     shared: int
     spilled: int
     wide: int
+    flushes: bool
     matrix: tuple[str, ...]
 
     @property
@@ -116,10 +123,11 @@ def compile_variant(variant: Variant, target: Target) -> Compiled:
             **variant.options,
         },
     )
-    return (_read_cuda if target.backend == "cuda" else _read_hip)(binary)
+    return read_cuda(binary) if target.backend == "cuda" else _read_hip(binary)
 
 
-def _read_cuda(binary: Any) -> Compiled:
+def read_cuda(binary: Any) -> Compiled:
+    """Read the resources of a kernel that is compiled for a chip of NVIDIA's."""
     usage = _resource_usage(binary.asm["cubin"])
     ptx = binary.asm["ptx"]
     loads = re.findall(r"(?:ld\.global|cp\.async\.c[ag]\.shared\.global)\S*.*", ptx)
@@ -128,6 +136,7 @@ def _read_cuda(binary: Any) -> Compiled:
         shared=binary.metadata.shared,
         spilled=int(_number(r"STACK:(\d+)", usage)) + int(_number(r"LOCAL:(\d+)", usage)),
         wide=max((_width(load) for load in loads), default=0),
+        flushes=bool(FLUSHING.search(ptx)),
         matrix=_matrix_instructions(ptx),
     )
 
@@ -149,6 +158,8 @@ def _read_hip(binary: Any) -> Compiled:
         shared=binary.metadata.shared,
         spilled=int(_number(r"\.private_segment_fixed_size:\s+(\d+)", text)),
         wide=max((4 * lane if lane <= 4 else lane // 8 for lane in lanes), default=0),
+        # AMD's mode of denormals is a register, not a word of an instruction.
+        flushes=False,
         matrix=_matrix_instructions(text),
     )
 

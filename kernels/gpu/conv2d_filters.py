@@ -26,6 +26,7 @@ from gemkern.kernels.gpu.conv2d_tiles import (
     precision,
 )
 from gemkern.kernels.gpu.conv2d_walk import Walk, output_walk, pixels_of
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.tables import BLOCK, THREADS, WARPS, load_part, store_part
 from gemkern.kernels.gpu.variants import Variant
 from torch import Tensor
@@ -148,7 +149,8 @@ def filter_grad_part(
     store_part(out_ptr, offsets, result, size, WHOLE)
 
 
-@triton.jit
+# A SIZE known to be a multiple of 16 costs the rest of a layer registers that it does not have.
+@triton.jit(do_not_specialize=["SIZE", "SPLITS"])
 def filter_grad_kernel(
     sums_ptr, weight_ptr, scores_ptr, active_ptr, out_ptr, SIZE, SPLITS,
     SCORED: tl.constexpr, STRAIGHT: tl.constexpr, BLOCK: tl.constexpr,
@@ -206,28 +208,30 @@ def filter_sums(grad_y: Tensor, x: Tensor, weight: Tensor, walk: Walk, groups: i
     programs = triton.cdiv(filters, tile.m) * columns * groups
     splits, steps = split_steps(walk.rows, tile.k, programs)
     sums = workspace(weight, splits)
-    if programs * splits:
-        filter_sums_kernel[(programs * splits,)](
-            grad_y,
-            x,
-            sums,
-            *grad_y.stride(),
-            *x.stride(),
-            *weight.stride(),
-            FILTERS=filters,
-            CHANNELS=channels,
-            GROUPS=groups,
-            PIXELS=walk.rows,
-            STEPS=steps,
-            SUMS=sums.shape[1],
-            **filter_walk_arguments(walk),
-            PLANAR=is_planar(x),
-            FLAT=flat,
-            PRECISION=how,
-            **tile.constants,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+    launch(
+        filter_sums_kernel,
+        (programs * splits,),
+        x.device,
+        grad_y,
+        x,
+        sums,
+        *grad_y.stride(),
+        *x.stride(),
+        *weight.stride(),
+        FILTERS=filters,
+        CHANNELS=channels,
+        GROUPS=groups,
+        PIXELS=walk.rows,
+        STEPS=steps,
+        SUMS=sums.shape[1],
+        **filter_walk_arguments(walk),
+        PLANAR=is_planar(x),
+        FLAT=flat,
+        PRECISION=how,
+        **tile.constants,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
     return sums
 
 
@@ -240,9 +244,10 @@ def filter_grad(
     straight: bool,
 ) -> None:
     """Write to `out` what `sums` come to under the mask, all in the memory order of the weight."""
-    if weight.numel() == 0:
-        return
-    filter_grad_kernel[(triton.cdiv(weight.numel(), BLOCK),)](
+    launch(
+        filter_grad_kernel,
+        (triton.cdiv(weight.numel(), BLOCK),),
+        weight.device,
         sums,
         weight,
         active if scores is None else scores,

@@ -25,6 +25,7 @@ from gemkern.kernels.gpu.conv2d_tiles import (
     precision,
 )
 from gemkern.kernels.gpu.conv2d_walk import Walk, output_walk, pixels_of, taps_of
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.matmul import kept_exact
 from gemkern.kernels.gpu.variants import Variant
 from torch import Tensor
@@ -182,10 +183,11 @@ def convolve(
     tiles = TILES[how if source.dtype == torch.float32 else "half"]
     tile = tiles.choose(walk.rows, columns, walk.phases * groups, flat)
     programs = tile.count(walk.rows, columns) * walk.phases * groups
-    if programs == 0:
-        return
     per_filter, per_channel, per_row, per_column = weight.stride()
-    masked_conv2d_kernel[(programs,)](
+    launch(
+        masked_conv2d_kernel,
+        (programs,),
+        source.device,
         source,
         weight,
         active if scores is None else scores,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from gemkern.kernels.gpu.launching import chip_of
 from torch import Tensor
 
 # Where a score is rounded up: `gemkern.kernels.gpu.threshold.TAU`, as kernels read it.
@@ -102,9 +103,8 @@ class Tiles:
 
 def precision(tensor: Tensor) -> str:
     """Return what tl.dot does to float32: "tf32" where PyTorch's convolutions would, or "ieee"."""
-    on_cuda = tensor.is_cuda and torch.version.hip is None
-    rounded = on_cuda and tensor.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
-    return "tf32" if rounded else "ieee"
+    rounded = tensor.dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    return "tf32" if rounded and chip_of(tensor.device).rounds else "ieee"
 
 
 def is_planar(images: Tensor) -> bool:

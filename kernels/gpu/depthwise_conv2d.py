@@ -28,6 +28,7 @@ from gemkern.kernels.gpu.conv2d_tiles import (
     pixel_pointers,
 )
 from gemkern.kernels.gpu.conv2d_walk import Walk, pixels_of, taps_of
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.variants import Variant
 from torch import Tensor
 
@@ -178,10 +179,11 @@ def depthwise_convolve(
     """Do as `gemkern.kernels.gpu.conv2d_images.convolve` for a weight of [C, 1, kh, kw]."""
     tile = _tile(source)
     programs = tile.count(walk.rows, out.shape[1]) * walk.phases
-    if programs == 0:
-        return
     per_filter, per_channel, per_row, per_column = weight.stride()
-    depthwise_conv2d_kernel[(programs,)](
+    launch(
+        depthwise_conv2d_kernel,
+        (programs,),
+        source.device,
         source,
         weight,
         active if scores is None else scores,
@@ -215,27 +217,29 @@ def depthwise_sums(grad_y: Tensor, x: Tensor, weight: Tensor, walk: Walk, groups
     programs = triton.cdiv(weight.shape[0], tile.n) * weight.shape[2] * weight.shape[3]
     splits, steps = split_steps(walk.rows, tile.m, programs)
     sums = workspace(weight, splits)
-    if programs * splits:
-        depthwise_sums_kernel[(programs * splits,)](
-            grad_y,
-            x,
-            sums,
-            *grad_y.stride(),
-            *x.stride(),
-            *weight.stride(),
-            FILTERS=weight.shape[0] // groups,
-            CHANNELS=1,
-            GROUPS=groups,
-            PIXELS=walk.rows,
-            STEPS=steps,
-            SUMS=sums.shape[1],
-            **filter_walk_arguments(walk),
-            PLANAR=is_planar(x),
-            BLOCK_M=tile.m,
-            BLOCK_N=tile.n,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
-        )
+    launch(
+        depthwise_sums_kernel,
+        (programs * splits,),
+        x.device,
+        grad_y,
+        x,
+        sums,
+        *grad_y.stride(),
+        *x.stride(),
+        *weight.stride(),
+        FILTERS=weight.shape[0] // groups,
+        CHANNELS=1,
+        GROUPS=groups,
+        PIXELS=walk.rows,
+        STEPS=steps,
+        SUMS=sums.shape[1],
+        **filter_walk_arguments(walk),
+        PLANAR=is_planar(x),
+        BLOCK_M=tile.m,
+        BLOCK_N=tile.n,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
     return sums
 
 

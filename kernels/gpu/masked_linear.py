@@ -13,16 +13,14 @@ from typing import Any
 
 import torch
 import triton
+from gemkern.kernels.gpu.launching import INTERPRETER, chip_of, launch
 from gemkern.kernels.gpu.masked_products import gradient_kernel, masked_product_kernel, sum_kernel
 from gemkern.kernels.gpu.matmul import (
     GROUP,
-    LEAST_SHARED,
     Config,
     aligned,
     choose,
     precision,
-    processors_of,
-    shared_of,
     steps_and_splits,
 )
 from gemkern.kernels.gpu.variants import Kind, Variant
@@ -98,11 +96,14 @@ def _masked_product(
     out = x.new_empty((*x.shape[:-1], M))
     if not out.numel():
         return out
-    processors = processors_of(x.device)
-    config = choose(MASKED[x.element_size()] if runs else STRIDED, M, N, processors)
-    steps, splits = steps_and_splits(config, M, N, K, processors)
+    chip = chip_of(x.device)
+    config = choose(MASKED[x.element_size()] if runs else STRIDED, M, N, chip.processors)
+    steps, splits = steps_and_splits(config, M, N, K, chip.processors)
     parts = out if splits == 1 else out.new_empty((splits, N, M), dtype=torch.float32)
-    masked_product_kernel[config.tiles(M, N), splits](
+    launch(
+        masked_product_kernel,
+        (config.tiles(M, N), splits),
+        x.device,
         left,
         left_scores,
         left_active,
@@ -124,9 +125,7 @@ def _masked_product(
         GROUP=GROUP,
         **config.constants(),
         num_warps=config.warps,
-        num_stages=config.staged(
-            _bytes(weight, scores, active), x.element_size(), shared_of(x.device)
-        ),
+        num_stages=config.staged(_bytes(weight, scores, active), x.element_size(), chip.shared),
     )
     return out if splits == 1 else _sum(parts, None, None, None, bias, out)
 
@@ -146,13 +145,16 @@ def _gradient(
     if not out.numel():
         return out
     runs = aligned(grad_y, x, *_present(weight, scores, active))
-    processors = processors_of(x.device)
-    config = choose(GRADIENT[x.element_size()] if runs else STRIDED, M, N, processors)
-    steps, splits = steps_and_splits(config, M, N, K, processors)
+    chip = chip_of(x.device)
+    config = choose(GRADIENT[x.element_size()] if runs else STRIDED, M, N, chip.processors)
+    steps, splits = steps_and_splits(config, M, N, K, chip.processors)
     whole = splits == 1
     parts = out if whole else out.new_empty((splits, M, N), dtype=torch.float32)
     finish = (weight, scores, active) if whole else (None, None, None)
-    gradient_kernel[config.tiles(M, N), splits](
+    launch(
+        gradient_kernel,
+        (config.tiles(M, N), splits),
+        x.device,
         grad_y,
         x,
         *finish,
@@ -169,7 +171,7 @@ def _gradient(
         GROUP=GROUP,
         **config.constants(),
         num_warps=config.warps,
-        num_stages=config.staged(x.element_size(), x.element_size(), shared_of(x.device)),
+        num_stages=config.staged(x.element_size(), x.element_size(), chip.shared),
     )
     return out if whole else _sum(parts, weight, scores, active, None, out)
 
@@ -184,7 +186,10 @@ def _sum(
 ) -> Tensor:
     """Fill and return `out` with the sum of `parts`, finished."""
     splits, M, N = parts.shape
-    sum_kernel[(triton.cdiv(M, SUM_ROWS) * triton.cdiv(N, SUM_COLUMNS),)](
+    launch(
+        sum_kernel,
+        (triton.cdiv(M, SUM_ROWS) * triton.cdiv(N, SUM_COLUMNS),),
+        parts.device,
         parts,
         weight,
         scores,
@@ -253,7 +258,7 @@ _FINISHES = tuple(_UNITS)
 _SIZES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
-def variants(shared: int = LEAST_SHARED) -> Iterator[Variant]:
+def variants(shared: int = INTERPRETER.shared) -> Iterator[Variant]:
     """Yield every kernel of this file as launched where a program may have `shared` bytes.
 
     The default fits every chip.

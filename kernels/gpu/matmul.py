@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
@@ -18,9 +17,6 @@ ALIGNMENT = 8
 # A part of a sum that is split has at least this many terms, and there are at most so many parts.
 LEAST_DEPTH = 512
 MOST_SPLITS = 32
-# Of gfx942, the least of the chips we compile for; and what a device that is no GPU counts as.
-LEAST_SHARED = 64 * 1024
-PROCESSORS = 132
 
 
 @dataclass(frozen=True)
@@ -75,15 +71,6 @@ def steps_and_splits(config: Config, M: int, N: int, K: int, processors: int) ->
     return each, max(1, triton.cdiv(steps, max(1, each)))
 
 
-def processors_of(device: torch.device) -> int:
-    return _properties(device)["multiprocessor_count"] if device.type == "cuda" else PROCESSORS
-
-
-def shared_of(device: torch.device) -> int:
-    """Return how many bytes of shared memory a program may have."""
-    return _properties(device)["max_shared_mem"] if device.type == "cuda" else LEAST_SHARED
-
-
 def precision(dtype: torch.dtype) -> str:
     """Return Triton's input_precision for a product, following PyTorch's setting for float32."""
     exact = dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest"
@@ -98,13 +85,6 @@ def aligned(*operands: Tensor) -> bool:
         and tensor.shape[1] % ALIGNMENT == 0
         for tensor in operands
     )
-
-
-@cache
-def _properties(device: torch.device) -> dict[str, int]:
-    utils = triton.runtime.driver.active.utils
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return utils.get_device_properties(index)
 
 
 @triton.jit

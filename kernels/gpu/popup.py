@@ -4,8 +4,8 @@ Named and called as `gemkern.kernels.reference.popup`, and equal to it bit for b
 sorted and no magnitude is written down. Ramanujan et al., "What's Hidden in a Randomly Weighted
 Neural Network?" (CVPR 2020), section 3.
 
-Launches: ten for all layers with float32 scores: one for the ranks, six that select, three as in a
-removal.
+Launches: nine for all layers with float32 scores: one for the ranks, six that select, two as in a
+removal. What is equal to the k-th was counted by the last that selects.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from collections.abc import Iterator, Sequence
 import torch
 import triton
 import triton.language as tl
-from gemkern.kernels.gpu.keys import key_of
+from gemkern.kernels.gpu.keys import BINS, key_of
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.select_kth import (
     PARTS,
+    before_variant,
     constants,
+    counting_variants,
     equals_before,
     left_of_part,
     rank,
-    ranking_variants,
     span,
     spans,
 )
@@ -55,7 +57,7 @@ def write_part(
         store_part(out_ptr, offsets, kept.to(OUT), size, WHOLE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["LAYERS"])
 def popup_kernel(
     plan_ptr, addresses_ptr, kth_ptr, ties_ptr, before_ptr, LAYERS,
     VALUE: tl.constexpr, OUT: tl.constexpr, WEIGHT: tl.constexpr, WEIGHTED: tl.constexpr,
@@ -113,10 +115,12 @@ def _launch(
         kept_here = kept if len(groups) == 1 else torch.stack(layers(kept.unbind()))
         # The sizes of the layers are on the device already, below the addresses.
         k = ranked.addresses[-ranked.layers :] - kept_here
-        kth, ties = rank(ranked, k, masked=False, magnitude=True)
-        before = equals_before(ranked, kth, masked=False, magnitude=True)
+        equal = k.new_empty((ranked.programs, BINS.value), dtype=torch.int32)
+        kth, ties = rank(ranked, k, equal, masked=False, magnitude=True)
+        before = equals_before(ranked, kth, equal, counts=BINS.value)
         rows = spans(layers(scores), layers(out), layers(read))
-        popup_kernel[(rows.programs,)](
+        launch(
+            popup_kernel, (rows.programs,), kth.device,
             rows.plan, rows.addresses, kth, ties, before, rows.layers,
             OUT=element(rows.dtypes[1]), WEIGHT=element(rows.dtypes[2]),
             WEIGHTED=weights is not None, **constants(rows),
@@ -130,7 +134,9 @@ def variants() -> Iterator[Variant]:
     wide = [(tl.float64, out, tl.float64) for out in (tl.float64, *floats)]
     masks = [(dtype, tl.int8, tl.int8) for dtype in (tl.float32, tl.float64)]
     for dtype in (tl.float32, tl.float64):
-        yield from ranking_variants(dtype, masked=False, magnitude=True)
+        yield before_variant(dtype, counts=BINS.value)
+        for own in (True, False):
+            yield from counting_variants(dtype, masked=False, magnitude=True, own=own)
     for (dtype, out, weight), aligned in itertools.product(weighted + wide + masks, (True, False)):
         arguments = {
             "plan_ptr": "*i64", "addresses_ptr": "*i64", "kth_ptr": f"*{dtype.name}",

@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 import triton
 import triton.language as tl
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.tables import (
     BLOCK,
     THREADS,
@@ -28,7 +28,8 @@ from gemkern.kernels.gpu.tables import (
 )
 from gemkern.kernels.gpu.threshold import narrow
 from gemkern.kernels.gpu.variants import Variant
-from gemkern.kernels.layouts import dense, ordered_as
+from gemkern.kernels.kept import number
+from gemkern.kernels.layouts import dense, laid_out_alike, ordered_as
 from torch import Tensor
 
 Scalar = float | Tensor
@@ -57,19 +58,25 @@ def correction(beta, step):
 
 
 @triton.jit
+def weights_part(weights_ptr, scores, offsets, size, STRAIGHT: tl.constexpr, WHOLE: tl.constexpr):
+    """Return the weights of a part; without STRAIGHT nothing reads them, and scores stand there."""
+    return load_part(weights_ptr, offsets, size, WHOLE) if STRAIGHT else scores
+
+
+@triton.jit
 def gradient_part(
-    scores, grads_ptr, weights_ptr, l2, offsets, size, STRAIGHT: tl.constexpr, WHOLE: tl.constexpr
+    scores, grads_ptr, weights, l2, offsets, size, STRAIGHT: tl.constexpr, WHOLE: tl.constexpr
 ):
     """Return dL/dscore of a part with its L2 term; STRAIGHT takes the product with the weight."""
     grads = load_part(grads_ptr, offsets, size, WHOLE).to(scores.dtype)
     if STRAIGHT:
-        grads = grads * load_part(weights_ptr, offsets, size, WHOLE).to(scores.dtype)
+        grads = grads * weights.to(scores.dtype)
     return grads + 2 * l2 * scores
 
 
 @triton.jit
 def move_part(
-    scores, by, active, scores_ptr, weights_ptr, effective_ptr, offsets, size,
+    scores, by, active, weights, scores_ptr, effective_ptr, offsets, size,
     WRITTEN: tl.constexpr, OUT: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """Move scores, clamp them, clear the frozen; where WRITTEN, write the effective weight."""
@@ -80,7 +87,6 @@ def move_part(
     store_part(scores_ptr, offsets, moved, size, WHOLE)
     if WRITTEN:
         mask = active & (moved >= TAU)
-        weights = load_part(weights_ptr, offsets, size, WHOLE)
         effective = narrow(tl.where(mask, weights, 0), OUT)
         store_part(effective_ptr, offsets, effective, size, WHOLE)
 
@@ -94,7 +100,8 @@ def sgd_part(
 ):  # fmt: skip
     scores = load_part(scores_ptr, offsets, size, WHOLE)
     active = load_part(active_ptr, offsets, size, WHOLE) != 0
-    grads = gradient_part(scores, grads_ptr, weights_ptr, l2, offsets, size, STRAIGHT, WHOLE)
+    weights = weights_part(weights_ptr, scores, offsets, size, STRAIGHT, WHOLE)
+    grads = gradient_part(scores, grads_ptr, weights, l2, offsets, size, STRAIGHT, WHOLE)
     momentum = tl.full((), MOMENTUM, lr.dtype)
     buffers = load_part(buffers_ptr, offsets, size, WHOLE) * momentum + grads
     direction = buffers
@@ -102,12 +109,12 @@ def sgd_part(
         direction = buffers * momentum + grads
     store_part(buffers_ptr, offsets, tl.where(active, buffers, 0), size, WHOLE)
     move_part(
-        scores, direction * lr, active, scores_ptr, weights_ptr, effective_ptr, offsets, size,
+        scores, direction * lr, active, weights, scores_ptr, effective_ptr, offsets, size,
         WRITTEN, OUT, WHOLE,
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["LAYERS"])
 def score_step_sgd_kernel(
     plan_ptr, addresses_ptr, lr_ptr, l2_ptr, LAYERS,
     SCORE: tl.constexpr, GRAD: tl.constexpr, WEIGHT: tl.constexpr, OUT: tl.constexpr,
@@ -148,7 +155,8 @@ def adam_part(
     beta2 = tl.full((), BETA2, lr.dtype)
     scores = load_part(scores_ptr, offsets, size, WHOLE)
     active = load_part(active_ptr, offsets, size, WHOLE) != 0
-    grads = gradient_part(scores, grads_ptr, weights_ptr, l2, offsets, size, STRAIGHT, WHOLE)
+    weights = weights_part(weights_ptr, scores, offsets, size, STRAIGHT, WHOLE)
+    grads = gradient_part(scores, grads_ptr, weights, l2, offsets, size, STRAIGHT, WHOLE)
     exp_avgs = load_part(exp_avgs_ptr, offsets, size, WHOLE) * beta1 + grads * (1 - beta1)
     squares = grads * grads * (1 - beta2)
     exp_avg_sqs = load_part(exp_avg_sqs_ptr, offsets, size, WHOLE) * beta2 + squares
@@ -158,12 +166,12 @@ def adam_part(
     store_part(exp_avgs_ptr, offsets, tl.where(active, exp_avgs, 0), size, WHOLE)
     store_part(exp_avg_sqs_ptr, offsets, tl.where(active, exp_avg_sqs, 0), size, WHOLE)
     move_part(
-        scores, by, active, scores_ptr, weights_ptr, effective_ptr, offsets, size,
+        scores, by, active, weights, scores_ptr, effective_ptr, offsets, size,
         WRITTEN, OUT, WHOLE,
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["LAYERS"])
 def score_step_adam_kernel(
     plan_ptr, addresses_ptr, lr_ptr, l2_ptr, step_ptr, LAYERS,
     SCORE: tl.constexpr, GRAD: tl.constexpr, WEIGHT: tl.constexpr, OUT: tl.constexpr,
@@ -267,32 +275,35 @@ def _launch(
     written = straight and effective is not None
     # What is not read stands in the table as scores.
     given = [*state, grads, weights or scores, (written and effective) or scores]
-    like = [dense(score) for score in scores]
-    working = [
-        [ordered_as(one, layer) for one, layer in zip(tensors, like, strict=True)]
-        for tensors in given
+    working = given if laid_out_alike(*given) else _ordered(given)
+    device = scores[0].device
+    numbers = [
+        one if isinstance(one, Tensor) else number(one, scores[0].dtype, device) for one in scalars
     ]
-    numbers = [_on_device(scalar, scores[0]) for scalar in scalars]
     for layers in alike(working[0], *working[-3:]):
         rows = table(*(layers(tensors) for tensors in working))
-        if rows.programs:
-            kernel[(rows.programs,)](
-                rows.plan,
-                rows.addresses,
-                *numbers,
-                rows.layers,
-                SCORE=element(rows.dtypes[0]),
-                GRAD=element(rows.dtypes[-3]),
-                WEIGHT=element(rows.dtypes[-2]),
-                OUT=element(rows.dtypes[-1]),
-                STRAIGHT=straight,
-                WRITTEN=written,
-                ALIGNED=rows.aligned,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-                **ROUNDING,
-                **constants,
-            )
+        launch(
+            kernel,
+            (rows.programs,),
+            device,
+            rows.plan,
+            rows.addresses,
+            *numbers,
+            rows.layers,
+            SCORE=element(rows.dtypes[0]),
+            GRAD=element(rows.dtypes[-3]),
+            WEIGHT=element(rows.dtypes[-2]),
+            OUT=element(rows.dtypes[-1]),
+            STRAIGHT=straight,
+            WRITTEN=written,
+            ALIGNED=rows.aligned,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+            **ROUNDING,
+            **constants,
+        )
+    if working is given:
+        return
     # The stand-ins are copies of scores as they were.
     changed = [*range(len(state)), *([len(given) - 1] if written else [])]
     for tensors, ours in ((given[i], working[i]) for i in changed):
@@ -301,10 +312,13 @@ def _launch(
                 original.copy_(worked_on)
 
 
-def _on_device(scalar: Scalar, like: Tensor) -> Tensor:
-    if isinstance(scalar, Tensor):
-        return scalar
-    return torch.full((), scalar, dtype=like.dtype, device=like.device)
+def _ordered(operands: Sequence[Sequence[Tensor]]) -> list[Sequence[Tensor]]:
+    """Return all operands in the memory order of dense scores, which are the first of them."""
+    like = [dense(score) for score in operands[0]]
+    return [
+        [ordered_as(one, layer) for one, layer in zip(tensors, like, strict=True)]
+        for tensors in operands
+    ]
 
 
 def variants() -> Iterator[Variant]:

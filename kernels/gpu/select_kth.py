@@ -18,6 +18,7 @@ import torch
 import triton
 import triton.language as tl
 from gemkern.kernels.gpu.keys import BINS, key_of, least_key, marks, value_of
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.tables import (
     BLOCK,
     THREADS,
@@ -89,9 +90,9 @@ def keys_of_part(
     return key_of(values, MAGNITUDE), ranked
 
 
-@triton.jit(do_not_specialize=["EACH", "PASS"])
+@triton.jit(do_not_specialize=["LAYERS", "RANKS", "EACH", "PASS"])
 def count_kernel(
-    plan_ptr, addresses_ptr, k_ptr, work_ptr, LAYERS, RANKS, EACH, PASS,
+    plan_ptr, addresses_ptr, k_ptr, work_ptr, own_ptr, LAYERS, RANKS, EACH, PASS,
     VALUE: tl.constexpr, MASKED: tl.constexpr, MAGNITUDE: tl.constexpr,
     ALIGNED: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -113,11 +114,13 @@ def count_kernel(
         keys, ranked = keys_of_part(values_ptr, active_ptr, part, size, MASKED, MAGNITUDE, BLOCK)
         digits = ((keys >> shift) & (BINS - 1)).to(tl.int32)
         counts += tl.histogram(digits, BINS, mask=ranked & ((keys & known) == key))
-    counts_ptr = row_ptr + tl.arange(0, BINS)
-    tl.atomic_add(counts_ptr, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+    bins = tl.arange(0, BINS)
+    tl.atomic_add(row_ptr + bins, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+    if own_ptr is not None:
+        tl.store(own_ptr + tl.program_id(0).to(tl.int64) * BINS + bins, counts)
 
 
-@triton.jit(do_not_specialize=["PASSES"])
+@triton.jit(do_not_specialize=["RANKS", "PASSES"])
 def result_kernel(k_ptr, work_ptr, kth_ptr, ties_ptr, RANKS, PASSES, VALUE: tl.constexpr):
     rank_of = tl.program_id(0).to(tl.int64)
     k = tl.load(k_ptr + rank_of)
@@ -127,7 +130,7 @@ def result_kernel(k_ptr, work_ptr, kth_ptr, ties_ptr, RANKS, PASSES, VALUE: tl.c
     tl.store(ties_ptr + rank_of, tl.where(k > 0, rank, 0))
 
 
-@triton.jit(do_not_specialize=["EACH"])
+@triton.jit(do_not_specialize=["LAYERS", "EACH"])
 def equal_kernel(
     plan_ptr, addresses_ptr, kth_ptr, equal_ptr, LAYERS, EACH,
     VALUE: tl.constexpr, MASKED: tl.constexpr, MAGNITUDE: tl.constexpr,
@@ -142,13 +145,20 @@ def equal_kernel(
     for part in range(start, end, BLOCK):
         keys, ranked = keys_of_part(values_ptr, active_ptr, part, size, MASKED, MAGNITUDE, BLOCK)
         counts += (ranked & (keys == kth)).to(tl.int32)
-    tl.store(equal_ptr + tl.program_id(0), tl.sum(counts).to(tl.int64))
+    tl.store(equal_ptr + tl.program_id(0), tl.sum(counts))
 
 
-@triton.jit(do_not_specialize=["EACH"])
-def before_kernel(plan_ptr, equal_ptr, LAYERS, PROGRAMS, EACH, BLOCK: tl.constexpr):
-    """Turn the counts of programs into how many equal entries come before each, in order."""
+@triton.jit(do_not_specialize=["LAYERS", "PROGRAMS", "EACH"])
+def before_kernel(
+    plan_ptr, equal_ptr, kth_ptr, before_ptr, LAYERS, PROGRAMS, EACH,
+    COUNTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write for each program how many entries equal to kth come before its own, in order.
+
+    A program has counted those of its own in one of its COUNTS, that of the last byte of their key.
+    """
     layer = tl.program_id(0)
+    equal_ptr += (key_of(tl.load(kth_ptr + layer * EACH), False) & (COUNTS - 1)).to(tl.int32)
     at = tl.zeros((), tl.int64)
     end = at + PROGRAMS
     if EACH:
@@ -158,8 +168,8 @@ def before_kernel(plan_ptr, equal_ptr, LAYERS, PROGRAMS, EACH, BLOCK: tl.constex
     total = tl.zeros((), tl.int64)
     while at < end:
         programs = at + tl.arange(0, BLOCK)
-        counts = tl.load(equal_ptr + programs, mask=programs < end, other=0)
-        tl.store(equal_ptr + programs, total + tl.cumsum(counts) - counts, mask=programs < end)
+        counts = tl.load(equal_ptr + programs * COUNTS, mask=programs < end, other=0).to(tl.int64)
+        tl.store(before_ptr + programs, total + tl.cumsum(counts) - counts, mask=programs < end)
         total += tl.sum(counts)
         at += BLOCK
 
@@ -180,7 +190,7 @@ def left_of_part(
     return ranked & ~lowest, before + tl.sum(counts)
 
 
-@triton.jit(do_not_specialize=["EACH"])
+@triton.jit(do_not_specialize=["LAYERS", "EACH"])
 def clear_kernel(
     plan_ptr, addresses_ptr, kth_ptr, ties_ptr, before_ptr, LAYERS, EACH,
     VALUE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr,
@@ -207,7 +217,7 @@ def select_kth(
 ) -> tuple[Tensor, Tensor]:
     values = [value.contiguous() for value in values]
     active = [on.contiguous() for on in active]
-    return rank(spans(values, active), k, masked=True, magnitude=False)
+    return rank(spans(values, active), k, None, masked=True, magnitude=False)
 
 
 def remove_lowest(
@@ -217,13 +227,18 @@ def remove_lowest(
     values = [value.contiguous() for value in values]
     worked_on = [on.contiguous() for on in active]
     rows = spans(values, worked_on)
-    if not rows.programs:
-        return
     kth, ties = kth.contiguous(), ties.contiguous()
-    before = equals_before(rows, kth, masked=True, magnitude=False)
-    clear_kernel[(rows.programs,)](
-        rows.plan, rows.addresses, kth, ties, before, rows.layers, kth.dim(), **constants(rows)
-    )
+    equal = kth.new_empty(rows.programs, dtype=torch.int32)
+    launch(
+        equal_kernel, (rows.programs,), kth.device,
+        rows.plan, rows.addresses, kth, equal, rows.layers, kth.dim(),
+        MASKED=True, MAGNITUDE=False, **constants(rows),
+    )  # fmt: skip
+    before = equals_before(rows, kth, equal, counts=1)
+    launch(
+        clear_kernel, (rows.programs,), kth.device,
+        rows.plan, rows.addresses, kth, ties, before, rows.layers, kth.dim(), **constants(rows),
+    )  # fmt: skip
     for on, cleared in zip(active, worked_on, strict=True):
         if cleared is not on:
             on.copy_(cleared)
@@ -238,11 +253,14 @@ def spans(*operands: Sequence[Tensor]) -> Table:
     return table(*operands, sizes=[triton.cdiv(size, PARTS) for size in sizes], numbers=(sizes,))
 
 
-def rank(rows: Table, k: Tensor, *, masked: bool, magnitude: bool) -> tuple[Tensor, Tensor]:
+def rank(
+    rows: Table, k: Tensor, own: Tensor | None, *, masked: bool, magnitude: bool
+) -> tuple[Tensor, Tensor]:
     """Return kth and ties of the values in `rows`, as `select_kth`.
 
     Args:
         rows: the `spans` of values and active.
+        own: int32 [programs, BINS], filled with each program's counts of the last pass; or None.
         masked: whether active is read; else every entry is ranked.
         magnitude: whether absolute values are ranked; kth is then one.
     """
@@ -251,27 +269,33 @@ def rank(rows: Table, k: Tensor, *, masked: bool, magnitude: bool) -> tuple[Tens
     kth, ties = torch.empty_like(k, dtype=dtype), torch.empty_like(k)
     passes = dtype.itemsize
     work = torch.zeros(passes * k.numel() * ROW.value, dtype=torch.int64, device=k.device)
-    for each_pass in range(passes if rows.programs else 0):
-        count_kernel[(rows.programs,)](
-            rows.plan, rows.addresses, k, work, rows.layers, k.numel(), k.dim(), each_pass,
+    for each_pass in range(passes):
+        launch(
+            count_kernel, (rows.programs,), k.device,
+            rows.plan, rows.addresses, k, work, own if each_pass == passes - 1 else None,
+            rows.layers, k.numel(), k.dim(), each_pass,
             MASKED=masked, MAGNITUDE=magnitude, **constants(rows),
         )  # fmt: skip
-    result_kernel[(k.numel(),)](
-        k, work, kth, ties, k.numel(), passes, VALUE=element(dtype), num_warps=WARPS
-    )
+    launch(
+        result_kernel, (k.numel(),), k.device,
+        k, work, kth, ties, k.numel(), passes, VALUE=element(dtype), num_warps=WARPS,
+    )  # fmt: skip
     return kth, ties
 
 
-def equals_before(rows: Table, kth: Tensor, *, masked: bool, magnitude: bool) -> Tensor:
-    """Return for each program of `rows` how many entries equal to kth precede its own, int64."""
+def equals_before(rows: Table, kth: Tensor, equal: Tensor, counts: int) -> Tensor:
+    """Return for each program of `rows` how many entries equal to kth precede its own, int64.
+
+    Args:
+        equal: int32 [programs * counts]: how many each program has, by the last byte of their key
+            if there are 256 `counts`.
+    """
     before = kth.new_empty(rows.programs, dtype=torch.int64)
-    equal_kernel[(rows.programs,)](
-        rows.plan, rows.addresses, kth, before, rows.layers, kth.dim(),
-        MASKED=masked, MAGNITUDE=magnitude, **constants(rows),
+    launch(
+        before_kernel, (kth.numel() if rows.programs else 0,), kth.device,
+        rows.plan, equal, kth, before, rows.layers, rows.programs, kth.dim(),
+        COUNTS=counts, BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
-    before_kernel[(kth.numel(),)](
-        rows.plan, before, rows.layers, rows.programs, kth.dim(), BLOCK=BLOCK, num_warps=WARPS
-    )
     return before
 
 
@@ -288,22 +312,30 @@ def constants(rows: Table) -> dict[str, Any]:
 
 def variants() -> Iterator[Variant]:
     """Yield every kernel of this file, for values of each dtype."""
-    arguments = {"plan_ptr": "*i64", "equal_ptr": "*i64", "PROGRAMS": "i32", **_COUNTS}
-    yield Variant(before_kernel, arguments, {"BLOCK": BLOCK}, "other", THREADS)
     for dtype in (tl.float32, tl.float16, tl.bfloat16, tl.float64):
+        yield before_variant(dtype, counts=1)
         arguments = {
             "k_ptr": "*i64", "work_ptr": "*i64", "kth_ptr": f"*{dtype.name}", "ties_ptr": "*i64",
             "RANKS": "i32", "PASSES": "i32",
         }  # fmt: skip
         yield Variant(result_kernel, arguments, {"VALUE": dtype}, "other", THREADS)
-        yield from ranking_variants(dtype, masked=True, magnitude=False)
+        yield from counting_variants(dtype, masked=True, magnitude=False, own=False)
         for aligned in (True, False):
-            arguments = {**_ROWS, "kth_ptr": f"*{dtype.name}", "ties_ptr": "*i64"}
+            arguments = {**_ROWS, "kth_ptr": f"*{dtype.name}"}
+            given = {"VALUE": dtype, "ALIGNED": aligned, "BLOCK": BLOCK, "PARTS": PARTS}
+            kind: Kind = "elementwise" if aligned else "other"
+            yield Variant(
+                equal_kernel,
+                {**arguments, "equal_ptr": "*i32"},
+                {**given, "MASKED": True, "MAGNITUDE": False},
+                kind,
+                THREADS,
+            )
             yield Variant(
                 clear_kernel,
-                {**arguments, "before_ptr": "*i64"},
-                {"VALUE": dtype, "ALIGNED": aligned, "BLOCK": BLOCK, "PARTS": PARTS},
-                "elementwise" if aligned else "other",
+                {**arguments, "ties_ptr": "*i64", "before_ptr": "*i64"},
+                given,
+                kind,
                 THREADS,
             )
 
@@ -312,15 +344,26 @@ _COUNTS = {"LAYERS": "i32", "EACH": "i32"}
 _ROWS = {"plan_ptr": "*i64", "addresses_ptr": "*i64", **_COUNTS}
 
 
-def ranking_variants(dtype: tl.dtype, *, masked: bool, magnitude: bool) -> Iterator[Variant]:
-    """Yield the kernels over all entries that `rank` and `equals_before` launch."""
-    count = {"k_ptr": "*i64", "work_ptr": "*i64", "RANKS": "i32", "PASS": "i32"}
-    equal = {"kth_ptr": f"*{dtype.name}", "equal_ptr": "*i64"}
+def before_variant(dtype: tl.dtype, counts: int) -> Variant:
+    """Return the kernel that `equals_before` launches."""
+    arguments = {
+        "plan_ptr": "*i64", "equal_ptr": "*i32", "kth_ptr": f"*{dtype.name}",
+        "before_ptr": "*i64", "PROGRAMS": "i32", **_COUNTS,
+    }  # fmt: skip
+    return Variant(before_kernel, arguments, {"COUNTS": counts, "BLOCK": BLOCK}, "other", THREADS)
+
+
+def counting_variants(
+    dtype: tl.dtype, *, masked: bool, magnitude: bool, own: bool
+) -> Iterator[Variant]:
+    """Yield the kernel of a pass over all entries, which keeps its `own` counts or does not."""
+    numbers = {"k_ptr": "*i64", "work_ptr": "*i64", "RANKS": "i32", "PASS": "i32"}
+    kept = {"own_ptr": "*i32"} if own else {}
+    absent = {} if own else {"own_ptr": None}
     for aligned in (True, False):
         ranked = {
             "VALUE": dtype, "MASKED": masked, "MAGNITUDE": magnitude, "ALIGNED": aligned,
-            "BLOCK": BLOCK, "PARTS": PARTS,
+            "BLOCK": BLOCK, "PARTS": PARTS, **absent,
         }  # fmt: skip
         kind: Kind = "elementwise" if aligned else "other"
-        yield Variant(count_kernel, {**_ROWS, **count}, ranked, kind, THREADS)
-        yield Variant(equal_kernel, {**_ROWS, **equal}, ranked, kind, THREADS)
+        yield Variant(count_kernel, {**_ROWS, **numbers, **kept}, ranked, kind, THREADS)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import triton
 import triton.language as tl
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.tables import (
     BLOCK,
     THREADS,
@@ -40,7 +41,7 @@ def product_part(
     store_part(out_ptr, offsets, tl.where(active, grads * weights, 0), size, WHOLE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["LAYERS"])
 def straight_through_kernel(
     plan_ptr, addresses_ptr, LAYERS,
     OUT: tl.constexpr, GRAD: tl.constexpr, WEIGHT: tl.constexpr,
@@ -72,18 +73,20 @@ def straight_through(
     ]
     for layers in alike(out, grads, weights):
         rows = table(layers(out), layers(grads), layers(weights), layers(active))
-        if rows.programs:
-            straight_through_kernel[(rows.programs,)](
-                rows.plan,
-                rows.addresses,
-                rows.layers,
-                OUT=element(rows.dtypes[0]),
-                GRAD=element(rows.dtypes[1]),
-                WEIGHT=element(rows.dtypes[2]),
-                ALIGNED=rows.aligned,
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-            )
+        launch(
+            straight_through_kernel,
+            (rows.programs,),
+            rows.plan.device,
+            rows.plan,
+            rows.addresses,
+            rows.layers,
+            OUT=element(rows.dtypes[0]),
+            GRAD=element(rows.dtypes[1]),
+            WEIGHT=element(rows.dtypes[2]),
+            ALIGNED=rows.aligned,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )
     return out
 
 

@@ -2,12 +2,12 @@
 
 The plan of a launch says which program works on which part of which layer; it depends on sizes
 alone. The addresses say where each operand of each layer begins. Both are made once for the same
-sizes and the same tensors, and found again after that: a training step builds nothing.
+sizes and the same places, and found again after that: an allocator reuses memory, so that a step of
+training builds nothing.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import TypeVar
 import torch
 import triton
 import triton.language as tl
+from gemkern.kernels.kept import filled, kept
 from torch import Tensor
 
 # Elements a program works on, and its threads: eight each, a load of 16 bytes in any float dtype.
@@ -25,8 +26,6 @@ THREADS = 128
 WARPS = THREADS // (64 if torch.version.hip else 32)
 # What a load of 16 bytes asks of an address.
 ALIGNMENT = 16
-# Tables kept: the operands of a step lie in few places, since an allocator reuses memory.
-CACHED = 64
 
 Item = TypeVar("Item")
 
@@ -101,23 +100,29 @@ def table(
         numbers: rows that follow the addresses, one number for each layer.
     """
     device = operands[0][0].device
-    counts = tuple(sizes) if sizes is not None else tuple(one.numel() for one in operands[0])
-    places = tuple(tensor.data_ptr() for tensors in operands for tensor in tensors)
+    counts = tuple(map(Tensor.numel, operands[0]) if sizes is None else sizes)
+    dtypes = tuple(tensors[0].dtype for tensors in operands)
+    places = tuple(map(Tensor.data_ptr, chain.from_iterable(operands)))
     rows = (*places, *chain.from_iterable(numbers))
-    layers = len(counts)
-    plan = _kept((device, "plan", counts), lambda: _plan(counts), device)
-    return Table(
-        plan=plan,
-        addresses=_kept((device, "addresses", rows), lambda: rows, device),
-        layers=layers,
-        programs=plan.numel() - 2 * layers,
-        dtypes=tuple(tensors[0].dtype for tensors in operands),
-        aligned=all(place % ALIGNMENT == 0 for place in places),
-    )
+
+    def make() -> Table:
+        plan = kept((device, counts), device, lambda: filled(_plan(counts), torch.int64, device))
+        return Table(
+            plan=plan,
+            addresses=filled(rows, torch.int64, device),
+            layers=len(counts),
+            programs=plan.numel() - 2 * len(counts),
+            dtypes=dtypes,
+            aligned=all(place % ALIGNMENT == 0 for place in places),
+        )
+
+    return kept((device, counts, dtypes, rows), device, make)
 
 
 def alike(*operands: Sequence[Tensor]) -> list[Callable[[Sequence[Item]], list[Item]]]:
     """Return, for each combination of dtypes among layers, a function that picks those layers."""
+    if all(len({tensor.dtype for tensor in tensors}) == 1 for tensors in operands):
+        return [list]
     groups: dict[tuple[torch.dtype, ...], list[int]] = {}
     for layer, tensors in enumerate(zip(*operands, strict=True)):
         groups.setdefault(tuple(tensor.dtype for tensor in tensors), []).append(layer)
@@ -142,30 +147,9 @@ _ELEMENTS = {
     torch.float64: tl.float64,
 }
 
-_tables: OrderedDict[tuple, tuple[Tensor, Tensor]] = OrderedDict()
-# A captured graph reads its tables at every replay: they live as long as the process.
-_captured: list[tuple[Tensor, Tensor]] = []
-
 
 def _plan(sizes: Sequence[int]) -> list[int]:
     programs = [triton.cdiv(size, BLOCK) for size in sizes]
     first = [sum(programs[:layer]) for layer in range(len(sizes))]
     layer_of = [layer for layer, count in enumerate(programs) for _ in range(count)]
     return [*sizes, *first, *layer_of]
-
-
-def _kept(key: tuple, numbers: Callable[[], Sequence[int]], device: torch.device) -> Tensor:
-    """Return `numbers` on the device, copied once for each `key`, without waiting."""
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    entry = _tables.get(key)
-    if entry is None:
-        on_host = torch.tensor(numbers(), dtype=torch.int64, pin_memory=device.type == "cuda")
-        entry = on_host, on_host.to(device, non_blocking=True)
-        if not capturing:
-            # While a graph is captured nothing runs: such a table is not filled before its replay.
-            _tables[key] = entry
-            if len(_tables) > CACHED:
-                _tables.popitem(last=False)
-    if capturing:
-        _captured.append(entry)
-    return entry[1]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from gemkern.kernels.gpu.launching import launch
 from gemkern.kernels.gpu.tables import (
     BLOCK,
     THREADS,
@@ -26,10 +27,14 @@ from gemkern.kernels.gpu.tables import (
     table,
 )
 from gemkern.kernels.gpu.variants import Kind, Variant
+from gemkern.kernels.kept import number
 from gemkern.kernels.layouts import dense, empty_as, ordered_as, same_order
 from torch import Tensor
 
 TAU = 0.5
+LAST = torch.channels_last
+# Weights of an output channel that are transposed as they are read: counted in int32.
+MOST_TRANSPOSED = 2**30
 
 
 @triton.jit
@@ -43,7 +48,7 @@ def mask_part(
     return mask
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["LAYERS"])
 def threshold_kernel(
     plan_ptr,
     addresses_ptr,
@@ -69,7 +74,7 @@ def threshold_kernel(
         store_part(mask_ptr, offsets, mask.to(tl.int8), size, False)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["LAYERS"])
 def threshold_packed_kernel(
     plan_ptr,
     addresses_ptr,
@@ -96,7 +101,7 @@ def threshold_packed_kernel(
     tl.store(packed_ptr + bytes_, packed.to(tl.uint8), mask=bytes_ * 8 < size)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["LAYERS"])
 def effective_weight_kernel(
     plan_ptr,
     addresses_ptr,
@@ -119,11 +124,9 @@ def effective_weight_kernel(
     targets = start + tl.arange(0, BLOCK)
     sources = targets
     if TRANSPOSED:
-        # Each output channel is a matrix that lies transposed: read down its columns.
-        rows = tl.load(addresses_ptr + 4 * LAYERS + layer)
-        columns = tl.load(addresses_ptr + 5 * LAYERS + layer)
-        place = targets % (rows * columns)
-        sources = targets - place + (place % columns) * rows + place // columns
+        rows = tl.load(addresses_ptr + 4 * LAYERS + layer).to(tl.int32)
+        columns = tl.load(addresses_ptr + 5 * LAYERS + layer).to(tl.int32)
+        sources = transposed(start, rows, columns, BLOCK)
     if start + BLOCK <= size:
         mask = mask_part(scores_ptr, active_ptr, tau, sources, size, SCORED, True)
         effective = tl.where(mask, load_part(weight_ptr, sources, size, True), 0)
@@ -133,6 +136,19 @@ def effective_weight_kernel(
         mask = mask_part(scores_ptr, active_ptr, tau, sources, size, SCORED, False)
         effective = tl.where(mask, load_part(weight_ptr, sources, size, False), 0)
         store_part(out_ptr, targets, narrow(effective, OUT), size, False)
+
+
+@triton.jit
+def transposed(start, ROWS, COLUMNS, BLOCK: tl.constexpr):
+    """Return what to read for the part at `start` of matrices that lie transposed, one by one.
+
+    Divides in 64 bits once, and for each element in 32.
+    """
+    size = ROWS * COLUMNS
+    begin = (start % size).to(tl.int32)
+    at = begin + tl.arange(0, BLOCK)
+    place = at % size
+    return start - begin + (at - place + place % COLUMNS * ROWS + place // COLUMNS)
 
 
 @triton.jit
@@ -208,21 +224,24 @@ def effective_weight(
 
 def _launch(kernel: triton.JITFunction, layers: Table, tau: float | Tensor, **more: Any) -> None:
     """Launch `kernel` over `layers`, the last operand of which is scores, or active without any."""
+    score, device = layers.dtypes[-1], layers.plan.device
     if not isinstance(tau, Tensor):
-        tau = torch.full((), tau, dtype=torch.float64, device=layers.plan.device)
-    if layers.programs:
-        kernel[(layers.programs,)](
-            layers.plan,
-            layers.addresses,
-            tau,
-            layers.layers,
-            SCORE=element(layers.dtypes[-1]),
-            SCORED=layers.dtypes[-1] != torch.bool,
-            ALIGNED=layers.aligned,
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-            **more,
-        )
+        tau = number(tau, score if score.is_floating_point else torch.float32, device)
+    launch(
+        kernel,
+        (layers.programs,),
+        device,
+        layers.plan,
+        layers.addresses,
+        tau,
+        layers.layers,
+        SCORE=element(score),
+        SCORED=score != torch.bool,
+        ALIGNED=layers.aligned,
+        BLOCK=BLOCK,
+        num_warps=WARPS,
+        **more,
+    )
 
 
 def _unwritten(weight: Tensor, dtype: torch.dtype, memory_format: torch.memory_format) -> Tensor:
@@ -246,9 +265,11 @@ def _transposable(
         shape = (1, 1)
         if weight.dim() == 4 and not same_order(weight, target):
             channels, taps = weight.shape[1], weight.shape[2] * weight.shape[3]
-            if weight.is_contiguous() and target.is_contiguous(memory_format=torch.channels_last):
+            if channels * taps > MOST_TRANSPOSED:
+                weight = ordered_as(weight, target)
+            elif weight.is_contiguous() and target.is_contiguous(memory_format=LAST):
                 shape = (taps, channels)
-            elif weight.is_contiguous(memory_format=torch.channels_last) and target.is_contiguous():
+            elif weight.is_contiguous(memory_format=LAST) and target.is_contiguous():
                 shape = (channels, taps)
         ready.append(weight if max(shape) > 1 else ordered_as(weight, target))
         rows.append(shape[0])

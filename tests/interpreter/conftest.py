@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,15 @@ def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guards]:
     )
     yield guards
     guards.check()
+
+
+@pytest.fixture
+def rehearsed(tmp_path: Path) -> Any:
+    """A bench of tiny shapes on the CPU."""
+    from benchmarks.gpu import run
+    from benchmarks.gpu.result import Result
+
+    return run.rehearsed(Result(tmp_path / "gpu.json", {}), seconds=600)
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,23 +13,42 @@ import typer
 from gemkern.kernels.gpu import masked_linear
 from gemkern.kernels.gpu import threshold as gpu_threshold
 from gemkern.kernels.table import OPERATORS
+from rehearsals import Row, rows_of
 from rich.console import Console
 
-from benchmarks import roofline
-from benchmarks.gpu import baselines, bench, elementwise, products, run, shapes, step, trainer
+from benchmarks import result_files, roofline
+from benchmarks.gpu import (
+    account,
+    baselines,
+    bench,
+    elementwise,
+    products,
+    run,
+    shapes,
+    step,
+    trainer,
+)
 from benchmarks.gpu.__main__ import REHEARSAL, main
 from benchmarks.gpu.bars import bars
+from benchmarks.gpu.correctness import MODELS
 from benchmarks.gpu.exactness import WrongResult, copied, require_as_exact_as, require_same
 from benchmarks.gpu.layers import PASSES
 from benchmarks.gpu.result import FAILED, MEASURED, NOT_MEASURED, Result
-from benchmarks.gpu.timing import CAPTURED, QUANTILES, Clock, NotMeasured, WallClock, Work
+from benchmarks.gpu.timing import (
+    CAPTURED,
+    QUANTILES,
+    Clock,
+    NotMeasured,
+    WallClock,
+    Work,
+)
 from benchmarks.gpu.ways import in_kernel
-from gemkern.errors import GemkernError
 from gemkern.ops import dispatch
 
-Row = dict[str, Any]
 # What a CPU cannot do.
-EXCUSES = ("no CUDA graphs", "no compute-sanitizer", "compiles nothing", "interpreter")
+EXCUSES = (
+    "no CUDA graphs", "no compute-sanitizer", "compiles nothing", "interpreter", "cores alone",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -45,28 +63,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Row:
 
 
 @pytest.fixture
-def rehearsed(tmp_path: Path) -> bench.Bench:
-    return run.rehearsed(Result(tmp_path / "gpu.json", {}), seconds=600)
-
-
-@pytest.fixture
 def fresh_backends() -> Iterator[None]:
     """Let operators look their kernels up anew, here and after."""
     dispatch._load.cache_clear()
     yield
     dispatch._load.cache_clear()
-
-
-def rows_of(of: bench.Bench, section: str, **chosen: Any) -> list[Row]:
-    """Run the rows of a section that are of what is `chosen`; return them from the file."""
-
-    def plan(of: bench.Bench) -> Iterator[bench.Row]:
-        for row in run.SECTIONS[section](of):
-            if chosen.items() <= row.of.items():
-                yield row
-
-    bench.run_section(of, section, plan)
-    return of.result.of(section)
 
 
 def test_every_section_has_rows_and_none_fails(whole: Row) -> None:
@@ -78,7 +79,7 @@ def test_every_section_has_rows_and_none_fails(whole: Row) -> None:
 
 
 def test_every_operator_of_the_table_is_checked(whole: Row) -> None:
-    checked = [row for row in whole["rows"] if row["section"] == "correctness"]
+    checked = [row for row in whole["rows"] if row["section"].endswith("correctness")]
     measured = {row["operator"] for row in checked if row["status"] == MEASURED}
     assert measured == {name for name, entries in OPERATORS.items() if entries["gpu"].module}
     assert all(row["compared"] > 0 for row in checked if row["status"] == MEASURED)
@@ -139,9 +140,9 @@ def test_a_wrong_mask_is_caught_and_not_timed(
 ) -> None:
     right = gpu_threshold.threshold
     monkeypatch.setattr(gpu_threshold, "threshold", lambda *of: [~mask for mask in right(*of)])
-    checked = rows_of(rehearsed, "correctness", operator="threshold")
+    checked = rows_of(rehearsed, "mask correctness", operator="threshold")
     timed = rows_of(rehearsed, "elementwise", operator="threshold")
-    assert len(checked) == 3
+    assert len(checked) == len(MODELS)
     assert timed
     for row in (*checked, *timed):
         assert row["status"] == FAILED
@@ -156,7 +157,7 @@ def test_a_wrong_product_is_caught_and_not_timed(
     right = masked_linear.masked_linear
     monkeypatch.setattr(masked_linear, "masked_linear", lambda *of: right(*of) * 1.001)
     checked = rows_of(
-        rehearsed, "correctness", operator="masked_linear", way="in-kernel", mode="float32"
+        rehearsed, "product correctness", operator="masked_linear", way="in-kernel", mode="float32"
     )
     timed = rows_of(rehearsed, "products", operator="masked_linear")
     assert checked
@@ -179,33 +180,37 @@ def test_a_section_that_raises_leaves_the_others(
     assert [row["status"] for row in rehearsed.result.of("cudnn")] == [MEASURED] * 4
 
 
-def test_what_does_not_fit_is_not_measured_and_can_follow(rehearsed: bench.Bench) -> None:
-    rehearsed.seconds = 0
-    late = rows_of(rehearsed, "ceilings")
-    assert {(row["status"], row["reason"]) for row in late} == {(NOT_MEASURED, "out of time")}
-    rehearsed.seconds = 600
-    rehearsed.result.resume()
-    assert {row["status"] for row in rows_of(rehearsed, "ceilings")} == {MEASURED}
+def test_the_first_call_fits_nine_minutes(whole: Row, tmp_path: Path) -> None:
+    """By the harness's own account: to start, to compile on 16 cores, and to measure."""
+    result = Result(tmp_path / "gpu.json", {})
+    for row in whole["rows"]:
+        result.add(row["section"], row["name"], row)
+    assert run.CALLS["first"][:3] == ("ceilings", "graphs", "mask correctness")
+    assert account.call_seconds(result, "first") < 540
+    for planned in account.planned(result, run.CALLS["first"]):
+        assert planned.rows > 0
+        assert (planned.contenders > 0) == (not planned.section.endswith(("correctness", "graphs")))
+        assert (planned.kernels > 0) == (planned.section != "ceilings")
 
 
-def test_rows_of_other_code_are_not_taken_over(rehearsed: bench.Bench, tmp_path: Path) -> None:
-    rows_of(rehearsed, "ceilings")
-    with pytest.raises(GemkernError, match="measured with another commit: give a new folder"):
-        Result(tmp_path / "gpu.json", {"commit": "abc"}).resume()
-
-
-def test_a_lost_device_ends_the_process_and_its_row_is_not_tried_again(
-    rehearsed: bench.Bench, monkeypatch: pytest.MonkeyPatch
+def test_where_no_repository_says_the_commit_it_has_to_be_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def fault(of: bench.Bench, name: str) -> Row:
-        raise RuntimeError("an illegal memory access")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(result_files, "commit", str)
+    with pytest.raises(typer.Exit):
+        main(out=tmp_path)
+    assert "give it with --commit" in capsys.readouterr().err
 
-    monkeypatch.setattr(WallClock, "alive", lambda clock: False)
-    row = bench.Row(fault, name="fault")
-    with pytest.raises(bench.DeviceLost, match="fault: RuntimeError: an illegal memory access"):
-        bench.run_section(rehearsed, "faults", lambda of: [row])
-    rehearsed.result.resume()
-    bench.run_section(rehearsed, "faults", lambda of: [row])
+
+def test_sections_have_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.chosen("") == list(run.SECTIONS)
+    assert run.chosen("second,step") == [*run.SECOND, "step"]
+    with pytest.raises(typer.Exit):
+        main(out=tmp_path, rehearse=True, sections="steps")
+    assert (
+        "no section is called steps: choose of first, second, ceilings" in capsys.readouterr().err
+    )
 
 
 def test_without_a_gpu_one_sentence(

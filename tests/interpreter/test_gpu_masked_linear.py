@@ -6,15 +6,15 @@ float32 and float16 alone: the interpreter's bfloat16 products are wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.gpu import launching, matmul
 from gemkern.kernels.gpu import masked_linear as gpu
-from gemkern.kernels.gpu import matmul
 from gemkern.kernels.gpu.matmul import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,9 +122,9 @@ def check_exact(of: Operands, narrow: Operands, dtype: torch.dtype) -> None:
 
 
 @pytest.fixture
-def processors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(matmul, "PROCESSORS", request.param)
-    return request.param
+def processors(request: pytest.FixtureRequest) -> Iterator[int]:
+    with launching.standing_in(launching.INTERPRETER._replace(processors=request.param)):
+        yield request.param
 
 
 @every_size

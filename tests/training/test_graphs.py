@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 import gemkern as gk
 from gemkern.data import Dataset
+from gemkern.errors import GemkernError
 from gemkern.optim import masked_layers
 from gemkern.training import (
     EpochStats,
@@ -242,6 +243,24 @@ def test_a_capture_that_fails_leaves_no_trace_but_a_warning(
         "gemkern: training goes on without a CUDA graph of its step "
         "(RuntimeError: the capture was invalidated)"
     )
+
+
+def test_a_capture_that_takes_the_random_numbers_with_it_is_an_error(
+    network: nn.Module, stripes: Dataset, recorded: RecordedGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spoiling(FailedGraphs):
+        def capture(self, call: Callable[[], None]) -> Callable[[], None]:
+            monkeypatch.setattr(torch, "rand", no_numbers)
+            return super().capture(call)
+
+    def no_numbers(*shape: int, **options: Any) -> Tensor:
+        raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+    monkeypatch.setattr(graphs, "graphs_on", lambda device: Spoiling(30))
+    with pytest.raises(
+        GemkernError, match=r"the capture was invalidated\), and since then PyTorch"
+    ):
+        run(network, stripes, dense)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -6,10 +6,10 @@ was filled has nothing to wait for, and a graph that is captured meanwhile holds
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import count
 from threading import RLock
 from typing import Any, TypeVar
 
@@ -22,26 +22,35 @@ MOST = 4096
 
 Item = TypeVar("Item")
 
-# The least recently read first.
-_kept: OrderedDict[Hashable, tuple[torch.device, Any]] = OrderedDict()
+
+@dataclass
+class Entry:
+    """What is kept, where it lies, and when it was asked for last, in calls."""
+
+    item: Any
+    device: torch.device
+    asked: int = 0
+
+
+_kept: dict[Hashable, Entry] = {}
 # A captured graph reads at every replay what it read at first: it lives as long as the process.
-_captured: dict[Hashable, Any] = {}
+_captured: dict[Hashable, Entry] = {}
+_calls = count()
 _lock = RLock()
 
 
 def kept(key: Hashable, device: torch.device, make: Callable[[], Item]) -> Item:
     """Return what `make` returned when `key` was asked for first; it lies on `device`."""
     with _lock:
-        found = _kept.get(key)
-        if found is None:
-            found = _kept[key] = device, make()
-        else:
-            _kept.move_to_end(key)
+        entry = _kept.get(key)
+        if entry is None:
+            entry = _kept[key] = Entry(make(), device)
+        entry.asked = next(_calls)
         if _is_capturing(device):
-            _captured[key] = found
+            _captured[key] = entry
         elif len(_kept) > MOST:
             _let_go()
-    return found[1]
+    return entry.item
 
 
 def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -74,9 +83,9 @@ def _is_capturing(device: torch.device) -> bool:
 
 
 def _let_go() -> None:
-    """Forget the half that was not read for longest, once nothing can read it any more."""
-    oldest = list(islice(_kept, MOST // 2))
-    for device in {_kept[key][0] for key in oldest}:
+    """Forget the half that was not asked for longest, once nothing can read it any more."""
+    oldest = sorted(_kept, key=lambda key: _kept[key].asked)[: MOST // 2]
+    for device in {_kept[key].device for key in oldest}:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
     for key in oldest:

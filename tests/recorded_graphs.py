@@ -24,15 +24,22 @@ FORBIDDEN = {
     torch.ops.aten.nonzero.default,
     torch.ops.aten.masked_select.default,
 }
+# Launches that only bring a number to the device.
+FILLS = {
+    torch.ops.aten.full.default,
+    torch.ops.aten.fill_.Scalar,
+    torch.ops.aten.scalar_tensor.default,
+    torch.ops.aten.zeros.default,
+}
 # A replay is unknown to autograd: no version of a tensor counts it.
 _COUNTS_VERSIONS = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
 
 
 class RecordedGraphs:
-    """`gemkern.training.graphs.Graphs` that counts what is asked of it."""
+    """`gemkern.training.graphs.Graphs` that counts what is asked of it, and FILLS of a capture."""
 
     def __init__(self) -> None:
-        self.warm_ups = self.captures = self.replays = self.widest = 0
+        self.warm_ups = self.captures = self.replays = self.widest = self.fills = 0
 
     def warm_up(self, call: Call) -> None:
         self.warm_ups += 1
@@ -51,6 +58,7 @@ class RecordedGraphs:
                 call()
         finally:
             recording.undo()
+        self.fills = sum(func in FILLS for func, *_ in recording.operators)
 
         def replay() -> None:
             self.replays += 1
@@ -64,7 +72,7 @@ class Recording(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._operators: list[tuple[Any, Any, Any, Any]] = []
+        self.operators: list[tuple[Any, Any, Any, Any]] = []
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -77,7 +85,7 @@ class Recording(TorchDispatchMode):
                 self._before[storage.data_ptr()] = storage, storage.clone()
         out = func(*args, **kwargs)
         if func.namespace != "profiler":
-            self._operators.append((func, args, kwargs, out))
+            self.operators.append((func, args, kwargs, out))
         return out
 
     def undo(self) -> None:
@@ -90,7 +98,7 @@ class Recording(TorchDispatchMode):
     def replay(self) -> None:
         uncounted = torch._C._ExcludeDispatchKeyGuard(_COUNTS_VERSIONS)
         with torch._C._AutoDispatchBelowAutograd(), uncounted:
-            for func, args, kwargs, out in self._operators:
+            for func, args, kwargs, out in self.operators:
                 again = func(*args, **kwargs)
                 for then, now in zip(_tensors(out), _tensors(again), strict=True):
                     if then.untyped_storage().data_ptr() != now.untyped_storage().data_ptr():

@@ -33,6 +33,8 @@ from benchmarks.gpu.uses import Use, dry_bench, served_by_gpu, uses
 from gemkern.report.environment import versions
 
 NAME = "compiled-h100"
+# Between users, so that a kernel is a line of the file.
+AND = "; "
 VERSIONS = ("python", "torch", "triton")
 
 
@@ -119,7 +121,7 @@ def together(parts: Sequence[Part]) -> dict[str, Kernel]:
 def kept(folder: Path = result_files.RESULTS) -> dict[str, Kernel]:
     """Return the kernels of the result file."""
     rows = result_files.kept(NAME, folder)["kernels"]
-    return {name: Kernel(*row[:-1], tuple(row[-1])) for name, row in rows.items()}
+    return {name: Kernel(*row[:-1], tuple(row[-1].split(AND))) for name, row in rows.items()}
 
 
 def jobs(sections: Sequence[str]) -> list[Job]:
@@ -177,7 +179,10 @@ def main(
             "compiled": count,
             "work_s": round(work),
             "columns": Kernel._fields,
-            "kernels": together(parts),
+            "kernels": {
+                name: [*kernel[:-1], AND.join(kernel.users)]
+                for name, kernel in together(parts).items()
+            },
         }
         typer.echo(f"kept in {result_files.keep(result_files.RESULTS, NAME, content)}")
 

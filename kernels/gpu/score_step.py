@@ -64,11 +64,9 @@ def weights_part(weights_ptr, scores, offsets, size, STRAIGHT: tl.constexpr, WHO
 
 
 @triton.jit
-def gradient_part(
-    scores, grads_ptr, weights, l2, offsets, size, STRAIGHT: tl.constexpr, WHOLE: tl.constexpr
-):
+def gradient_part(scores, grads, weights, l2, STRAIGHT: tl.constexpr):
     """Return dL/dscore of a part with its L2 term; STRAIGHT takes the product with the weight."""
-    grads = load_part(grads_ptr, offsets, size, WHOLE).to(scores.dtype)
+    grads = grads.to(scores.dtype)
     if STRAIGHT:
         grads = grads * weights.to(scores.dtype)
     return grads + 2 * l2 * scores
@@ -100,8 +98,9 @@ def sgd_part(
 ):  # fmt: skip
     scores = load_part(scores_ptr, offsets, size, WHOLE)
     active = load_part(active_ptr, offsets, size, WHOLE) != 0
+    grads = load_part(grads_ptr, offsets, size, WHOLE)
     weights = weights_part(weights_ptr, scores, offsets, size, STRAIGHT, WHOLE)
-    grads = gradient_part(scores, grads_ptr, weights, l2, offsets, size, STRAIGHT, WHOLE)
+    grads = gradient_part(scores, grads, weights, l2, STRAIGHT)
     momentum = tl.full((), MOMENTUM, lr.dtype)
     buffers = load_part(buffers_ptr, offsets, size, WHOLE) * momentum + grads
     direction = buffers
@@ -155,8 +154,9 @@ def adam_part(
     beta2 = tl.full((), BETA2, lr.dtype)
     scores = load_part(scores_ptr, offsets, size, WHOLE)
     active = load_part(active_ptr, offsets, size, WHOLE) != 0
+    grads = load_part(grads_ptr, offsets, size, WHOLE)
     weights = weights_part(weights_ptr, scores, offsets, size, STRAIGHT, WHOLE)
-    grads = gradient_part(scores, grads_ptr, weights, l2, offsets, size, STRAIGHT, WHOLE)
+    grads = gradient_part(scores, grads, weights, l2, STRAIGHT)
     exp_avgs = load_part(exp_avgs_ptr, offsets, size, WHOLE) * beta1 + grads * (1 - beta1)
     squares = grads * grads * (1 - beta2)
     exp_avg_sqs = load_part(exp_avg_sqs_ptr, offsets, size, WHOLE) * beta2 + squares

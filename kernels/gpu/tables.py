@@ -103,7 +103,7 @@ def table(
     counts = tuple(map(Tensor.numel, operands[0]) if sizes is None else sizes)
     dtypes = tuple(tensors[0].dtype for tensors in operands)
     places = tuple(map(Tensor.data_ptr, chain.from_iterable(operands)))
-    rows = (*places, *chain.from_iterable(numbers))
+    rows = places + tuple(chain.from_iterable(numbers))
 
     def make() -> Table:
         plan = kept((device, counts), device, lambda: filled(_plan(counts), torch.int64, device))

@@ -69,7 +69,7 @@ def fills(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     noted = lambda numbers, *of: brought.append(numbers) or fill(numbers, *of)  # noqa: E731
     monkeypatch.setattr(kept, "filled", noted)
     monkeypatch.setattr("gemkern.kernels.gpu.tables.filled", noted)
-    monkeypatch.setattr(kept, "_kept", type(kept._kept)())
+    monkeypatch.setattr(kept, "_kept", {})
     return brought
 
 

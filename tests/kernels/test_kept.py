@@ -47,7 +47,7 @@ class FakeCuda:
 
 @pytest.fixture(autouse=True)
 def nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_kept", type(kept._kept)())
+    monkeypatch.setattr(kept, "_kept", {})
     monkeypatch.setattr(kept, "_captured", {})
     kept._stream.cache_clear()
 

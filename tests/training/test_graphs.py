@@ -138,6 +138,16 @@ def test_captured_once_it_learns_to_the_bits_of_eager_steps(
     assert (recorded.warm_ups, recorded.captures, recorded.replays) == (WARM_UPS, 1, replays)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_graph_of_masks_fills_no_more_than_one_of_plain_weights(
+    network: nn.Module, stripes: Dataset, recorded: RecordedGraphs, name: str
+) -> None:
+    run(network, stripes, dense)
+    plain = recorded.fills
+    run(network, stripes, METHODS[name])
+    assert recorded.fills <= plain
+
+
 def test_captured_steps_draw_new_random_numbers(
     with_dropout: nn.Module, stripes: Dataset, recorded: RecordedGraphs
 ) -> None:

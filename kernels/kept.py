@@ -62,7 +62,7 @@ def filled(numbers: float | Sequence[float], dtype: torch.dtype, device: torch.d
     """Return `numbers` on `device`, where they are by now, for every stream."""
     # Not as something that is traced, nor as an inference tensor, which nobody could save.
     with _disable_current_modes(), torch.inference_mode(False):
-        on_host = torch.tensor(numbers, dtype=dtype)
+        on_host = torch.tensor(numbers, dtype=dtype, device="cpu")
         if device.type != "cuda":
             return on_host.to(device)
         with torch.cuda.stream(_stream(device)):

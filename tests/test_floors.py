@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms by floor, the lowest first; a room may import its own floor only where FRIENDS says so.
 FLOORS = (
     ("gemkern.kernels",),
-    ("gemkern.errors", "gemkern.files"),
+    ("gemkern.errors", "gemkern.files", "gemkern.numbers"),
     ("gemkern.ops",),
     ("gemkern.optim",),
     ("gemkern.nn",),
@@ -26,6 +26,7 @@ HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 FRIENDS = {
     ("gemkern.training", "gemkern.data"),
     ("gemkern.files", "gemkern.errors"),
+    ("gemkern.numbers", "gemkern.errors"),
     ("gemkern.__main__", "gemkern.cli"),
 }
 # The package's front door gathers names from every floor.

@@ -84,7 +84,8 @@ def _gpus(about: Entry) -> list[str]:
 
 def about(commit: str, rehearsal: bool) -> Entry:
     """Return what stands behind the numbers."""
-    found = result_files.about(result_files.command("benchmarks.gpu"))
+    # As it was given to the process that supervises this one.
+    found = result_files.about(result_files.command("benchmarks.gpu").replace(" --worker", ""))
     return {
         "benchmark": "rehearsal, no measurement" if rehearsal else "gpu",
         **found,

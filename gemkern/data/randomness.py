@@ -7,6 +7,7 @@ from enum import IntEnum
 import numpy as np
 
 from gemkern.errors import GemkernError
+from gemkern.numbers import whole_number
 
 
 class Stream(IntEnum):
@@ -21,8 +22,9 @@ def random_numbers(stream: Stream, seed: int, epoch: int = 0) -> np.random.Gener
     """Return a fresh generator for `stream`; no global generator is read or advanced.
 
     Raises:
-        GemkernError: a negative seed or epoch.
+        GemkernError: a seed or an epoch that is negative, or no whole number.
     """
+    seed, epoch = whole_number("the seed", seed), whole_number("the epoch", epoch)
     if seed < 0 or epoch < 0:
         raise GemkernError(f"seed {seed} and epoch {epoch}: neither may be negative")
     return np.random.default_rng([stream, seed, epoch])

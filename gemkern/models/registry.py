@@ -14,6 +14,7 @@ from gemkern.models.mobilenet import MobileNetV2
 from gemkern.models.resnet import cifar_resnet, resnet18
 from gemkern.models.vgg import VGG16
 from gemkern.models.wide_resnet import WideResNet28
+from gemkern.numbers import whole_number
 
 # For each name: the smallest image side, and the maker from channels, classes, image side and norm.
 Maker = Callable[[int, int, int, Norm], nn.Module]
@@ -59,7 +60,8 @@ def build(
             draws from the global random state.
 
     Raises:
-        GemkernError: an unknown name or initialisation, or a size that does not work.
+        GemkernError: an unknown name or initialisation, a size that does not work, or a seed that
+            is no whole number.
     """
     if name not in MAKERS:
         raise GemkernError(f"no model is called {name!r}: choose one of {', '.join(NAMES)}")
@@ -74,6 +76,7 @@ def build(
             f"{name} cannot have {channels} input channels and {classes} classes: "
             "give at least 1 of each"
         )
+    seed = None if seed is None else whole_number("the seed", seed)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.random.default_generator.manual_seed(seed)

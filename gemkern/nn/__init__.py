@@ -2,7 +2,7 @@
 
 from gemkern.nn.accelerate import accelerate, acceleration, large_enough, pays, runs_sparse
 from gemkern.nn.compression import decelerate, is_accelerated
-from gemkern.nn.convert import Report, convert, unconvert
+from gemkern.nn.convert import Report, convert, unconvert, why_not_masked
 from gemkern.nn.layers import MaskedConv2d, MaskedLinear
 from gemkern.nn.memory import keep_freed_memory
 
@@ -20,4 +20,5 @@ __all__ = [
     "pays",
     "runs_sparse",
     "unconvert",
+    "why_not_masked",
 ]

@@ -70,6 +70,16 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
     return report
 
 
+def why_not_masked(model: nn.Module) -> dict[str, str]:
+    """Return for each module of `model` that `convert` would leave why, by qualified name."""
+    barred = _tied(model) | _bypassed(model)
+    reasons = {
+        name: _why_not_masked(module) or barred.get(module, "")
+        for name, module in model.named_modules(remove_duplicate=False)
+    }
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def unconvert(model: nn.Module) -> Report:
     """Replace the masked layers of `model` by plain ones with the zeros in their weights, in place.
 

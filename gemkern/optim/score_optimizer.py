@@ -79,6 +79,14 @@ class ScoreOptimizer(torch.optim.Optimizer):
         super().zero_grad(set_to_none)
         clear_leaf_grads(list(self._layer_of.values()))
 
+    def has_gradients(self) -> bool:
+        """Return whether a gradient has arrived at any layer since the last step."""
+        return any(map(_has_gradient, self._layer_of.values()))
+
+    def has_learnt(self, layer: Any) -> bool:
+        """Return whether a step has ever moved the scores of `layer`."""
+        return bool(self.state.get(layer.scores))
+
     def release(self) -> None:
         """Let the layers compute by themselves again, as if `fused` had been off."""
         self._fused = False

@@ -8,6 +8,7 @@ to [0, 1]; at planned epochs the lowest of them, over the whole network, freeze 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
 from gemkern.nn import decelerate
+from gemkern.numbers import whole_number
 from gemkern.optim import ScoreAdam, ScoreSGD
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import freeze_epochs, freeze_rate, share, weights_left
-from gemkern.tickets.search import Search
+from gemkern.tickets.search import Search, remove_lowest, select_lowest
 from gemkern.tickets.ticket import Ticket
 from gemkern.training.rates import rate
 
@@ -36,7 +38,8 @@ class GemMiner(Search):
 
     Args:
         model: a converted model; its other parameters stay as they are.
-        density: fraction of the maskable weights that remains in the end, in (0, 1).
+        density: fraction of the maskable weights that remains in the end, in (0, 1); less than is
+            active at first.
         epochs: length of the search.
         freeze_every: epochs between freezes (T of Algorithm 1).
         optimizer: "sgd" or "adam", of the scores.
@@ -49,6 +52,8 @@ class GemMiner(Search):
             freezes every score up to the last of them.
         keep: "active" keeps every weight that was never frozen, which meets the density; "rounded"
             keeps those of them with p >= 0.5 (Algorithm 1).
+        unlearnt: layers whose scores no gradient ever reached: "refuse" raises at the end of an
+            epoch, "keep" freezes none of their weights, and so more of the others'.
         seed: draws new scores, uniform in [0, 1), and is written into the ticket as that of the
             model; None leaves the scores as they are.
         name: of the network, for the ticket.
@@ -77,6 +82,7 @@ class GemMiner(Search):
         rule: str = "authors",
         ties: str = "exact",
         keep: str = "active",
+        unlearnt: str = "refuse",
         seed: int | None = None,
         name: str | None = None,
         fused: bool = False,
@@ -92,12 +98,14 @@ class GemMiner(Search):
         _check_choice("optimizer", optimizer, tuple(DEFAULT_LR))
         _check_choice("ties", ties, ("exact", "authors"))
         _check_choice("keep", keep, ("active", "rounded"))
-        weights_left(self.total, density, epochs, freeze_every, rule)
-        self._freeze_epochs = frozenset(freeze_epochs(epochs, freeze_every, rule))
-        self._freeze_rate = freeze_rate(density, epochs, freeze_every, rule)
+        _check_choice("unlearnt", unlearnt, ("refuse", "keep"))
+        freeze_every = whole_number("the number of epochs between freezes", freeze_every)
+        self._density, self._freeze_every, self._rule = density, freeze_every, rule
+        self._plan_freezes(self._plan_from(density))
         self._ties = ties
         self._keep = keep
-        self._seed = seed
+        self._unlearnt = unlearnt
+        self._seed = None if seed is None else whole_number("the seed", seed)
         self._name = name
         self._lr = DEFAULT_LR[optimizer] if lr is None else lr
         self._factor = rate(schedule)
@@ -111,38 +119,89 @@ class GemMiner(Search):
         self._enter(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimiser's state and the epoch; scores and active are the model's state."""
-        return {"epoch": self.epoch, "optimizer": self._optimizer.state_dict()}
+        """Return the optimiser's state, the epoch, and how many weights were active in the first.
+
+        Scores and active are the model's state.
+        """
+        return {
+            "epoch": self.epoch,
+            "optimizer": self._optimizer.state_dict(),
+            "steps_of_epoch": self._steps_of_epoch,
+            "began_with": self._began_with,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; load the model's state too, after the miner was made."""
+        self._plan_freezes(state["began_with"])
+        self._steps_of_epoch = state["steps_of_epoch"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._enter(state["epoch"])
 
     def learn(self) -> None:
-        """Move the scores by the gradients that are there, and clear all of the model's."""
+        """Move the scores by the gradients that are there, and clear all of the model's.
+
+        Raises:
+            GemkernError: there are none.
+        """
+        self._require_gradient(self._optimizer.has_gradients())
         self._optimizer.step()
         self.model.zero_grad(set_to_none=True)
 
     def _close_epoch(self) -> None:
         self._check_numbers("score", self._scores())
+        self._check_learnt()
         if self.epoch in self._freeze_epochs:
             self._freeze()
             self._accelerate(self._optimizer)
         self._enter(self.epoch + 1)
 
+    def _plan_freezes(self, active: int) -> None:
+        """Plan the way from `active` weights to the density; it is a fraction of all weights."""
+        kept = self._density * (self.total / active)
+        plan = self.epochs, self._freeze_every, self._rule
+        weights_left(active, kept, *plan)
+        self._began_with = active
+        self._freeze_epochs = frozenset(freeze_epochs(*plan))
+        self._freeze_rate = freeze_rate(kept, *plan)
+
     def _freeze(self) -> None:
         k = share(self._freeze_rate, self.weights_left)
+        ranked = self._ranked(k)
+        scores, active = [one.scores.detach() for one in ranked], [one.active for one in ranked]
         if self._ties == "exact":
-            self._remove_lowest(self._scores(), k)
+            remove_lowest(scores, active, k)
         else:
-            self._remove_up_to_kth(k)
+            self._remove_up_to_kth(scores, active, k)
 
-    def _remove_up_to_kth(self, k: int) -> None:
-        scores = self._scores()
-        kth, _ = self._select_lowest(scores, k)
-        for layer, score in zip(self.layers.values(), scores, strict=True):
-            layer.active.logical_and_(score > kth)
+    def _ranked(self, k: int) -> list[Any]:
+        """Return the layers that k weights are to be taken from: those that have learnt."""
+        unlearnt = self._unlearnt_layers()
+        layers = [layer for name, layer in self.layers.items() if name not in unlearnt]
+        if unlearnt and k >= (left := sum(int(layer.active.sum()) for layer in layers)):
+            raise GemkernError(
+                f"the freeze of epoch {self.epoch + 1} takes {k} weights and the layers that learn "
+                f"have {left}: raise the density, or let {', '.join(unlearnt)} learn"
+            )
+        return layers
+
+    def _unlearnt_layers(self) -> list[str]:
+        """Return the names of the layers whose scores no gradient ever reached."""
+        learnt = self._optimizer.has_learnt
+        return [name for name, layer in self.layers.items() if not learnt(layer)]
+
+    def _check_learnt(self) -> None:
+        names = self._unlearnt_layers()
+        if names and self._unlearnt == "refuse":
+            raise GemkernError(
+                f"no gradient has reached the scores of {', '.join(map(repr, names))}, which are "
+                "what they were drawn as: let the loss depend on them, leave them out of "
+                'gemkern.convert, or mine with unlearnt="keep"'
+            )
+
+    def _remove_up_to_kth(self, scores: Sequence[Tensor], active: Sequence[Tensor], k: int) -> None:
+        kth, _ = select_lowest(scores, active, k)
+        for on, score in zip(active, scores, strict=True):
+            on.logical_and_(score > kth)
         if self.weights_left == 0:
             raise GemkernError(
                 f"all scores that were left tie at {kth.item():g}, and the freeze of epoch "

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
 from gemkern.nn import decelerate
+from gemkern.numbers import whole_number
 from gemkern.optim import carrying
+from gemkern.optim.effective import leaf_grad
 from gemkern.tickets.schedules import imp_weights_left
-from gemkern.tickets.search import Search
+from gemkern.tickets.search import Search, remove_lowest
 from gemkern.tickets.state import load_weights_state, weights_state, zero_masked_weights
 from gemkern.tickets.ticket import Ticket
 from gemkern.training.weights import WeightTraining
@@ -34,7 +36,8 @@ class IMP(Search):
 
     Args:
         model: a converted model without scores.
-        density: fraction of the maskable weights that remains in the end, in (0, 1).
+        density: fraction of the maskable weights that remains in the end, in (0, 1); less than is
+            active at first.
         epochs: length of one round; `.epochs` is that of all rounds.
         prune: fraction of the remaining weights that a round removes; the last removes just enough.
         rewind: "init" (step 0), a step of the first round, or "learning-rate": keep the trained
@@ -72,18 +75,19 @@ class IMP(Search):
                     f"layer {layer_name!r} learns scores where IMP learns weights: convert the "
                     "model with gemkern.convert(model)"
                 )
-        counts = [self.total, *imp_weights_left(self.total, density, prune)]
+        active = self._plan_from(density)
+        counts = [active, *imp_weights_left(active, density * (self.total / active), prune)]
         self._removals = [before - after for before, after in itertools.pairwise(counts)]
         self._training = WeightTraining(
             model,
-            epochs,
+            self.epochs,
             lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,
             schedule=schedule,
         )
-        self._round_epochs = epochs
-        self.epochs = epochs * self.rounds
+        self._round_epochs = self.epochs
+        self.epochs *= self.rounds
         self._rewind_step = _rewind_step(rewind)
         self._steps = 0
         self._point: _RewindPoint | None = None
@@ -101,6 +105,7 @@ class IMP(Search):
         return {
             "epoch": self.epoch,
             "steps": self._steps,
+            "steps_of_epoch": self._steps_of_epoch,
             "training": self._training.state_dict(),
             "rewind_point": None if self._point is None else self._point.as_dict(),
         }
@@ -108,7 +113,7 @@ class IMP(Search):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; load the model's state too."""
         self.epoch = state["epoch"]
-        self._steps = state["steps"]
+        self._steps, self._steps_of_epoch = state["steps"], state["steps_of_epoch"]
         self._training.load_state_dict(state["training"])
         point = state["rewind_point"]
         self._point = None if point is None else _RewindPoint(**point)
@@ -119,7 +124,17 @@ class IMP(Search):
         return super().capturable and self._training.capturable
 
     def learn(self) -> None:
-        """Move the weights by the gradients that are there, and clear all of the model's."""
+        """Move the weights by the gradients that are there, and clear all of the model's.
+
+        Raises:
+            GemkernError: there are none.
+        """
+        self._require_gradient(
+            any(
+                layer.weight.grad is not None or leaf_grad(layer) is not None
+                for layer in self.layers.values()
+            )
+        )
         self._training.learn()
 
     def end_step(self) -> None:
@@ -149,7 +164,8 @@ class IMP(Search):
             )
         with carrying(self._training.optimizer, self.layers.values()):
             decelerate(self.model)
-        self._remove_lowest(self._magnitudes(), self._removals[index])
+        active = [layer.active for layer in self.layers.values()]
+        remove_lowest(self._magnitudes(), active, self._removals[index])
         if self._point is None:
             self._training.restart()
         else:
@@ -201,8 +217,10 @@ def _rewind_step(rewind: str | int) -> int | None:
         return None
     if rewind == "init":
         return 0
-    if isinstance(rewind, int) and rewind >= 0:
-        return rewind
-    raise GemkernError(
+    unknown = (
         f'IMP cannot rewind to {rewind!r}: choose "init", "learning-rate" or a step, 0 or later'
     )
+    try:
+        return whole_number("the step", rewind, least=0)
+    except GemkernError:
+        raise GemkernError(unknown) from None

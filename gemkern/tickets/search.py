@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import accelerate, pays
+from gemkern.numbers import whole_number
 from gemkern.optim import carrying, masked_layers
+from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
 
 
@@ -34,9 +38,10 @@ class Search(ABC):
     def __init__(self, model: nn.Module, epochs: int, accelerated: bool) -> None:
         self.model = model
         self.layers: dict[str, Any] = dict(masked_layers(model))
-        self.total = sum(layer.active.numel() for layer in self.layers.values())
-        self.epochs = epochs
+        self.total = sum(_size(layer) for layer in self.layers.values())
+        self.epochs = whole_number("the number of epochs", epochs)
         self.epoch = 0
+        self._steps_of_epoch = 0
         self._accelerated = accelerated
 
     def step(self) -> None:
@@ -65,15 +70,22 @@ class Search(ABC):
             GemkernError: the search is over.
         """
         self._check_running()
+        self._steps_of_epoch += 1
 
     def end_epoch(self) -> None:
         """Finish an epoch.
 
         Raises:
-            GemkernError: the search is over, or a layer's numbers are NaN.
+            GemkernError: the search is over, the epoch had no step, or a layer's numbers are NaN.
         """
         self._check_running()
+        if self._steps_of_epoch == 0:
+            raise GemkernError(
+                f"epoch {self.epoch + 1} had no step to learn from: call step() after each "
+                "loss.backward(), and check that there are batches"
+            )
         self._close_epoch()
+        self._steps_of_epoch = 0
 
     def ticket(self) -> Ticket:
         """Return the ticket that was found.
@@ -119,6 +131,21 @@ class Search(ABC):
             with carrying(optimizer, self.layers.values()):
                 accelerate(self.model)
 
+    def _plan_from(self, density: float) -> int:
+        """Return how many weights are active now, which is what the search removes from.
+
+        Raises:
+            GemkernError: `density` of all weights would not be less.
+        """
+        check_density(density)
+        left = self.weights_left
+        if density * self.total >= left:
+            raise GemkernError(
+                f"density {density:g} of {self.total} weights is no less than the {left} that are "
+                "active: the masks leave the search nothing to remove; lower it"
+            )
+        return left
+
     def _check_running(self) -> None:
         if self.epoch >= self.epochs:
             raise GemkernError(
@@ -136,13 +163,24 @@ class Search(ABC):
                     f"{self.epoch + 1}: lower the learning rate, or check the loss and the data"
                 )
 
-    def _select_lowest(self, values: list[Tensor], k: int) -> tuple[Tensor, Tensor]:
-        """Return `ops.select_kth` of the k lowest of `values` among the active, over all layers."""
-        active = [layer.active for layer in self.layers.values()]
-        return ops.select_kth(values, active, torch.tensor(k, device=active[0].device))
+    def _require_gradient(self, arrived: bool) -> None:
+        if not arrived:
+            raise GemkernError(
+                f"a step of epoch {self.epoch + 1} has no gradient to learn from: call "
+                "loss.backward() before it, and let the loss depend on a layer that learns"
+            )
 
-    def _remove_lowest(self, values: list[Tensor], k: int) -> None:
-        """Take exactly the k lowest of `values` out of the active, ties by lowest index."""
-        kth, ties = self._select_lowest(values, k)
-        active = [layer.active for layer in self.layers.values()]
-        ops.remove_lowest(values, active, kth, ties)
+
+def select_lowest(values: Sequence[Tensor], active: Sequence[Tensor], k: int) -> Any:
+    """Return `ops.select_kth` of the k lowest of `values` among the active, over all layers."""
+    return ops.select_kth(values, active, torch.tensor(k, device=active[0].device))
+
+
+def remove_lowest(values: Sequence[Tensor], active: Sequence[Tensor], k: int) -> None:
+    """Take exactly the k lowest of `values` out of the active, ties by lowest index."""
+    ops.remove_lowest(values, active, *select_lowest(values, active, k))
+
+
+def _size(layer: Any) -> int:
+    """Return how many weights the whole layer has, compressed or not."""
+    return math.prod(getattr(layer, "whole_shape", layer.active.shape))

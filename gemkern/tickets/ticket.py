@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.nn import convert, decelerate
+from gemkern.nn import convert, decelerate, why_not_masked
+from gemkern.numbers import whole_number
 from gemkern.optim import is_masked, masked_layers
 from gemkern.tickets import ticket_file
 from gemkern.tickets.state import (
@@ -39,7 +40,7 @@ class Ticket:
             or None where only the checksum is known.
 
     Raises:
-        GemkernError: no weight remains.
+        GemkernError: no weight remains, or the seed is no whole number.
     """
 
     masks: Mapping[str, Tensor]
@@ -50,6 +51,9 @@ class Ticket:
     weights: Mapping[str, Tensor] | None
 
     def __post_init__(self) -> None:
+        if self.seed is not None:
+            # As a file holds it, whatever library it came from.
+            object.__setattr__(self, "seed", whole_number("the ticket's seed", self.seed))
         if self.weights_left == 0:
             raise GemkernError(
                 f"the ticket of {self.method} keeps no weight of {self.model}: raise the density "
@@ -110,15 +114,17 @@ class Ticket:
 
         Layers that are not masked yet are converted, an accelerated model is decelerated, scores
         are dropped. Where the ticket knows only the checksum, the model has to come with the
-        initial weights. A model whose layers or weights do not match is left as it was, but dense.
+        initial weights. A model that does not match is left as it was.
 
         Raises:
             GemkernError: a layer, another entry of the state or the checksum does not match.
         """
-        decelerate(model)
         self.check_layers(model)
         self._check_weights(model)
-        self._mask_layers(model)
+        self._check_maskable(model)
+        decelerate(model)
+        if not all(is_masked(model.get_submodule(name)) for name in self.masks):
+            convert(model, filter_fn=lambda module, name: name in self.masks)
         if self.weights is not None:
             load_weights_state(model, self.weights)
         for name, mask in self.masks.items():
@@ -138,10 +144,12 @@ class Ticket:
             weight = getattr(modules.get(name), "weight", None)
             if not isinstance(weight, Tensor):
                 raise self._misfit(f"it has no layer {name!r} with a weight")
-            if weight.shape != mask.shape:
+            # That of a compressed layer is flat.
+            shape = tuple(getattr(modules[name], "whole_shape", weight.shape))
+            if shape != mask.shape:
                 raise self._misfit(
-                    f"layer {name!r} has a weight of shape {tuple(weight.shape)} where the "
-                    f"ticket's mask has {tuple(mask.shape)}"
+                    f"layer {name!r} has a weight of shape {shape} where the ticket's mask has "
+                    f"{tuple(mask.shape)}"
                 )
         for name, module in modules.items():
             if is_masked(module) and name not in self.masks:
@@ -225,14 +233,11 @@ class Ticket:
                     f"{entry!r} is {_describe(ours)} in the ticket and {_describe(theirs)} there"
                 )
 
-    def _mask_layers(self, model: nn.Module) -> None:
-        if all(is_masked(model.get_submodule(name)) for name in self.masks):
-            return
-        report = convert(model, filter_fn=lambda module, name: name in self.masks)
+    def _check_maskable(self, model: nn.Module) -> None:
+        reasons = why_not_masked(model)
         for name in self.masks:
-            if not is_masked(model.get_submodule(name)):
-                reason = report.left.get(name, "it is no convolution or linear layer")
-                raise self._misfit(f"layer {name!r} cannot be masked ({reason})")
+            if name in reasons and not is_masked(model.get_submodule(name)):
+                raise self._misfit(f"layer {name!r} cannot be masked ({reasons[name]})")
 
     def _misfit(self, what: str) -> GemkernError:
         return GemkernError(

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
+from gemkern.numbers import whole_number
 from gemkern.optim import MaskedSGD
 from gemkern.training.rates import rate
 
@@ -40,6 +41,7 @@ class WeightTraining:
         nesterov: bool = False,
         schedule: str = "cosine",
     ) -> None:
+        epochs = whole_number("the number of epochs", epochs)
         if epochs < 1:
             raise GemkernError(f"training lasts {epochs} epochs: give at least 1")
         self.model = model

@@ -280,6 +280,7 @@ def test_a_nan_score_is_named():
     model = converted()
     miner = miner_of(model)
     run_epoch(model, miner, 0)
+    run_step(model, miner, next(batches(1)))
     model[4].scores.detach()[0, 0] = torch.nan
     before = active(model)
     with pytest.raises(GemkernError, match=r"layer '4' has a score that is NaN.*epoch 2"):

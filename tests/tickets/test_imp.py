@@ -265,6 +265,7 @@ def test_a_rewind_step_beyond_the_first_round_is_refused():
 def test_a_nan_weight_is_named():
     model = converted()
     imp = imp_of(model)
+    run_step(model, imp, next(batches(0)))
     model[0].weight.detach()[0, 0, 0, 0] = torch.nan
     with pytest.raises(GemkernError, match=r"layer '0' has a weight that is NaN.*epoch 1"):
         imp.end_epoch()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import count
 from threading import RLock
 from typing import Any, TypeVar
@@ -35,6 +34,7 @@ class Entry:
 _kept: dict[Hashable, Entry] = {}
 # A captured graph reads at every replay what it read at first: it lives as long as the process.
 _captured: dict[Hashable, Entry] = {}
+_streams: dict[torch.device, torch.cuda.Stream] = {}
 _calls = count()
 _lock = RLock()
 
@@ -44,7 +44,8 @@ def kept(key: Hashable, device: torch.device, make: Callable[[], Item]) -> Item:
     with _lock:
         entry = _kept.get(key)
         if entry is None:
-            entry = _kept[key] = Entry(make(), device)
+            # What a graph reads stays the same, also where it was let go here.
+            entry = _kept[key] = _captured.get(key) or Entry(make(), device)
         entry.asked = next(_calls)
         if _is_capturing(device):
             _captured[key] = entry
@@ -65,14 +66,27 @@ def filled(numbers: float | Sequence[float], dtype: torch.dtype, device: torch.d
         on_host = torch.tensor(numbers, dtype=dtype, device="cpu")
         if device.type != "cuda":
             return on_host.to(device)
-        with torch.cuda.stream(_stream(device)):
+        with torch.cuda.stream(_stream_for_fills(device)):
             # Out of memory that is not pinned: the host waits for this copy, and for no other work.
             return on_host.to(device)
 
 
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+def _stream_for_fills(device: torch.device) -> torch.cuda.Stream:
+    """Return a stream that is not captured now, the same one as long as it is not.
+
+    PyTorch has 32 streams of a priority and hands them out in turn, again and again: another user
+    of the same one may capture it.
+    """
+    stream = _streams.get(device)
+    while stream is None or _captures(stream):
+        # Of a priority that nobody here asks for.
+        stream = _streams[device] = torch.cuda.Stream(device, priority=-1)
+    return stream
+
+
+def _captures(stream: torch.cuda.Stream) -> bool:
+    with torch.cuda.stream(stream):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _is_capturing(device: torch.device) -> bool:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
@@ -31,13 +31,15 @@ from gemkern.errors import GemkernError
 REHEARSAL = "gpu-rehearsal"
 # How a process ends that trusts the device no more.
 LOST = 75
+# Seconds that a process takes to import everything and to open the device.
+START = 15.0
 # Seconds without a word in the result file after which a process counts as hung.
 HUNG = 240.0
 
 
 def main(
     out: Annotated[Path | None, typer.Option(help="Folder of the result file.")] = None,
-    seconds: Annotated[float, typer.Option(help="Budget; its last row is finished.")] = 540.0,
+    seconds: Annotated[float, typer.Option(help="Budget; its last row is finished.")] = 520.0,
     sections: Annotated[
         str, typer.Option(help="Names joined by commas, first, or second; all if empty.")
     ] = "",
@@ -59,18 +61,19 @@ def main(
         os.environ.setdefault("TRITON_INTERPRET", "1")
     # Nothing may quietly be served by another backend.
     os.environ["GEMKERN_BACKEND"] = "gpu"
-    folder = out or result_files.RESULTS
+    folder = (out or result_files.RESULTS).resolve()
     name = REHEARSAL if rehearse else result_files.named("gpu", result_files.used("cuda"))
     path = folder / f"{name}.json"
     if rehearse or worker:
         measure(path, seconds, sections, resume=resume, rehearse=rehearse, commit=commit)
         return
-    compile_first(sections)
     options = ["--worker", "--out", str(folder), "--sections", sections, "--commit", commit]
     if resume:
         options.append("--resume")
-    status = supervise(path, options, seconds - (time.monotonic() - started))
-    raise typer.Exit(status)
+    # What cannot be measured is refused before time is spent on it.
+    begin(path, sections, resume=resume, rehearse=False, commit=commit)
+    compile_first(sections)
+    raise typer.Exit(supervise(path, options, started + seconds))
 
 
 def measure(
@@ -80,15 +83,8 @@ def measure(
     from benchmarks.gpu import run
     from benchmarks.gpu.account import planned_table, spent_table
     from benchmarks.gpu.bench import DeviceLost
-    from benchmarks.gpu.result import Result, about
 
-    try:
-        wanted = run.chosen(sections)
-        result = Result(path, about(commit, rehearse))
-        if resume:
-            result.resume(result_files.RESULTS / path.name)
-    except (GemkernError, LookupError) as error:
-        refuse(str(error))
+    wanted, result = begin(path, sections, resume=resume, rehearse=rehearse, commit=commit)
     bench = (run.rehearsed if rehearse else run.on_gpu)(result, seconds)
     console = Console(width=180, highlight=False)
     try:
@@ -99,6 +95,23 @@ def measure(
         # What is left of the device may hang at a regular end.
         os._exit(LOST)
     console.print(planned_table(result) if rehearse else spent_table(result))
+
+
+def begin(
+    path: Path, sections: str, *, resume: bool, rehearse: bool, commit: str
+) -> tuple[list[str], Any]:
+    """Return the sections by name, and the result that they go into."""
+    from benchmarks.gpu import run
+    from benchmarks.gpu.result import Result, about
+
+    try:
+        wanted = run.chosen(sections)
+        result = Result(path, about(commit, rehearse))
+        if resume:
+            result.resume(result_files.RESULTS / path.name)
+    except (GemkernError, LookupError) as error:
+        refuse(str(error))
+    return wanted, result
 
 
 def compile_first(sections: str) -> None:
@@ -116,16 +129,16 @@ def compile_first(sections: str) -> None:
         process.wait()
 
 
-def supervise(path: Path, options: Sequence[str], seconds: float) -> int:
+def supervise(path: Path, options: Sequence[str], deadline: float) -> int:
     """Run processes that measure, one after the other, until one ends well; return its status.
 
     Each goes on where the one before was lost: its row stands as failed, and is not tried again.
     """
-    deadline = time.monotonic() + seconds
     resumed: list[str] = []
     while True:
         begun = _written(path)
-        left = str(max(0.0, deadline - time.monotonic()))
+        # What a process needs to start is not its own to spend.
+        left = str(max(0.0, deadline - time.monotonic() - START))
         command = [sys.executable, "-m", "benchmarks.gpu", *options, *resumed, "--seconds", left]
         status = _end_of(subprocess.Popen(command, cwd=result_files.ROOT), path)
         # Below 0: by a signal, as after a fault or when it hung.

@@ -22,7 +22,7 @@ ROW, START = 1.0, 20.0
 ROW_OF = {
     trainer.SECTION: trainer.SECONDS + 15.0,
     sanitize.SECTION: sanitize.SECONDS,
-    cores.SECTION: 60.0,
+    cores.SECTION: cores.EXPECTED,
     run.COMPILED_STEP: COMPILING,
     run.COMPILED_ELEMENTWISE: COMPILING,
 }

@@ -12,7 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import typer
 from gemkern.kernels.gpu.compiled import read_cuda
-from gemkern.kernels.gpu.dry import H100, H100_TARGET, dry_launches
+from gemkern.kernels.gpu.dry import H100, H100_TARGET, compile_launcher, dry_launches
 from gemkern.kernels.gpu.launching import Chip
 from triton.backends.compiler import GPUTarget
 
@@ -67,7 +67,7 @@ class Part(NamedTuple):
     """What a process has compiled of one section's uses.
 
     Attributes:
-        kernels: by what they are; empty where nobody asked what they take.
+        kernels: by what they are, with what they take; empty where the chip is there.
         compiled: how many were not in Triton's cache, and the seconds that they took.
         failed: uses whose launcher raised, and what.
     """
@@ -79,19 +79,22 @@ class Part(NamedTuple):
 
 
 def compile_uses(
-    sections: Sequence[str], processes: int, target: GPUTarget, chip: Chip, read: bool
+    sections: Sequence[str], processes: int, target: GPUTarget, chip: Chip, there: bool
 ) -> Iterator[Part]:
-    """Compile what `sections` launch on `chip`; `read` what each kernel takes."""
+    """Compile what `sections` launch on `chip`, which is `there` or not."""
     # Not by fork: a child of a process with OpenMP's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
         chosen_jobs = jobs(sections)
-        of = ([one] * len(chosen_jobs) for one in (target, chip, read))
+        of = ([one] * len(chosen_jobs) for one in (target, chip, there))
         yield from pool.map(compile_part, chosen_jobs, *of)
 
 
-def compile_part(job: Job, target: GPUTarget, chip: Chip, read: bool) -> Part:
-    """Launch the uses of a job dry."""
+def compile_part(job: Job, target: GPUTarget, chip: Chip, there: bool) -> Part:
+    """Launch the uses of a job dry.
+
+    Where the chip is `there`, what launches is compiled too; else what each kernel takes is read.
+    """
     torch.set_num_threads(1)
     failed: list[str] = []
     with dry_launches(target, chip) as kernels, served_by_gpu(), compilations() as compiled:
@@ -100,7 +103,11 @@ def compile_part(job: Job, target: GPUTarget, chip: Chip, read: bool) -> Part:
                 use.launch()
             except Exception as error:
                 failed.append(f"{use.section}, {use.name}: {type(error).__name__}: {error}")
-    taken = {name: _taken(binary, job) for name, binary in kernels.items()} if read else {}
+    taken = {}
+    if there:
+        failed += _compile_launchers(kernels.values())
+    else:
+        taken = {name: _taken(binary, job) for name, binary in kernels.items()}
     return Part(taken, compiled.kernels, compiled.seconds, failed)
 
 
@@ -134,6 +141,15 @@ def jobs(sections: Sequence[str]) -> list[Job]:
     return sorted(made, key=lambda job: len(job.numbers), reverse=True)
 
 
+def _compile_launchers(kernels: Iterable[Any]) -> list[str]:
+    try:
+        for kernel in kernels:
+            compile_launcher(kernel)
+    except Exception as error:
+        return [f"launchers are compiled as they are needed: {type(error).__name__}: {error}"]
+    return []
+
+
 def _taken(binary: Any, job: Job) -> Kernel:
     of = read_cuda(binary)
     return Kernel(of.registers, of.shared, of.spilled, of.flushes, (job.name,))
@@ -161,7 +177,7 @@ def main(
         if keep:
             # What is kept of the time is that of a machine that has compiled nothing yet.
             os.environ["TRITON_CACHE_DIR"] = empty
-        parts = list(compile_uses(chosen(sections), processes, target, chip, keep))
+        parts = list(compile_uses(chosen(sections), processes, target, chip, on_this_gpu))
     count, work = sum(part.compiled for part in parts), sum(part.seconds for part in parts)
     seconds = time.perf_counter() - began
     typer.echo(

@@ -25,6 +25,8 @@ from benchmarks.result_files import ROOT
 SECTION = "sanitizer"
 TOOL = "compute-sanitizer"
 FOUND = 77
+# What it says where a sandbox keeps it from the device.
+UNSUPPORTED = "Device not supported"
 SECONDS = 120
 # As `Shapes.layers` and `Shapes.product`.
 LAYERS = ((3, 4), (0, 5), (1,), (4, 2, 3, 3), (37, 29))
@@ -58,6 +60,8 @@ def _check(bench: Bench, tool: str) -> Entry:
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
         raise NotMeasured(f"no end after {limit:.0f} s; last: {said[-200:]!r}") from None
+    if UNSUPPORTED in said:
+        raise NotMeasured(f"{TOOL} does not serve this machine: {UNSUPPORTED}")
     if process.returncode:
         raise WrongResult(f"{TOOL} ended with {process.returncode}: {said[-1500:]}")
     return {"kernels": said.count("ran "), "report": said.strip().splitlines()[-1]}

@@ -1,7 +1,7 @@
 """Optimisers of scores, and of weights under a mask."""
 
 from gemkern.optim.carrying import carrying
-from gemkern.optim.layers import MaskedLayer, is_masked, masked_layers
+from gemkern.optim.layers import MaskedLayer, is_masked, masked_layers, unwrapped
 from gemkern.optim.masked_sgd import MaskedSGD
 from gemkern.optim.score_adam import ScoreAdam
 from gemkern.optim.score_sgd import ScoreSGD
@@ -14,4 +14,5 @@ __all__ = [
     "carrying",
     "is_masked",
     "masked_layers",
+    "unwrapped",
 ]

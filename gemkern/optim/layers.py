@@ -7,8 +7,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from gemkern.errors import GemkernError
+
+# What torch.compile calls the model inside; to import its class takes seconds.
+COMPILED = "_orig_mod"
 
 
 @runtime_checkable
@@ -39,6 +43,20 @@ def masked_layers(model: nn.Module) -> dict[str, Any]:
             "call gemkern.convert(model) first, on a model with convolutions or linear layers"
         )
     return layers
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside of what torch.compile and data parallelism put around it.
+
+    Its parameters are the same, and its names are those that a fresh model has.
+    """
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif COMPILED in model._modules:
+            model = model.get_submodule(COMPILED)
+        else:
+            return model
 
 
 def is_masked(module: object) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.optim import masked_layers
+from gemkern.optim import masked_layers, unwrapped
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
@@ -49,6 +49,7 @@ def smart_ratio_ticket(
     Raises:
         GemkernError: the model has no masked layers, or as `smart_ratio_counts`.
     """
+    model = unwrapped(model)
     layers = masked_layers(model)
     counts = smart_ratio_counts([layer.active.numel() for layer in layers.values()], density)
     stream = generator("random ticket", seed)

@@ -14,7 +14,7 @@ from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import accelerate, pays
 from gemkern.numbers import whole_number
-from gemkern.optim import carrying, masked_layers
+from gemkern.optim import carrying, masked_layers, unwrapped
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
 
@@ -28,7 +28,7 @@ class Search(ABC):
     in one file; it fills in `learn`, `_close_epoch` and `_found`, and `end_step` if it counts.
 
     Attributes:
-        model: the converted model, searched in place.
+        model: the converted model, searched in place, without what is wrapped around it.
         layers: its masked layers by qualified name.
         total: how many weights can be masked.
         epochs: how long the search lasts.
@@ -36,8 +36,8 @@ class Search(ABC):
     """
 
     def __init__(self, model: nn.Module, epochs: int, accelerated: bool) -> None:
-        self.model = model
-        self.layers: dict[str, Any] = dict(masked_layers(model))
+        self.model = unwrapped(model)
+        self.layers: dict[str, Any] = dict(masked_layers(self.model))
         self.total = sum(_size(layer) for layer in self.layers.values())
         self.epochs = whole_number("the number of epochs", epochs)
         self.epoch = 0

@@ -14,7 +14,7 @@ from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import convert, decelerate, why_not_masked
 from gemkern.numbers import whole_number
-from gemkern.optim import is_masked, masked_layers
+from gemkern.optim import is_masked, masked_layers, unwrapped
 from gemkern.tickets import ticket_file
 from gemkern.tickets.state import (
     checksum,
@@ -81,6 +81,7 @@ class Ticket:
         Raises:
             GemkernError: the model has no masked layers, or no weight remains.
         """
+        model = unwrapped(model)
         if masks is None:
             masks = {layer: _whole_active(module) for layer, module in masked_layers(model).items()}
         if weights is None:
@@ -119,6 +120,7 @@ class Ticket:
         Raises:
             GemkernError: a layer, another entry of the state or the checksum does not match.
         """
+        model = unwrapped(model)
         self.check_layers(model)
         self._check_weights(model)
         self._check_maskable(model)

@@ -77,6 +77,14 @@ def dry_launches(target: GPUTarget = H100_TARGET, chip: Chip = H100) -> Iterator
         yield compiled
 
 
+def compile_launcher(kernel: Any) -> None:
+    """Compile the C code by which Triton before 3.7 launches a kernel; it needs CUDA's driver."""
+    from triton.backends.nvidia import driver
+
+    if hasattr(driver, "make_launcher"):
+        driver.CudaLauncher(kernel.src, kernel.metadata)
+
+
 def described(kernel: Any) -> str:
     """Return a compiled kernel's name, the types of its arguments, and what is compiled into it.
 

@@ -23,7 +23,7 @@ FOREIGN = {"ceilings", "cudnn", "cpu cores", "compiled step", "compiled elementw
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_it_compiles_and_fits(job: Job) -> None:
-    part = compile_part(job, H100_TARGET, H100, read=True)
+    part = compile_part(job, H100_TARGET, H100, there=False)
     assert part.failed == []
     assert {name for name, kernel in KEPT.items() if job.name in kernel.users} == set(part.kernels)
     for name, kernel in part.kernels.items():
@@ -83,5 +83,5 @@ def test_a_launcher_that_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         raise ValueError("no such tile")
 
     monkeypatch.setattr("benchmarks.gpu.compiling.all_uses", lambda: (Use("step", "x", broken),))
-    part = compile_part(Job("step: x", (0,)), H100_TARGET, H100, read=True)
+    part = compile_part(Job("step: x", (0,)), H100_TARGET, H100, there=False)
     assert part.failed == ["step, x: ValueError: no such tile"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], i
             return start([sys.executable, "-c", head + lines, *command[3:]], **options)
 
         monkeypatch.setattr(subprocess, "Popen", popen)
-        return supervise(path, [], seconds)
+        return supervise(path, [], time.monotonic() + seconds)
 
     return supervised
 

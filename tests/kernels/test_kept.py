@@ -20,23 +20,30 @@ class FakeCuda:
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
-        self.capturing: set[int] = set()
-        self._current = 0
+        # Streams, and devices whose current stream is another one.
+        self.capturing: set[str | int | None] = set()
+        self._current: str | int | None = 0
+        self._handed_out = 0
 
-    def Stream(self, device: torch.device) -> str:
-        return f"stream of {device}"
+    def Stream(self, device: torch.device, priority: int) -> str:
+        """Hand out one of three streams in turn."""
+        self._handed_out += 1
+        return f"stream {self._handed_out % 3} of {device}"
 
     @contextmanager
     def stream(self, stream: str) -> Iterator[None]:
-        self.log.append(f"on {stream}")
+        before, self._current = self._current, stream
         yield
-        self.log.append("off")
+        self._current = before
 
     @contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
         before, self._current = self._current, device.index
         yield
         self._current = before
+
+    def copy(self, device: torch.device) -> None:
+        self.log.append(f"copy to {device} on {self._current}")
 
     def is_current_stream_capturing(self) -> bool:
         return self._current in self.capturing
@@ -49,18 +56,15 @@ class FakeCuda:
 def nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "_kept", {})
     monkeypatch.setattr(kept, "_captured", {})
-    kept._stream.cache_clear()
+    monkeypatch.setattr(kept, "_streams", {})
 
 
 @pytest.fixture
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
-    log: list[str] = []
-    on_host = SimpleNamespace(to=lambda device: log.append(f"copy to {device}"))
-    fake = FakeCuda(log)
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda([])
     monkeypatch.setattr(torch, "cuda", fake)
-    monkeypatch.setattr(torch, "tensor", lambda *_, **__: on_host)
-    yield fake
-    kept._stream.cache_clear()
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: SimpleNamespace(to=fake.copy))
+    return fake
 
 
 def ask(key: Any, device: torch.device, made: list[Any]) -> Any:
@@ -86,8 +90,21 @@ def test_the_least_recently_read_go_first(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_fill_is_over_before_anyone_hears_of_it(cuda: FakeCuda) -> None:
     """On a stream of its own, by a copy that the host waits for: no other stream has to."""
-    kept.filled([1, 2], torch.int64, CUDA)
-    assert cuda.log == ["on stream of cuda:1", "copy to cuda:1", "off"]
+    for _ in range(2):
+        kept.filled([1, 2], torch.int64, CUDA)
+    assert cuda.log == 2 * ["copy to cuda:1 on stream 1 of cuda:1"]
+
+
+def test_a_fill_takes_no_stream_that_is_captured(cuda: FakeCuda) -> None:
+    """There are few, and they are handed out again and again."""
+    kept.filled([1], torch.int64, CUDA)
+    cuda.capturing = {"stream 1 of cuda:1", "stream 2 of cuda:1"}
+    kept.filled([2], torch.int64, CUDA)
+    cuda.capturing = {"stream 1 of cuda:1"}
+    kept.filled([3], torch.int64, CUDA)
+    assert [line[-19:] for line in cuda.log] == [
+        " stream 1 of cuda:1", " stream 0 of cuda:1", " stream 0 of cuda:1"
+    ]  # fmt: skip
 
 
 def test_what_a_graph_has_captured_is_never_let_go(
@@ -103,6 +120,22 @@ def test_what_a_graph_has_captured_is_never_let_go(
         ask(key, CUDA, made)
     assert set(kept._captured) == {"captured", "too", "many"}
     assert cuda.log == [], "while a graph is captured nothing may wait for the device"
+
+
+def test_every_graph_reads_what_the_first_one_reads(
+    cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another has pushed it out meanwhile: the first still reads what it had."""
+    monkeypatch.setattr(kept, "MOST", 2)
+    first, again = object(), object()
+    cuda.capturing = {1}
+    assert kept.kept("number", CUDA, lambda: first) is first
+    cuda.capturing = set()
+    for key in range(5):
+        ask(key, CUDA, [])
+    assert "number" not in kept._kept
+    cuda.capturing = {1}
+    assert kept.kept("number", CUDA, lambda: again) is first
 
 
 def test_nothing_is_let_go_while_a_kernel_may_read_it(

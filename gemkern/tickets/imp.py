@@ -91,7 +91,7 @@ class IMP(Search):
         self._rewind_step = _rewind_step(rewind)
         self._steps = 0
         self._point: _RewindPoint | None = None
-        self._seed = seed
+        self._seed = None if seed is None else whole_number("the seed", seed)
         self._name = name
         self._mark_rewind_point()
 

@@ -180,6 +180,8 @@ def test_what_is_no_whole_number_is_refused_before_the_first_step(number: Any) -
     if number is not None:
         with pytest.raises(GemkernError, match=r"the seed is .*: give a whole number"):
             GemMiner(masked(True, TOTAL), 0.3, 5, 1, seed=number)
+        with pytest.raises(GemkernError, match=r"the seed is .*: give a whole number"):
+            IMP(masked(False, TOTAL), 0.3, 5, seed=number)
 
 
 def test_gradients_of_a_loss_that_was_scaled_count() -> None:

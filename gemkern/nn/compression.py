@@ -99,6 +99,11 @@ class Compressible(nn.Module):
             tuple(buffers["whole_weight"].shape), *[buffers[name] for name in _FIELDS]
         )
 
+    def pattern_buffers(self) -> list[Tensor]:
+        """Return the buffers that say where the weights of a compressed layer remain."""
+        buffers: dict[str, Any] = self._buffers
+        return [buffers[name] for name in _FIELDS if name in buffers]
+
     def values(self) -> Tensor:
         """Return the effective weights of a compressed layer, [nnz]."""
         if self.scores is None:

@@ -84,17 +84,30 @@ class Masked(Compressible):
                 parameter.requires_grad_(learn)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # Scores and active follow the module to any device but to no other dtype.
-        kept = (self.scores, getattr(self.scores, "grad", None), self.active)
+        # Scores, active and where weights remain follow the module to any device but to no other
+        # dtype, and keep their values, also where `fn` makes room alone (`to_empty`).
+        masks = (self.scores, getattr(self.scores, "grad", None), self.active)
+        kept = (*masks, *self.pattern_buffers())
+        was_meta = self.active.is_meta
         self.effective = None
 
-        def keep_dtype(tensor: Tensor) -> Tensor:
+        def keep(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            if moved.dtype != tensor.dtype and any(tensor is one for one in kept):
+            if all(tensor is not one for one in kept):
+                return moved
+            if moved.dtype != tensor.dtype:
                 return tensor.to(moved.device)
-            return moved
+            return moved if moved is tensor or tensor.is_meta else moved.copy_(tensor)
 
-        return super()._apply(keep_dtype, recurse)
+        super()._apply(keep, recurse)
+        if was_meta and not self.active.is_meta:
+            self._renew_mask()
+        return self
+
+    def _renew_mask(self) -> None:
+        """Make the mask that of a new layer: all is active, scores are drawn."""
+        self.active.fill_(True)
+        self.reset_scores()
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
@@ -103,9 +116,13 @@ class Masked(Compressible):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
-        # A dense checkpoint has no mask: the layer's own stays.
+        # A dense checkpoint has no mask: the layer's own stays, or is that of a new layer.
+        weight = state_dict.get(f"{prefix}weight")
         for name in ("active", "scores"):
             own = getattr(self, name)
+            if own is not None and own.is_meta and isinstance(weight, Tensor):
+                own = torch.ones_like(own, device=weight.device)
+                own = own if name == "active" else own.uniform_()
             if own is not None:
                 state_dict.setdefault(f"{prefix}{name}", own)
         super()._load_from_state_dict(state_dict, prefix, *arguments)

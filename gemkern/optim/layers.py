@@ -59,6 +59,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def whole_shape(layer: Any) -> torch.Size:
+    """Return the shape of a layer's weight; where the layer is compressed, that of all of it."""
+    return torch.Size(getattr(layer, "whole_shape", layer.weight.shape))
+
+
 def is_masked(module: object) -> bool:
     """Return whether `module` is a masked layer: a weight, and bool `active` of its shape."""
     active = getattr(module, "active", None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.optim import masked_layers, unwrapped
+from gemkern.optim import masked_layers, unwrapped, whole_shape
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
@@ -51,11 +51,12 @@ def smart_ratio_ticket(
     """
     model = unwrapped(model)
     layers = masked_layers(model)
-    counts = smart_ratio_counts([layer.active.numel() for layer in layers.values()], density)
+    shapes = {layer_name: whole_shape(layer) for layer_name, layer in layers.items()}
+    counts = smart_ratio_counts([shape.numel() for shape in shapes.values()], density)
     stream = generator("random ticket", seed)
     masks = {
-        layer_name: random_mask(layer.active.shape, count, stream)
-        for (layer_name, layer), count in zip(layers.items(), counts, strict=True)
+        layer_name: random_mask(shape, count, stream)
+        for (layer_name, shape), count in zip(shapes.items(), counts, strict=True)
     }
     return Ticket.from_model(model, method="smart-ratio", masks=masks, name=name, seed=model_seed)
 

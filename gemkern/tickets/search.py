@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import accelerate, pays
 from gemkern.numbers import whole_number
-from gemkern.optim import carrying, masked_layers, unwrapped
+from gemkern.optim import carrying, masked_layers, unwrapped, whole_shape
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
 
@@ -38,7 +37,7 @@ class Search(ABC):
     def __init__(self, model: nn.Module, epochs: int, accelerated: bool) -> None:
         self.model = unwrapped(model)
         self.layers: dict[str, Any] = dict(masked_layers(self.model))
-        self.total = sum(_size(layer) for layer in self.layers.values())
+        self.total = sum(whole_shape(layer).numel() for layer in self.layers.values())
         self.epochs = whole_number("the number of epochs", epochs)
         self.epoch = 0
         self._steps_of_epoch = 0
@@ -179,8 +178,3 @@ def select_lowest(values: Sequence[Tensor], active: Sequence[Tensor], k: int) ->
 def remove_lowest(values: Sequence[Tensor], active: Sequence[Tensor], k: int) -> None:
     """Take exactly the k lowest of `values` out of the active, ties by lowest index."""
     ops.remove_lowest(values, active, *select_lowest(values, active, k))
-
-
-def _size(layer: Any) -> int:
-    """Return how many weights the whole layer has, compressed or not."""
-    return math.prod(getattr(layer, "whole_shape", layer.active.shape))

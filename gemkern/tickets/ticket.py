@@ -14,7 +14,7 @@ from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import convert, decelerate, why_not_masked
 from gemkern.numbers import whole_number
-from gemkern.optim import is_masked, masked_layers, unwrapped
+from gemkern.optim import is_masked, masked_layers, unwrapped, whole_shape
 from gemkern.tickets import ticket_file
 from gemkern.tickets.state import (
     checksum,
@@ -146,12 +146,11 @@ class Ticket:
             weight = getattr(modules.get(name), "weight", None)
             if not isinstance(weight, Tensor):
                 raise self._misfit(f"it has no layer {name!r} with a weight")
-            # That of a compressed layer is flat.
-            shape = tuple(getattr(modules[name], "whole_shape", weight.shape))
+            shape = whole_shape(modules[name])
             if shape != mask.shape:
                 raise self._misfit(
-                    f"layer {name!r} has a weight of shape {shape} where the ticket's mask has "
-                    f"{tuple(mask.shape)}"
+                    f"layer {name!r} has a weight of shape {tuple(shape)} where the ticket's mask "
+                    f"has {tuple(mask.shape)}"
                 )
         for name, module in modules.items():
             if is_masked(module) and name not in self.masks:

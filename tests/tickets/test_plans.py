@@ -82,6 +82,15 @@ def test_a_compressed_model_counts_as_the_whole_one(scores: bool) -> None:
     assert search_of(model, 0.1).total == TOTAL
 
 
+def test_the_smart_ratio_is_that_of_the_whole_layers() -> None:
+    model = masked(False, 100)
+    whole = smart_ratio_ticket(model, 0.4, seed=0)
+    for layer in (model[0], model[4]):
+        layer.compress()
+    compressed = smart_ratio_ticket(model, 0.4, seed=0)
+    assert all(torch.equal(compressed.masks[name], mask) for name, mask in whole.masks.items())
+
+
 class WithUnused(nn.Module):
     """A network with a layer that its forward pass leaves out."""
 

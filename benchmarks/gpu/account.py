@@ -67,18 +67,22 @@ def seconds_to_compile() -> float:
 
 def call_seconds(result: Result, call: str) -> float:
     """Return what a call takes at most: to start, to compile and to measure."""
-    rows = planned(result, run.CALLS[call])
+    return _seconds_of(planned(result, run.CALLS[call]))
+
+
+def _seconds_of(rows: Sequence[Planned]) -> float:
     return START + seconds_to_compile() + sum(row.seconds for row in rows)
 
 
 def planned_table(result: Result) -> Table:
     table = plain_table("a call at most", "section", "rows", "contenders", "kernels", "seconds")
     for call, sections in run.CALLS.items():
-        for row in planned(result, sections):
+        rows = planned(result, sections)
+        for row in rows:
             table.add_row(*map(str, row[:-1]), f"{row.seconds:.0f}")
         table.add_row(
             f"{call} call", "", "", "",
-            f"{call_seconds(result, call):.0f}, with {START:.0f} to start "
+            f"{_seconds_of(rows):.0f}, with {START:.0f} to start "
             f"and {seconds_to_compile():.0f} to compile",
         )  # fmt: skip
     return table

@@ -54,8 +54,13 @@ def kept(key: Hashable, device: torch.device, make: Callable[[], Item]) -> Item:
     return entry.item
 
 
-def number(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return `value` as a 0-d tensor, for reading alone: whoever asks for the same has the same."""
+def number(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return `value` as a 0-d tensor, for reading alone: whoever asks for the same has the same.
+
+    A tensor stays as it is.
+    """
+    if isinstance(value, Tensor):
+        return value
     return kept(("number", value, dtype, device), device, lambda: filled(value, dtype, device))
 
 

@@ -277,9 +277,7 @@ def _launch(
     given = [*state, grads, weights or scores, (written and effective) or scores]
     working = given if laid_out_alike(*given) else _ordered(given)
     device = scores[0].device
-    numbers = [
-        one if isinstance(one, Tensor) else number(one, scores[0].dtype, device) for one in scalars
-    ]
+    numbers = [number(scalar, scores[0].dtype, device) for scalar in scalars]
     for layers in alike(working[0], *working[-3:]):
         rows = table(*(layers(tensors) for tensors in working))
         launch(

@@ -225,15 +225,13 @@ def effective_weight(
 def _launch(kernel: triton.JITFunction, layers: Table, tau: float | Tensor, **more: Any) -> None:
     """Launch `kernel` over `layers`, the last operand of which is scores, or active without any."""
     score, device = layers.dtypes[-1], layers.plan.device
-    if not isinstance(tau, Tensor):
-        tau = number(tau, score if score.is_floating_point else torch.float32, device)
     launch(
         kernel,
         (layers.programs,),
         device,
         layers.plan,
         layers.addresses,
-        tau,
+        number(tau, score if score.is_floating_point else torch.float32, device),
         layers.layers,
         SCORE=element(score),
         SCORED=score != torch.bool,

@@ -91,7 +91,12 @@ def race_command(
     assign: Assign = None,
     out: Out = Path("runs/race"),
 ) -> None:
-    """Find tickets by several methods at one density, finetune them, and compare."""
+    """Find tickets by several methods at one density, finetune them, and compare.
+
+    Each method starts from weights as its authors draw them: Gem-Miner from signed constants, IMP,
+    smart ratio and dense training from Kaiming normal ones. --set init=NAME gives all the same
+    start, --set imp_init=NAME one of them its own.
+    """
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     check_methods(names)
     settings = _settings(locals(), assign, preset, epochs, budget)

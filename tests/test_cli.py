@@ -30,6 +30,8 @@ def test_a_race_leaves_everything_it_promises(
     assert code == 0
     shown = capfd.readouterr()
     assert "freeze_every" in shown.out, "the settings are printed in full"
+    starts = {"mine_init": "signed_constant", "imp_init": "kaiming_normal", "dense_init": "kaiming"}
+    assert all(re.search(rf"{name} +{start}", shown.out) for name, start in starts.items())
     assert all(method in shown.out for method in methods.split(","))
     assert "52/52" in shown.err, "progress is shown while it works"
     assert re.search(r"Acceleration (saved|lost) \d|Nothing ran accelerated", shown.out)
@@ -53,6 +55,10 @@ def test_a_race_leaves_everything_it_promises(
 
     config = json.loads((out / "config.json").read_text())
     assert config["config"]["density"] == 0.1
+    assert (config["config"]["mine_init"], config["config"]["imp_init"]) == (
+        "signed_constant",
+        "kaiming_normal",
+    )
     assert config["command"].startswith("gemkern race --data digits")
     assert "torch" in config["versions"]
     assert (out / "race.png").read_bytes().startswith(b"\x89PNG")

@@ -101,8 +101,8 @@ class Laboratory:
                 f"{len(self.dataset.train)} training images: lower it with --set batch_size=N"
             )
 
-    def fresh_model(self, seed: int) -> nn.Module:
-        """Return the network of the settings with the initial weights of `seed`."""
+    def fresh_model(self, seed: int, method: str = "gem-miner") -> nn.Module:
+        """Return the network of the settings with the initial weights of `method` and `seed`."""
         channels, size, _ = self.dataset.image_shape
         model = build(
             self.settings.model,
@@ -110,7 +110,7 @@ class Laboratory:
             channels=channels,
             image_size=size,
             affine=self.settings.affine,
-            init=self.settings.init,
+            init=self.settings.init_of(method),
             seed=seed,
         ).to(self.settings.device)
         if self.settings.device.startswith("cuda"):
@@ -194,7 +194,7 @@ class Laboratory:
 
     def with_ticket(self, ticket: Ticket, seed: int) -> nn.Module:
         """Return a fresh model under `ticket`, ready to finetune."""
-        model = self.fresh_model(seed)
+        model = self.fresh_model(seed, ticket.method)
         ticket.apply(model)
         return model
 

@@ -2,7 +2,8 @@
 
 A preset is a dictionary of `Settings` fields. Paper presets are named MODEL-PERCENT, the percent of
 weights that remain. Source: Rare Gems (NeurIPS 2022) and its authors' public configuration files;
-where those offer a grid, the value that their final runs name.
+where those offer a grid, the value that their final runs name. Gem-Miner starts there from signed
+constants, IMP, smart ratio and (but for VGG-16) dense training from Kaiming normal weights.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.settings import Settings, pick_autocast, pick_device
+from gemkern.experiments.settings import (
+    INIT_FIELDS,
+    MINE_INIT,
+    Settings,
+    pick_autocast,
+    pick_device,
+)
+
+# What initial weights are called where all methods are given the same.
+INIT = "init"
 
 _COMMON: dict[str, Any] = {
     "affine": False,
-    "init": "signed_constant",
+    "mine_init": "signed_constant",
+    **dict.fromkeys(INIT_FIELDS.values(), "kaiming_normal"),
     "batch_size": 128,
     "finetune_schedule": "multistep",
     "weight_decay": 1e-4,
@@ -167,8 +178,9 @@ def resolve(
 
     Args:
         name: a preset, or None for the one that fits best (`nearest_preset`).
-        chosen: `Settings` fields; None leaves the preset's value.
-        assignments: "field=value" texts, over everything else.
+        chosen: `Settings` fields, or "init" for the initial weights of every method whose own are
+            not given; None leaves the preset's value.
+        assignments: "field=value" texts of the same fields, over everything else.
 
     Raises:
         GemkernError: an unknown preset or field, a value of the wrong kind, or a density outside
@@ -176,6 +188,8 @@ def resolve(
     """
     given = {field: value for field, value in chosen.items() if value is not None}
     given.update(_parse(text) for text in assignments)
+    if (init := given.pop(INIT, None)) is not None:
+        given = {**dict.fromkeys((MINE_INIT, *INIT_FIELDS.values()), init), **given}
     if not 0 < given.get("density", 0.5) < 1:
         raise GemkernError(
             f"the density is {given['density']}: give the fraction of weights to keep, "
@@ -195,7 +209,7 @@ def resolve(
 
 def _parse(assignment: str) -> tuple[str, Any]:
     field, _, text = assignment.partition("=")
-    kinds = get_type_hints(Settings)
+    kinds = {**get_type_hints(Settings), INIT: str}
     if field not in kinds:
         raise GemkernError(
             f"--set {assignment}: no setting is called {field!r}; choose one of {', '.join(kinds)}"

@@ -29,10 +29,10 @@ def race(
     """Let each method find a ticket and finetune it, for each seed; return a run for each pair.
 
     All tickets keep as many weights as Gem-Miner's schedule leaves and are finetuned by one recipe;
-    "dense" is the whole network trained by it. A seed sets the initial weights and the data order.
-    Seeds train together, as many as the settings' `seeds_at_once`, to the results that they have
-    alone; their seconds are then equal shares. What acceleration saved is measured beside the race:
-    its seconds do not count.
+    "dense" is the whole network trained by it. A seed sets the data order and the initial weights,
+    which are of the kind that the settings name for each method. Seeds train together, as many as
+    the settings' `seeds_at_once`, to the results that they have alone; their seconds are then equal
+    shares. What acceleration saved is measured beside the race: its seconds do not count.
 
     Raises:
         GemkernError: the methods do not fit together, or a run fails.
@@ -118,7 +118,7 @@ def _find(
 
 
 def _train_dense(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Run]:
-    models = [laboratory.fresh_model(notebook.seed) for notebook in notebooks]
+    models = [laboratory.fresh_model(notebook.seed, notebook.method) for notebook in notebooks]
     before = [laboratory.test(model) for model in models]
     laboratory.finetune(models, 1.0, notebooks)
     return [

@@ -74,7 +74,8 @@ def rehearse(laboratory: Laboratory) -> None:
     """
     _gem_miner(laboratory, seed=0)
     _imp(laboratory, seed=0)
-    laboratory.finetuning(laboratory.fresh_model(seed=0))
+    for method in ("smart-ratio", "dense"):
+        laboratory.finetuning(laboratory.fresh_model(0, method))
 
 
 def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:
@@ -98,7 +99,7 @@ def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:
 
 def _imp(laboratory: Laboratory, seed: int) -> IMP:
     settings = laboratory.settings
-    model = laboratory.fresh_model(seed)
+    model = laboratory.fresh_model(seed, "imp")
     convert(model)
     total = maskable_weights(laboratory)
     return IMP(
@@ -128,7 +129,7 @@ def draw_smart_ratio(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> l
     density = matched_weights(settings, total) / total
 
     def draw(seed: int) -> Found:
-        model = laboratory.fresh_model(seed)
+        model = laboratory.fresh_model(seed, "smart-ratio")
         convert(model)
         return Found(
             smart_ratio_ticket(model, density, seed=seed, name=settings.model, model_seed=seed)
@@ -143,7 +144,7 @@ def shuffle(laboratory: Laboratory, notebook: Notebook, mined: Ticket) -> Found:
 
 
 def reinitialise(laboratory: Laboratory, notebook: Notebook, mined: Ticket) -> Found:
-    """Keep the mined ticket's masks over other initial weights."""
+    """Keep the mined ticket's masks over other initial weights of the same distribution."""
     other = laboratory.fresh_model(RIVAL_SEED + notebook.seed)
     return Found(reinitialised(mined, other, seed=RIVAL_SEED + notebook.seed))
 

@@ -12,6 +12,10 @@ from gemkern.errors import GemkernError
 
 # Without float16, whose gradients would have to be scaled.
 AUTOCAST = {"none": None, "bfloat16": torch.bfloat16}
+# The settings that name initial weights: of rivals, and of Gem-Miner and what follows from its
+# ticket. Sources: the configurations of the authors of Rare Gems.
+INIT_FIELDS = {"imp": "imp_init", "smart-ratio": "smart_ratio_init", "dense": "dense_init"}
+MINE_INIT = "mine_init"
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,10 @@ class Settings:
     """The resolved configuration of a race, a search or a finetuning.
 
     Epochs are of the whole training split; rates are those of the first epoch, lowered by
-    `schedule`. `imp_rewind` is "init", "learning-rate" or a step of the first round. `data_dir` is
-    None for data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate`
-    runs whatever is sparse enough on the sparse kernels. `autocast` is the dtype of products and
+    `schedule`. An `_init` names the initial weights of a method (`gemkern.models.build`).
+    `imp_rewind` is "init", "learning-rate" or a step of the first round. `data_dir` is None for
+    data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate` runs
+    whatever is sparse enough on the sparse kernels. `autocast` is the dtype of products and
     convolutions, "bfloat16", or "none" for that of the weights. `graph` replays training steps as
     CUDA graphs, on a CUDA device. `seeds_at_once` is how many seeds of a race train together.
     """
@@ -31,10 +36,10 @@ class Settings:
     train_limit: int | None
     model: str
     affine: bool
-    init: str
     density: float
     batch_size: int
     device: str
+    mine_init: str
     mine_epochs: int
     freeze_every: int
     score_optimizer: str
@@ -44,10 +49,13 @@ class Settings:
     finetune_lr: float
     finetune_schedule: str
     weight_decay: float
+    imp_init: str
     imp_epochs: int
     imp_rewind: str
     imp_lr: float
     imp_prune: float
+    smart_ratio_init: str
+    dense_init: str
     accelerate: bool
     autocast: str
     graph: bool
@@ -73,6 +81,10 @@ class Settings:
             finetune_epochs=scale(self.finetune_epochs),
             imp_epochs=scale(self.imp_epochs),
         )
+
+    def init_of(self, method: str) -> str:
+        """Return the name of the initial weights that `method` starts from."""
+        return getattr(self, INIT_FIELDS.get(method, MINE_INIT))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, ready for JSON."""

@@ -21,10 +21,21 @@ def norm_layer(affine: bool) -> Norm:
 def signed_constant(weight: Tensor) -> None:
     """Keep the sign of each weight of [out, in / groups, ...]; make it sqrt(2 / fan_in) large.
 
-    The initialisation of Gem-Miner's and edge-popup's networks (Ramanujan et al., CVPR 2020).
+    A weight drawn as exactly 0 becomes positive. The initialisation of Gem-Miner's and edge-popup's
+    networks (Ramanujan et al., CVPR 2020).
     """
     fan_in = weight[0].numel()
     weight.copy_(torch.where(weight < 0, -1.0, 1.0) * math.sqrt(2.0 / fan_in))
+
+
+def signed_constant_authors(weight: Tensor) -> None:
+    """Do as `signed_constant`, but let a weight drawn as exactly 0 stay 0.
+
+    The code of "Rare Gems" (NeurIPS 2022) multiplies by the sign; of PyTorch's draws one in 2^24 is
+    0.
+    """
+    fan_in = weight[0].numel()
+    weight.sign_().mul_(math.sqrt(2.0 / fan_in))
 
 
 def kaiming_normal(weight: Tensor) -> None:
@@ -35,6 +46,7 @@ def kaiming_normal(weight: Tensor) -> None:
 INITS: dict[str, Callable[[Tensor], None]] = {
     "signed_constant": signed_constant,
     "kaiming_normal": kaiming_normal,
+    "signed_constant_authors": signed_constant_authors,
 }
 
 

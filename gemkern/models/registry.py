@@ -23,7 +23,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "resnet20": (4, lambda channels, classes, size, norm: cifar_resnet(3, channels, classes, norm)),
     "resnet32": (4, lambda channels, classes, size, norm: cifar_resnet(5, channels, classes, norm)),
     "resnet18": (8, lambda channels, classes, size, norm: resnet18(channels, classes, norm)),
-    "vgg16": (16, lambda channels, classes, size, norm: VGG16(channels, classes, norm)),
+    "vgg16": (16, lambda channels, classes, size, norm: VGG16(channels, classes, size, norm)),
     "wide_resnet28_2": (
         4,
         lambda channels, classes, size, norm: WideResNet28(channels, classes, norm),
@@ -55,7 +55,8 @@ def build(
     Args:
         image_size: side of the square images, in pixels.
         affine: whether batch norms learn a scale and a shift; the paper's do not.
-        init: "signed_constant" or "kaiming_normal".
+        init: "signed_constant", "kaiming_normal" or "signed_constant_authors"
+            (`gemkern.models.initial`).
         seed: the weights are a function of it and the global random state is left alone; None
             draws from the global random state.
 

@@ -25,6 +25,8 @@ from gemkern.tickets.ticket import Ticket
 from gemkern.training.rates import rate
 
 DEFAULT_LR = {"sgd": 0.1, "adam": 0.01}
+# The largest float32 below 0.5.
+BELOW_HALF = 0.5 - 2.0**-25
 
 
 class GemMiner(Search):
@@ -52,6 +54,8 @@ class GemMiner(Search):
             freezes every score up to the last of them.
         keep: "active" keeps every weight that was never frozen, which meets the density; "rounded"
             keeps those of them with p >= 0.5 (Algorithm 1).
+        half: "up" rounds a score of exactly 0.5 up (Algorithm 1); "down" masks its weight, as the
+            authors' code does: the score moves to the float below, in passes of their own.
         unlearnt: layers whose scores no gradient ever reached: "refuse" raises at the end of an
             epoch, "keep" freezes none of their weights, and so more of the others'.
         seed: draws new scores, uniform in [0, 1), and is written into the ticket as that of the
@@ -82,6 +86,7 @@ class GemMiner(Search):
         rule: str = "authors",
         ties: str = "exact",
         keep: str = "active",
+        half: str = "up",
         unlearnt: str = "refuse",
         seed: int | None = None,
         name: str | None = None,
@@ -98,12 +103,14 @@ class GemMiner(Search):
         _check_choice("optimizer", optimizer, tuple(DEFAULT_LR))
         _check_choice("ties", ties, ("exact", "authors"))
         _check_choice("keep", keep, ("active", "rounded"))
+        _check_choice("half", half, ("up", "down"))
         _check_choice("unlearnt", unlearnt, ("refuse", "keep"))
         freeze_every = whole_number("the number of epochs between freezes", freeze_every)
         self._density, self._freeze_every, self._rule = density, freeze_every, rule
         self._plan_freezes(self._plan_from(density))
         self._ties = ties
         self._keep = keep
+        self._half = half
         self._unlearnt = unlearnt
         self._seed = None if seed is None else whole_number("the seed", seed)
         self._name = name
@@ -145,6 +152,9 @@ class GemMiner(Search):
         """
         self._require_gradient(self._optimizer.has_gradients())
         self._optimizer.step()
+        if self._half == "down":
+            self._lower_halves()
+            self._optimizer.refresh()
         self.model.zero_grad(set_to_none=True)
 
     def _close_epoch(self) -> None:
@@ -225,6 +235,10 @@ class GemMiner(Search):
         for score in self._scores():
             score.copy_(torch.rand(score.shape, generator=stream))
 
+    def _lower_halves(self) -> None:
+        for score in self._scores():
+            score.masked_fill_(score == 0.5, BELOW_HALF)
+
     def _enter(self, epoch: int) -> None:
         self.epoch = epoch
         if epoch == self.epochs:
@@ -232,6 +246,8 @@ class GemMiner(Search):
             decelerate(self.model)
         for group in self._optimizer.param_groups:
             group["lr"] = self._lr * self._factor(epoch, self.epochs)
+        if self._half == "down":
+            self._lower_halves()
         self._optimizer.refresh()
 
 

@@ -35,7 +35,9 @@ class IMP(Search):
     the schedule goes on, and keeps its last value where it ends before the round does.
 
     Args:
-        model: a converted model without scores.
+        model: a converted model without scores. Let its weights begin at different sizes, as the
+            authors do (Kaiming normal): of signed constants, sqrt(2 / fan_in) large, magnitudes
+            remove the layers with the largest fan-in first.
         density: fraction of the maskable weights that remains in the end, in (0, 1); less than is
             active at first.
         epochs: length of one round; `.epochs` is that of all rounds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ def smart_ratio_ticket(
     seed: int,
     name: str | None = None,
     model_seed: int | None = None,
+    vgg: bool | None = None,
 ) -> Ticket:
     """Return a random ticket for `model` with the layer densities of `smart_ratio_counts`.
 
@@ -45,14 +47,18 @@ def smart_ratio_ticket(
         density: fraction of all maskable weights that remains.
         seed: draws the positions.
         name, model_seed: of the network and of its initial weights, for the ticket.
+        vgg: whether the densities are those of a VGG; None where "vgg" in `name`, or in that of the
+            model's class, says so.
 
     Raises:
         GemkernError: the model has no masked layers, or as `smart_ratio_counts`.
     """
     model = unwrapped(model)
+    if vgg is None:
+        vgg = "vgg" in (name or type(model).__name__).lower()
     layers = masked_layers(model)
     shapes = {layer_name: whole_shape(layer) for layer_name, layer in layers.items()}
-    counts = smart_ratio_counts([shape.numel() for shape in shapes.values()], density)
+    counts = smart_ratio_counts([shape.numel() for shape in shapes.values()], density, vgg=vgg)
     stream = generator("random ticket", seed)
     masks = {
         layer_name: random_mask(shape, count, stream)
@@ -61,12 +67,18 @@ def smart_ratio_ticket(
     return Ticket.from_model(model, method="smart-ratio", masks=masks, name=name, seed=model_seed)
 
 
-def smart_ratio_counts(layer_sizes: Sequence[int], density: float) -> list[int]:
+def smart_ratio_counts(
+    layer_sizes: Sequence[int], density: float, *, vgg: bool = False
+) -> list[int]:
     """Return how many weights each of L layers keeps by the smart ratio; they add up exactly.
 
     The last layer keeps 30 %. The density of layer l (from 1) before it is proportional to
     (L - l + 1)^2 + (L - l + 1); what a full layer cannot take goes to the next ones. Su et al.,
     "Sanity-Checking Pruning Methods", NeurIPS 2020.
+
+    Args:
+        vgg: divide the term of layer l by l^2, as the code of "Rare Gems" (NeurIPS 2022) does for
+            VGG.
 
     Raises:
         GemkernError: fewer than two layers, `density` outside (0, 1), or no more weights than the
@@ -86,9 +98,12 @@ def smart_ratio_counts(layer_sizes: Sequence[int], density: float) -> list[int]:
             f"at density {density:g} the last layer's 30 %, {last_count} weights, leave nothing "
             "for the others: raise the density"
         )
-    steps = range(len(layer_sizes), 1, -1)
-    shares = [(step * step + step) * size for step, size in zip(steps, sizes, strict=True)]
-    counts = [budget * share // sum(shares) for share in shares] + [last_count]
+    shares = []
+    for layer, size in enumerate(sizes, start=1):
+        step = len(layer_sizes) - layer + 1
+        shares.append(Fraction(step * step + step, layer * layer if vgg else 1) * size)
+    whole = sum(shares)
+    counts = [budget * share // whole for share in shares] + [last_count]
     return _fill(counts, layer_sizes, spare=budget + last_count - sum(counts))
 
 

@@ -189,6 +189,16 @@ def test_a_ticket_makes_a_fresh_model_ready_to_finetune() -> None:
         assert torch.equal(layer.weight, fresh[f"{name}.weight"] * layer.active)
 
 
+@pytest.mark.parametrize("method", ["gem-miner", "imp", "dense"])
+def test_a_ticket_that_knows_a_checksum_gets_the_weights_of_its_method(method: str) -> None:
+    laboratory = Laboratory(settings())
+    begun = laboratory.fresh_model(4, method)
+    gk.convert(begun)
+    known = Ticket.from_model(begun, method=method, seed=4)
+    model = laboratory.with_ticket(dataclasses.replace(known, weights=None), seed=4)
+    assert same(weights(model), weights(begun))
+
+
 @pytest.mark.parametrize(
     ("batch_size", "message"),
     [

@@ -1,4 +1,4 @@
-"""A race is fair: one number of weights, one recipe, and for a seed the same weights for all."""
+"""A race is fair: one number of weights, one recipe, and each method begins as its authors do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tiny_race import kept_by_layer, sealed, settings, state
+from tiny_race import SETTINGS, kept_by_layer, sealed, settings, state
 
 import gemkern as gk
 from gemkern.experiments.laboratory import Laboratory, Notebook
@@ -122,15 +122,42 @@ def test_the_smart_ratio_sets_its_own_layer_densities(held: Race) -> None:
 def test_tickets_start_from_the_very_weights_of_their_seed(
     held: Race, method: str, seed: int
 ) -> None:
-    ticket, fresh = held.tickets[method, seed], held.laboratory.fresh_model(seed)
-    assert ticket.seed == seed
+    ticket, fresh = held.tickets[method, seed], held.laboratory.fresh_model(seed, method)
+    assert (ticket.model, ticket.seed) == ("resnet8", seed)
     assert ticket.weights is not None
     for name, parameter in fresh.named_parameters():
         assert torch.equal(ticket.weights[name], parameter), name
 
 
+@pytest.mark.parametrize("method", TICKETED)
+def test_rivals_of_mined_tickets_start_from_normal_weights(held: Race, method: str) -> None:
+    ticket = held.tickets[method, 0]
+    assert ticket.weights is not None
+    sizes = [len(ticket.weights[f"{layer}.weight"].abs().unique()) for layer in ticket.masks]
+    if method in ("imp", "smart-ratio"):
+        assert min(sizes) > 100
+    else:
+        assert set(sizes) == {1}
+
+
+def test_one_start_for_all_is_one_checksum_for_all() -> None:
+    normal = "kaiming_normal"
+    held = Race(Laboratory(settings(mine_init=normal))).hold(("gem-miner", "imp"), (0,))
+    mined, pruned = held.tickets["gem-miner", 0], held.tickets["imp", 0]
+    assert mined.checksum == pruned.checksum
+
+
+def test_imp_empties_no_layer_as_it_does_from_signed_constants() -> None:
+    emptied = {}
+    for init in ("signed_constant", SETTINGS.imp_init):
+        held = Race(Laboratory(settings(density=0.1, imp_init=init))).hold(("imp",), (0,))
+        densities = held.run("imp", 0).layer_density.values()
+        emptied[init] = sum(density < 0.001 for density in densities)
+    assert emptied == {"signed_constant": 3, "kaiming_normal": 0}
+
+
 def test_imp_rewinds_statistics_too(held: Race) -> None:
-    ticket, fresh = held.tickets["imp", 0], held.laboratory.fresh_model(0).state_dict()
+    ticket, fresh = held.tickets["imp", 0], held.laboratory.fresh_model(0, "imp").state_dict()
     assert ticket.weights is not None
     assert ticket.weights.keys() == fresh.keys()
     assert all(torch.equal(ticket.weights[entry], fresh[entry]) for entry in fresh)
@@ -178,7 +205,8 @@ def test_the_dense_network_is_trained_by_the_recipe_of_the_tickets(held: Race) -
     run = held.run("dense", 0)
     assert (run.density, run.weights_left) == (1.0, maskable_weights(held.laboratory))
     assert (run.find_epochs, run.find_seconds, run.layer_density) == (0, 0.0, {})
-    model = held.laboratory.fresh_model(0)
+    model = held.laboratory.fresh_model(0, "dense")
+    assert len(model.conv.weight.abs().unique()) > 100, "Kaiming normal"
     assert run.accuracy_before == held.laboratory.test(model)
     held.laboratory.finetune([model], 1.0, [Notebook("dense", 0, lambda record: None)])
     assert run.accuracy_after == held.laboratory.test(model)

@@ -60,6 +60,10 @@ def test_every_method_alone_or_beside_gem_miner_fits() -> None:
         ({"finetune_epochs": 0}, "training lasts 0 epochs"),
         ({"finetune_schedule": "steep"}, "no schedule is called 'steep'"),
         ({"model": "resnet21"}, "no model is called 'resnet21'"),
+        *(
+            ({f"{part}_init": "zeros"}, "no initialisation is called 'zeros'")
+            for part in ("mine", "imp", "smart_ratio", "dense")
+        ),
     ],
 )
 def test_a_rehearsal_finds_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:

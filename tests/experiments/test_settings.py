@@ -33,6 +33,30 @@ def test_the_default_run_of_the_paper() -> None:
     assert (settings.imp_epochs, settings.imp_rewind, settings.imp_prune) == (150, "1000", 0.2)
 
 
+def inits(*assignments: str) -> list[str]:
+    found = resolve("digits", {"device": "cpu"}, assignments)
+    return [found.init_of(method) for method in ("gem-miner", "imp", "smart-ratio", "dense")]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_method_starts_as_its_authors_start_it(name: str) -> None:
+    settings = resolve(name, {"data_dir": "somewhere"})
+    for method in ("gem-miner", "random", "shuffled", "reinitialised"):
+        assert settings.init_of(method) == "signed_constant"
+    for method in ("imp", "smart-ratio", "dense"):
+        assert settings.init_of(method) == "kaiming_normal"
+
+
+def test_one_start_can_be_given_to_all_methods_or_to_one() -> None:
+    signed, normal, authors = "signed_constant", "kaiming_normal", "signed_constant_authors"
+    assert inits("init=signed_constant") == [signed] * 4
+    assert inits(f"mine_init={authors}") == [authors, normal, normal, normal]
+    assert inits(f"imp_init={signed}", f"init={normal}") == [normal, signed, normal, normal]
+    settings = resolve("digits", {"init": normal}).as_dict()
+    assert "init" not in settings
+    assert settings["mine_init"] == normal
+
+
 def test_what_is_chosen_goes_over_the_preset_and_assignments_over_both() -> None:
     settings = resolve(
         "resnet20-1.44", {"density": 0.03, "model": None}, ["density=0.05", "affine=yes"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+import gemkern as gk
 from gemkern.errors import GemkernError
 from gemkern.models import NAMES, build
+from gemkern.models.initial import INITS
+from gemkern.optim import masked_layers
 
 # Name, classes, layers that can be masked, weights in them.
 SIZES = (
@@ -23,6 +28,10 @@ SIZES = (
     ("conv4", 10, 7, 2_425_024),
 )
 SMALL = ("resnet8", "mobilenet_v2", "conv4", "wide_resnet28_2")
+SIGNED = "signed_constant"
+DTYPES = (torch.float64, torch.float32)
+POOL = 0
+VGG16 = (64, 64, POOL, 128, 128, POOL, *3 * (256,), POOL, *3 * (512,), POOL, *3 * (512,), POOL)
 
 
 def layers_of(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
@@ -69,7 +78,47 @@ def test_strides_halve_the_image_as_told(name: str) -> None:
     assert seen == [expected[name]]
 
 
-@pytest.mark.parametrize("init", ["signed_constant", "kaiming_normal"])
+def authors_vgg16(model: nn.Module, x: Tensor) -> Tensor:
+    """Return what the authors' VGG-16, whose classifier is a 1x1 convolution, makes of x."""
+    *convolutions, classifier = (layer.weight for layer in layers_of(model))
+    weights = iter(convolutions)
+    for width in VGG16:
+        if width == POOL:
+            x = F.max_pool2d(x, 2)
+        else:
+            x = F.conv2d(x, next(weights), padding=1)
+            x = F.relu(F.batch_norm(x, None, None, training=True))
+    return F.conv2d(x, classifier[:, :, None, None]).flatten(1)
+
+
+def test_vgg16_is_the_authors() -> None:
+    model = build("vgg16", seed=0).double()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    assert (model(x) - authors_vgg16(model, x)).abs().max() < 1e-13
+
+
+def test_an_accelerated_vgg16_pools_as_often() -> None:
+    model = build("vgg16", affine=True, init="kaiming_normal", seed=0)
+    gk.convert(model)
+    stream = torch.Generator().manual_seed(0)
+    for layer in masked_layers(model).values():
+        layer.active.copy_(torch.rand(layer.active.shape, generator=stream) < 0.05)
+    x = torch.randn(4, 3, 32, 32, generator=stream)
+    exact, plain = (copy.deepcopy(model).to(dtype)(x.to(dtype)) for dtype in DTYPES)
+    error = (gk.accelerate(model)(x) - exact).abs().max()
+    assert error <= 10 * (plain - exact).abs().max()
+
+
+@pytest.mark.parametrize(("size", "poolings"), [(16, 4), (28, 4), (31, 4), (32, 5), (64, 5)])
+def test_vgg16_pools_while_there_is_more_than_a_pixel(size: int, poolings: int) -> None:
+    with torch.device("meta"):
+        model, other = build("vgg16", image_size=size), build("vgg16")
+        assert model(torch.empty(2, 3, size, size)).shape == (2, 10)
+    assert sum(isinstance(module, nn.MaxPool2d) for module in model.modules()) == poolings
+    assert model.state_dict().keys() == other.state_dict().keys()
+
+
+@pytest.mark.parametrize("init", INITS)
 def test_a_seed_decides_the_weights_and_nothing_else(init: str) -> None:
     state = torch.get_rng_state()
     first = weights_of(build("resnet8", init=init, seed=3))
@@ -96,6 +145,15 @@ def test_signed_constants(name: str) -> None:
         assert torch.equal(weight.abs(), size.expand_as(weight))
         positive = (weight > 0).double().mean().item()
         assert abs(positive - 0.5) < 4 * 0.5 / math.sqrt(weight.numel())
+
+
+@pytest.mark.parametrize(("init", "zero"), [("signed_constant", 1), ("signed_constant_authors", 0)])
+def test_a_weight_drawn_as_zero_gets_a_sign_or_stays(init: str, zero: int) -> None:
+    weight = torch.tensor([[-3.0, 0.0], [-0.0, 2.0]])
+    INITS[init](weight)
+    assert torch.equal(weight, torch.tensor([[-1.0, zero], [zero, 1.0]]))
+    theirs, ours = (weights_of(build("resnet8", init=one, seed=0)) for one in (init, SIGNED))
+    assert torch.equal(theirs, ours), "no weight is drawn as 0 here"
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -256,6 +256,45 @@ def test_the_paper_keeps_what_is_active_and_rounds_to_one():
         assert bool(miner.ticket().masks["4"][-1, -1])
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("half", "on"), [("up", [1, 1, 0]), ("down", [1, 0, 0])])
+def test_a_half_is_rounded_as_told(half, on, fused):
+    model = torch.nn.Sequential(torch.nn.Linear(3, 1, bias=False))
+    gk.convert(model, scores=True)
+    layer, unit = model[0], torch.eye(3)
+    torch.nn.init.ones_(layer.weight)
+    # Each step takes a quarter from every score.
+    options = {"lr": 0.25, "momentum": 0.0, "half": half, "keep": "rounded", "fused": fused}
+    miner = miner_of(model, density=0.5, epochs=3, seed=None, schedule="constant", **options)
+    layer.scores.detach().copy_(torch.tensor([[1.5, 1.0, 0.75]]))
+    for _ in range(2):
+        model(torch.ones(1, 3)).sum().backward()
+        miner.step()
+    assert layer.mask().flatten().tolist() == model(unit).flatten().tolist() == on
+    if fused:
+        assert layer.effective.read(layer, torch.float32) is not None, "written in one launch"
+    layer.scores.detach().copy_(torch.tensor([[0.75, 0.5, 0.25]]))
+    miner.end_epoch()
+    assert layer.mask().flatten().tolist() == model(unit).flatten().tolist() == on
+
+
+@pytest.mark.parametrize("half", ["up", "down"])
+def test_halves_that_are_there_at_first_are_rounded_too(half):
+    model = converted()
+    set_scores(model, torch.where(torch.arange(TOTAL) < 100, 0.5, 0.75))
+    miner_of(model, seed=None, half=half)
+    masks = torch.cat([layer.mask().flatten() for layer in masked_layers(model).values()])
+    assert int(masks.sum()) == (TOTAL if half == "up" else TOTAL - 100)
+
+
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_without_halves_their_rounding_changes_nothing(accelerated):
+    up, down = converted(), converted()
+    for half, model in (("up", up), ("down", down)):
+        run(model, miner_of(model, half=half, fused=True, accelerated=accelerated))
+    assert_same_state(up.state_dict(), down.state_dict())
+
+
 def test_rounding_everything_away_is_no_ticket():
     model = converted()
     miner = miner_of(model, epochs=2, lr=0.0, momentum=0.0, keep="rounded")
@@ -313,6 +352,7 @@ def test_a_model_needs_scores():
         ({"optimizer": "rmsprop"}, "sgd, adam"),
         ({"ties": "reference"}, "exact, authors"),
         ({"keep": "all"}, "active, rounded"),
+        ({"half": "even"}, "up, down"),
         ({"rule": "mine"}, "authors, paper"),
         ({"schedule": "linear"}, "constant, cosine, multistep"),
         ({"density": 1.0}, "density 1"),

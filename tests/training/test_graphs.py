@@ -67,6 +67,7 @@ METHODS = {
     "Adam, fused": mined(optimizer="adam", fused=True),
     "Adam": mined(optimizer="adam"),
     "authors' ties": mined(fused=True, ties="authors"),
+    "authors' halves": mined(fused=True, half="down"),
     "IMP to init": pruned("init"),
     "IMP to a warm-up": pruned(2),
     "IMP to a replay": pruned(STEPS + 2),

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn.batch_last_graph import Rewritten
-from gemkern.nn.compression import compressible_layers, is_accelerated
+from gemkern.nn.compression import compressible_layers
 from gemkern.nn.convert import Report
+from gemkern.nn.door import open_door
 from gemkern.nn.memory import keep_freed_memory
 from gemkern.ops.dispatch import choose
 
@@ -40,7 +40,7 @@ def accelerate(model: nn.Module) -> nn.Module:
     it, but for one thing that holds for the whole process: `keep_freed_memory`.
 
     Raises:
-        GemkernError: no layer would be served, or the forward pass cannot be traced.
+        GemkernError: no layer would be served.
     """
     report = acceleration(model)
     if not report.converted:
@@ -49,9 +49,8 @@ def accelerate(model: nn.Module) -> nn.Module:
             f"the model {type(model).__name__} has nothing to accelerate "
             f"({reasons or 'no masked layer'}): mask it first, below the break-even density"
         )
-    if not is_accelerated(model):
-        model.forward = _rewritten(model)
-        keep_freed_memory()
+    keep_freed_memory()
+    open_door(model)
     for name in report.converted:
         layer: Any = model.get_submodule(name)
         layer.compress()
@@ -125,13 +124,3 @@ def _why_dense(layer: Any, break_even: float) -> str:
     if density > break_even:
         return f"its density {density:.3g} is above the break-even density {break_even}"
     return ""
-
-
-def _rewritten(model: nn.Module) -> Rewritten:
-    try:
-        return Rewritten(model)
-    except Exception as error:
-        raise GemkernError(
-            f"the forward pass of {type(model).__name__} cannot be traced ({error}): leave out "
-            "what depends on the data, or accelerate its parts one by one"
-        ) from error

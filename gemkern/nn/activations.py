@@ -1,222 +1,397 @@
-"""What flows between the layers of a rewritten model: tensors, or what a convolution can finish.
+"""What flows between the layers of an accelerated model: tensors that may still be to be made.
 
-A convolution measures what it writes if a norm follows (`Measured`); the norm only notes what is to
-be done (`Normed`), and the convolution that reads it does it on the way, or the max pooling that
-alone does. Whatever else reads it gets the tensor (`plain`).
+An `Activation` is a tensor for whoever asks. Inside it is either made (`base` holds its values), or
+something is still to be done (`todo`): a convolution to be run, a norm, a residual and a ReLU to be
+applied, pixels to be taken. What the sparse kernels can do on the way they do when they read it
+(`gemkern.nn.answers`); for everything else it is made, once, and PyTorch's own function runs.
+
+Whatever is still to be done reads its operands later than the model's code did, so an operand is
+made known to them: before it may change, all that wait for it are made (`make_dependents`), and
+nothing waits for a tensor that could be changed unseen (`exposed`).
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
+import inspect
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gemkern import ops
-from gemkern.kernels.geometry import Pair, output_image
-from gemkern.ops.checks import pair
+from gemkern.errors import GemkernError
+from gemkern.nn import histories
+from gemkern.nn.containers import found, mapped
+from gemkern.nn.histories import Kind, Remake, version_of, without_values
+from gemkern.nn.modes import Mode, as_it_was, mode, waiting_allowed
+from gemkern.nn.todo import Habit, Moments, Todo
 
 
-class Measured:
-    """What a convolution wrote, with its mean and variance.
+def property_of(name: str) -> Any:
+    """Return what PyTorch calls to read a property of a tensor."""
+    return inspect.getattr_static(Tensor, name).__get__
 
-    Args:
-        shared: whether more than one node reads it.
+
+# What gives leaves of the graph, and gradients.
+GIVE_PLAIN: frozenset[Any] = frozenset(
+    (
+        torch.autograd.grad,
+        Tensor.detach,
+        Tensor.requires_grad_,
+        property_of("data"),
+        property_of("grad"),
+    )
+)
+# What asks for gradients at a place that a convolution may have passed by.
+OF_GRADIENTS = frozenset(
+    (
+        Tensor.register_hook,
+        Tensor.retain_grad,
+        Tensor.register_post_accumulate_grad_hook,
+    )
+)
+# Results that share no memory with anything.
+PLAIN_RESULTS = (bool, int, float, complex, str, torch.Size, torch.dtype, torch.device)
+
+ANSWERS: dict[Callable[..., Any], Callable[..., Any]] = {}
+
+
+def answers(*functions: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let the function below answer for `functions`, with their arguments."""
+
+    def note(answer: Callable[..., Any]) -> Callable[..., Any]:
+        ANSWERS.update(dict.fromkeys(functions, answer))
+        return answer
+
+    return note
+
+
+class Activation(Tensor):
+    """A tensor between the layers of an accelerated model.
+
+    Attributes:
+        kind: its shape, dtype and device.
+        todo: how it is to be made; None once it is.
+        base: a plain tensor with the values, or None.
+        tensor: what to read in its place: where a kernel let `base` through, what came out.
+        moments: of its channels, or None.
+        made_in: whether gradients and inference mode were on when the model made it.
+        edits: how often it was changed in place.
+        changes: how often its history was renewed here.
+        suspect: whether somebody's autograd function may have given it a history.
+        adopted: whether it has a history of somebody's autograd function.
+        exposed: whether its memory can be changed unseen.
+        family: those of the same memory, itself as well, or None.
+        passed: whether a convolution read it without making it.
+        reads: how often it was read.
+        normed: whether a norm by its moments was.
+        habit: of the layer that it comes from.
+        dependents: what waits to read it, or None.
     """
 
-    def __init__(self, tensor: Tensor, mean: Tensor, var: Tensor, shared: bool) -> None:
-        self.tensor, self.mean, self.var, self.shared = tensor, mean, var, shared
+    kind: Kind
+    todo: Todo | None = None
+    base: Any = None
+    tensor: Any = None
+    moments: Moments | None = None
+    made_in: Mode
+    edits = 0
+    changes = 0
+    suspect = False
+    adopted = False
+    exposed = False
+    family: list[weakref.ref[Activation]] | None = None
+    passed = False
+    reads = 0
+    normed = False
+    habit: Habit
+    dependents: list[weakref.ref[Activation]] | None = None
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = ANSWERS.get(func)
+        if answer is not None:
+            given = answer(*args, **kwargs) if kwargs else answer(*args)
+            if given is not NotImplemented:
+                return given
+        return in_pytorch(func, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        # Code that knows no __torch_function__ comes here, its gradients recorded by now.
+        if func._schema.is_mutable:
+            raise GemkernError(
+                f"{func} would change an activation of an accelerated model from outside Python: "
+                "give it a copy (clone()), or gemkern.decelerate the model"
+            )
+
+        def read(value: Any) -> Any:
+            if type(value) is not Activation:
+                return value
+            make_dependents(value)
+            base = real(value).detach()
+            expose(value)
+            return base
+
+        return func(*mapped(read, args), **mapped(read, kwargs or {}))
 
 
-class Normed:
-    """A norm that is still to be applied to `source`.
+def open_todo(value: Any) -> Todo | None:
+    """Return what is to be done to `value` if it may be done by whoever reads it now."""
+    if type(value) is not Activation or value.todo is None:
+        return None
+    return value.todo if value.made_in == mode() and waiting_allowed() else None
+
+
+def held(tensor: Tensor, habit: Habit | None = None, moments: Moments | None = None) -> Activation:
+    """Return an activation that is made."""
+    kind = Kind(tuple(tensor.shape), tensor.dtype, tensor.device)
+    learns = tensor.requires_grad and torch.is_grad_enabled()
+    value = histories.same(Activation, kind, tensor) if learns else without_values(Activation, kind)
+    value.base = value.tensor = tensor
+    value.kind, value.made_in, value.moments = kind, mode(), moments
+    value.suspect = not value.made_in[0]
+    value.habit = habit or Habit()
+    return value
+
+
+def pending(todo: Todo, kind: Kind, habit: Habit, remake: Remake, *operands: Any) -> Activation:
+    """Return an activation that is made by `todo` when it has to be.
 
     Args:
-        shared: whether more than one node reads it.
+        remake: gives the same of `operands`; for its history.
     """
+    if torch.is_grad_enabled():
+        value = histories.promise(Activation, kind, remake, *operands)
+    else:
+        value = without_values(Activation, kind)
+    value.kind, value.habit = kind, habit
+    return _wait(value, todo)
 
-    def __init__(self, source: Measured | Tensor, norm: ops.Norm, shared: bool) -> None:
-        self.source, self.norm, self.shared = source, norm, shared
-        self.made: Tensor | None = None
 
-    def tensor(self) -> Tensor:
-        """Return what the norm makes of its source; it is made once."""
-        if self.made is None:
-            self.made = ops.normalise(plain(self.source), self.norm)
-        return self.made
+def change(value: Activation, todo: Todo) -> Activation:
+    """Let `value`, which is open, be made by `todo`: an operation in place."""
+    make_dependents(value)
+    value.edits += 1
+    if torch.is_grad_enabled():
+        with _changing(value):
+            histories.change(value, todo.remake, *todo.parts())
+    return _wait(value, todo)
+
+
+def _wait(value: Any, todo: Todo) -> Activation:
+    value.todo, value.made_in = todo, mode()
+    value.suspect = not value.made_in[0]
+    unseen, reference = False, weakref.ref(value)
+    for one in todo.reads():
+        if type(one) is Activation:
+            unseen = unseen or one.exposed
+            if one.dependents is None:
+                one.dependents = []
+            one.dependents.append(reference)
+    if unseen:
+        real(value)
+    return value
+
+
+def make_dependents(value: Activation) -> None:
+    """Make all that waits for `value`, which may be about to change."""
+    waiting, value.dependents = value.dependents, None
+    for reference in waiting or ():
+        one = reference()
+        if one is not None and one.todo is not None:
+            real(one)
+
+
+def real(value: Activation, moments: bool = False) -> Any:
+    """Return the plain tensor that `value` is; it is made once, measured if that costs no pass."""
+    if value.todo is not None:
+        todo, value.todo = value.todo, None
+        if value.made_in == mode() and waiting_allowed():
+            value.base = value.tensor = todo.run(value, moments)
+        else:
+            with as_it_was(value.made_in):
+                value.base = value.tensor = todo.run(value, moments)
+    if value.suspect and torch.is_grad_enabled():
+        _adopt_history(value)
+    return value.base
+
+
+def read(value: Any) -> Any:
+    """Return the tensor that `value` is, to be read and not changed; anything else as it is."""
+    if type(value) is not Activation:
+        return value
+    real(value)
+    note_read(value)
+    return value.tensor
+
+
+def note_read(value: Activation) -> None:
+    """Count that `value` is read, and let the layer that it comes from learn of it."""
+    value.reads += 1
+    if value.normed:
+        value.habit.skips = True
+    elif value.reads > 1:
+        value.habit.keeps = True
 
 
 def plain(value: Any) -> Any:
-    """Return the tensor that an activation stands for; anything else as it is."""
-    if isinstance(value, Measured):
-        return value.tensor
-    return value.tensor() if isinstance(value, Normed) else value
+    """Return the plain tensor that `value` is; anything else as it is."""
+    return real(value) if type(value) is Activation else value
 
 
-def convolve(layer: Any, value: Any, added: Any, norm: Any, shared: bool) -> Any:
-    """Return layer(value) + added, measured if `norm`, an `nn.BatchNorm2d` that follows, needs it.
+def in_pytorch(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Return func(*args, **kwargs) of plain tensors; an activation again if it lies batch-last."""
+    values = list(found(Activation, (args, kwargs)))
+    for value in values:
+        make_dependents(value)
+        if func in OF_GRADIENTS and value.passed:
+            raise GemkernError(
+                f"{func.__name__} comes after a layer of an accelerated model has read the "
+                "activation: call it where the activation is made, or gemkern.decelerate the model"
+            )
+        note_read(value)
+    bases = [real(value) for value in values]
+    versions = [version_of(base) for base in bases]
+    result = func(*mapped(plain, args), **mapped(plain, kwargs))
+    for value, base, version in zip(values, bases, versions, strict=True):
+        if version_of(base) != version or (base.requires_grad and not known(_wants_grad, value)):
+            _note_change(value)
+        elif func in OF_GRADIENTS:
+            _renew_history(value)
+    if func in GIVE_PLAIN:
+        for value, base in zip(values, bases, strict=True):
+            if _may_alias(result, base):
+                expose(value)
+        return result
+    return _given_back(result, values)
 
-    Args:
-        layer: a `MaskedConv2d`.
-        added: an activation or None.
-        norm: or None.
-        shared: whether more than one node reads the result.
+
+def lay_out(value: Activation) -> None:
+    """Lay out `value` as PyTorch would have: some functions ask how it lies in memory.
+
+    Raises:
+        GemkernError: there may be other tensors of the same memory.
     """
-    left, right, top, bottom = layer._reversed_padding_repeated_twice
-    todo = value if isinstance(value, Normed) and value.made is None else None
-    x = plain(todo.source if todo else value)
-    even = layer.padding_mode == "zeros" and (left, top) == (right, bottom) and x.dim() == 4
-    if not layer.is_compressed or not even or x.dtype != layer.weight.dtype:
-        y = layer(plain(value))
-        return y if added is None else y + plain(added)
-    walk = (layer.stride, (top, left), layer.dilation)
-    fits = added is None or _fits(layer, x, plain(added), walk)
-    source = todo.source if todo and isinstance(todo.source, Measured) else None
-    made = ops.norm_sparse_conv2d(
-        x,
-        layer.remaining_weight(x),
-        layer.pattern(),
-        layer.bias,
-        *walk,
-        layer.groups,
-        norm=todo.norm if todo else None,
-        added=plain(added) if fits else None,
-        keep=todo is not None and todo.shared,
-        moments=fits and norm is not None and from_batch(norm),
-        skip=source is not None and source.shared,
-    )
-    if todo:
-        todo.made = made.z
-    if source and made.skip is not None:
-        source.tensor = made.skip
-    if not fits:
-        return made.y + plain(added)
-    if made.mean is None or made.var is None:
-        return made.y
-    return Measured(made.y, made.mean, made.var, shared)
+    make_dependents(value)
+    base = real(value)
+    if base.is_contiguous():
+        return
+    if value.exposed and not value.adopted:
+        raise GemkernError(
+            "a view of an activation of an accelerated model needs another layout, and other views "
+            "of it exist: use reshape() in place of view(), or gemkern.decelerate the model"
+        )
+    with as_it_was(value.made_in):
+        value.base = value.tensor = base.contiguous()
+    _renew_history(value)
 
 
-def normalise(
-    norm: Any, value: Any, residual: Any, relu: bool, shared: bool, alone: bool = False
-) -> Any:
-    """Return relu(norm(value) + residual) for an `nn.BatchNorm2d`, whose statistics it moves.
-
-    Args:
-        value, residual: activations; the residual may be None.
-        shared: whether more than one node reads the result.
-        alone: whether no other node moves the statistics: those may then be moved late.
-    """
-    residual = plain(residual)
-    x = plain(value)
-    if residual is not None and (residual.shape, residual.dtype) != (x.shape, x.dtype):
-        y = plain(normalise(norm, value, None, False, False, alone)) + residual
-        return y.relu() if relu else y
-    if from_batch(norm) and not isinstance(value, Measured):
-        return _measure_and_normalise(norm, x, residual, relu)
-    if isinstance(value, Measured):
-        mean, var = value.mean, value.var
-        _move_statistics(norm, mean, var, x, alone)
-    if not from_batch(norm):
-        # Copies: training may move the statistics before the backward pass reads them.
-        mean, var = norm.running_mean.clone(), norm.running_var.clone()
-    of = ops.Norm(mean, var, norm.weight, norm.bias, norm.eps, residual, relu)
-    return Normed(value, of, shared)
-
-
-def max_pool(pool: Any, value: Any) -> Tensor:
-    """Return pool(value) for an `nn.MaxPool2d`, with the norm that `value` waits for, if it can.
-
-    Args:
-        value: an activation.
-    """
-    windows = pair(pool.kernel_size), pair(pool.stride)
-    apart = all(size <= step for size, step in zip(*windows, strict=True))
-    if apart and pair(pool.padding) == [0, 0] and isinstance(value, Normed):
-        alone = value.made is None and not value.shared
-        if alone and value.norm.residual is None:
-            return ops.normalise_max_pool2d(plain(value.source), value.norm, *windows)
-    return ops.max_pool2d(plain(value), *windows, pool.padding)
-
-
-def from_batch(norm: Any) -> bool:
-    """Return whether a norm takes its statistics from the batch."""
-    return norm.training or norm.running_mean is None
-
-
-def _measure_and_normalise(norm: Any, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-    if norm.training and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-    return ops.batch_norm_relu(
-        x,
-        residual,
-        norm.weight,
-        norm.bias,
-        norm.running_mean,
-        norm.running_var,
-        True,
-        norm.momentum,
-        norm.eps,
-        relu,
-    )
+def make_real(value: Any) -> Any:
+    """Return `value` with plain tensors for the activations in it, at any depth of containers."""
+    if any(True for _ in found(Activation, value)):
+        return mapped(plain, value)
+    return value
 
 
 @contextmanager
-def statistics_moved_at_once() -> Iterator[None]:
-    """Move the statistics of a forward pass that may be moved late at its end, in few calls."""
-    around, _waiting.moves = _waiting.moves, []
-    try:
-        yield
-        _move(_waiting.moves)
-    finally:
-        _waiting.moves = around
+def _changing(value: Activation) -> Iterator[None]:
+    """Count a change of the history of `value`, which is nobody else's."""
+    suspect, value.suspect = value.suspect, False
+    yield
+    value.changes += 1
+    value.suspect = suspect
 
 
-class _Move(NamedTuple):
-    """A norm whose running statistics move to a mean and to a biased variance times `unbias`."""
-
-    norm: Any
-    mean: Tensor
-    var: Tensor
-    unbias: float
-
-
-class _Waiting(threading.local):
-    moves: list[_Move] | None = None
+def _adopt_history(value: Activation) -> None:
+    """Follow the history that somebody's autograd function gave to `value`."""
+    with torch._C.DisableTorchFunctionSubclass():
+        changed = value._version != value.changes if value.made_in[0] else value.requires_grad
+    if changed:
+        value.base = value.tensor = histories.adopted(value, value.base)
+        value.adopted, value.suspect = True, False
 
 
-_waiting = _Waiting()
+def _note_change(value: Activation) -> None:
+    """Note that the memory of `value` changed, which is that of its family too."""
+    for reference in value.family or (weakref.ref(value),):
+        one = reference()
+        if one is not None:
+            one.moments, one.tensor = None, one.base
+            one.edits += 1
+            # An autograd function computes without gradients, and may give what it changed its own.
+            one.suspect = one.suspect or not torch.is_grad_enabled()
+            _renew_history(one)
 
 
-def _move_statistics(norm: Any, mean: Tensor, var: Tensor, x: Tensor, alone: bool) -> None:
-    """Move the running statistics of a norm that trains towards those of x, or note to do so."""
-    if not norm.training or norm.running_mean is None:
-        return
-    count = x.numel() // max(x.shape[1], 1)
-    move = _Move(norm, mean, var, count / max(count - 1, 1))
-    if alone and _waiting.moves is not None:
-        _waiting.moves.append(move)
-    else:
-        _move([move])
+def expose(value: Activation) -> None:
+    """Note that there are, or may be, other tensors of the memory of `value`."""
+    if not value.exposed:
+        value.exposed = True
+        # What it is made of does not make it any more.
+        _renew_history(value)
 
 
-@torch.no_grad()
-def _move(moves: Sequence[_Move]) -> None:
-    if not moves:
-        return
-    norms, means, variances, unbias = map(list, zip(*moves, strict=True))
-    moved = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
-    seen = means + list(torch._foreach_mul(variances, unbias))
-    torch._foreach_lerp_(moved, seen, 2 * [norm.momentum for norm in norms])
-    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
-    if counters:
-        torch._foreach_add_(counters, 1)
+def _renew_history(value: Activation) -> None:
+    """Let what looks past __torch_function__ find the history that `value` has now."""
+    if value.base.requires_grad and torch.is_grad_enabled():
+        with _changing(value):
+            histories.renewed(value, value.base)
 
 
-def _fits(layer: Any, x: Tensor, added: Any, walk: tuple[Pair, Pair, Pair]) -> bool:
-    """Return whether `added` has the shape and dtype of layer(x)."""
-    image = output_image(x.shape[2:], layer.kernel_size, *walk)
-    size = (x.shape[0], layer.out_channels, *image)
-    return isinstance(added, Tensor) and (added.shape, added.dtype) == (size, x.dtype)
+def _wants_grad(value: Tensor) -> bool:
+    return value.requires_grad
+
+
+def known(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Return what the history and the kind of activations say of themselves."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return func(*args, **kwargs)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _given_back(result: Any, values: Sequence[Activation]) -> Any:
+    """Return what PyTorch made of `values`, with activations for what they are, and lie like."""
+    if type(result) in (list, tuple):
+        return type(result)(_given_back(one, values) for one in result)
+    known = next((value for value in values if result is value.base), None)
+    if known is not None:
+        return known
+    family = [value for value in values if _may_alias(result, value.base)]
+    for value in family:
+        expose(value)
+    if type(result) is not Tensor or not result.is_floating_point():
+        return result
+    lies = result.dim() > 1 and result.stride(0) == 1 and result.shape[0] > 1
+    if not family and (not lies or result.is_contiguous()):
+        return result
+    given = held(result)
+    for value in family:
+        given.exposed = True
+        join(value, given)
+    return given
+
+
+def join(value: Activation, other: Activation) -> None:
+    """Let two activations of one memory be told of each other's changes."""
+    if value.family is None:
+        value.family = [weakref.ref(value)]
+    value.family.append(weakref.ref(other))
+    other.family = value.family
+
+
+def _may_alias(result: Any, base: Tensor) -> bool:
+    if result is None or isinstance(result, PLAIN_RESULTS):
+        return False
+    if isinstance(result, list | tuple):
+        return any(_may_alias(one, base) for one in result)
+    if type(result) is not Tensor or result.layout != torch.strided or result.is_meta:
+        return True
+    return bool(result.untyped_storage()._cdata == base.untyped_storage()._cdata)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gemkern import ops
+from gemkern.nn.door import close_doors
 
 # Of a pattern, all but the shape.
 _FIELDS = ops.Pattern._fields[1:]
@@ -159,15 +160,15 @@ def compressible_layers(model: nn.Module) -> Iterator[tuple[str, Compressible]]:
 
 
 def is_accelerated(model: nn.Module) -> bool:
-    """Return whether `model` runs a rewritten forward pass (`gemkern.accelerate`)."""
-    return "forward" in model.__dict__
+    """Return whether a layer of `model` is compressed (`gemkern.accelerate`)."""
+    return any(layer.is_compressed for _, layer in compressible_layers(model))
 
 
 def decelerate(model: nn.Module) -> nn.Module:
     """Undo `gemkern.accelerate`, in place; return the model. A dense one stays as it is."""
     for _, layer in compressible_layers(model):
         layer.expand()
-    model.__dict__.pop("forward", None)
+    close_doors(model)
     return model
 
 

@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemkern import ops
+from gemkern.nn.activations import held, plain
+from gemkern.nn.answers import convolve
 from gemkern.nn.compression import Compressible
+from gemkern.nn.todo import Habit
 from gemkern.ops.checks import check_conv2d, check_device, check_linear, compute_dtype
 from gemkern.optim.effective import Effective
 
 # What a layer knows of its tensors as they are; not true of a copy.
-_OF_THIS_OBJECT = ("effective", "_compressed_active")
+_OF_THIS_OBJECT = ("effective", "habit", "_compressed_active")
 
 
 class Masked(Compressible):
@@ -28,6 +31,7 @@ class Masked(Compressible):
         active: buffer, bool, shaped as the weight; all true at first, false is final.
         effective: what a fused optimiser of the scores left of its last step, or None; no copy,
             pickle or move of the layer keeps it.
+        habit: what the layer learnt of how its results are used, or None.
     """
 
     weight: Tensor
@@ -35,6 +39,7 @@ class Masked(Compressible):
     scores: nn.Parameter | None
     active: Tensor
     effective: Effective | None = None
+    habit: Habit | None = None
 
     def _add_mask(self, scores: bool) -> None:
         self.register_buffer("active", torch.ones_like(self.weight, dtype=torch.bool))
@@ -152,6 +157,7 @@ class MaskedLinear(Masked, nn.Linear):
         self._add_mask(scores)
 
     def forward(self, input: Tensor) -> Tensor:
+        input = plain(input)
         if self.is_compressed:
             return self._forward_compressed(input)
         written = self._written_weight("masked_linear", input)
@@ -163,10 +169,11 @@ class MaskedLinear(Masked, nn.Linear):
     def _forward_compressed(self, input: Tensor) -> Tensor:
         values = self.remaining_weight(input)
         if input.dim() == 2:
-            return ops.sparse_linear(input, values, self.pattern(), self.bias)
+            y = ops.sparse_linear(input, values, self.pattern(), self.bias)
+            return y if torch.compiler.is_compiling() else held(y)
         rows = input.reshape(-1, input.shape[-1])
         y = ops.sparse_linear(rows, values, self.pattern(), self.bias)
-        return y.reshape(*input.shape[:-1], -1)
+        return y.contiguous().view(*input.shape[:-1], self.out_features)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, scores: bool = False) -> MaskedLinear:
@@ -222,8 +229,12 @@ class MaskedConv2d(Masked, nn.Conv2d):
         self._add_mask(scores)
 
     def forward(self, input: Tensor) -> Tensor:
+        return convolve(self, input) if self.is_compressed else self.plain_forward(plain(input))
+
+    def plain_forward(self, input: Tensor) -> Tensor:
+        """Return the convolution of a plain tensor, [N, Ci, H, W] or [Ci, H, W], as one."""
         if input.dim() == 3:
-            return self.forward(input.unsqueeze(0)).squeeze(0)
+            return self.plain_forward(input.unsqueeze(0)).squeeze(0)
         # left, right, top, bottom
         left, right, top, bottom = self._reversed_padding_repeated_twice
         padding = [top, left]

@@ -153,11 +153,10 @@ def norm_sparse_conv2d(
         y, z, mean_y, var_y = _convolve(*_flat(tensors, how))
     elif not torch.is_grad_enabled():
         y, z, mean_y, var_y = _convolve_shortly(*_flat(tensors, how))
-    elif skip:
-        y, z, mean_y, var_y, x = _Convolve.apply(*tensors, how)
     else:
         # Where the operator leads, by a shorter way.
-        y, z, mean_y, var_y = _Convolve.apply(*tensors, how)
+        y, z, mean_y, var_y, *through = _Convolve.apply(*tensors, how)
+        x = through[0] if skip else x
     return NormSparse(y, z if keep else None, mean_y, var_y, x if skip else None)
 
 
@@ -221,19 +220,23 @@ class _Convolve(torch.autograd.Function):
         ctx.how, ctx.size = how, y.shape
         ctx.has_residual, ctx.has_added = residual is not None, added is not None
         ctx.set_materialize_grads(False)
-        # Of the output only its moments need anything.
-        kept = y if how.moments else None
-        ctx.save_for_backward(kept, mean_y, z, laid, mean, var, weight, shift, values)
+        # Of the output only its moments need anything: who forgets them may change it.
+        ctx.measured = (y.detach(), y._version) if how.moments else None
+        ctx.save_for_backward(mean_y, z, laid, mean, var, weight, shift, values)
         return (y, z, mean_y, var_y, x.view_as(x)) if how.skip else (y, z, mean_y, var_y)
 
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_y, grad_z, grad_mean, grad_var, *skips = grads
-        y, mean_y, z, x, mean, var, weight, shift, values = ctx.saved_tensors
+        mean_y, z, x, mean, var, weight, shift, values = ctx.saved_tensors
         how: _How = ctx.how
         grad_y = x.new_zeros(ctx.size) if grad_y is None else grad_y
-        if mean_y is not None:
+        y = None
+        if grad_mean is None and grad_var is None:
+            mean_y = None
+        else:
+            y = _unchanged(*ctx.measured)
             grad_mean = torch.zeros_like(mean_y) if grad_mean is None else grad_mean
             grad_var = torch.zeros_like(mean_y) if grad_var is None else grad_var
         wants_x, wants_values, wants_bias = (ctx.needs_input_grad[place] for place in (0, 6, 7))
@@ -259,6 +262,15 @@ def _apply(*inputs: Any) -> Any:
     return _Convolve.apply(*tensors, *inputs[12:14], _How(pattern, *inputs[14:]))
 
 
+def _unchanged(y: Tensor, version: int) -> Tensor:
+    if y._version != version:
+        raise RuntimeError(
+            "the result of norm_sparse_conv2d has been modified by an inplace operation after its "
+            "moments were used: the gradient needs it as it was; give clone() to the operation"
+        )
+    return y
+
+
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -266,16 +278,17 @@ class _Normalise(torch.autograd.Function):
         with torch._C._AutoDispatchBelowAutograd():
             y = _normalise(*inputs)
         ctx.has_residual = residual is not None
-        ctx.save_for_backward(y, x, mean, var, weight, bias)
+        # Without a ReLU the gradient does not depend on the result.
+        ctx.save_for_backward(y if ctx.how[1] else None, x, mean, var, weight, bias)
         return y
 
     @staticmethod
     @once
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         eps, relu, backend = ctx.how
-        grads = _normalise_backward(
-            grad_y, *ctx.saved_tensors, eps, relu, ctx.has_residual, backend
-        )
+        y, x, *norm = ctx.saved_tensors
+        y = x if y is None else y
+        grads = _normalise_backward(grad_y, y, x, *norm, eps, relu, ctx.has_residual, backend)
         return *grads, None, None, None
 
 

@@ -20,12 +20,17 @@ def is_batch_last(x: Tensor) -> bool:
 
 def batch_last(x: Tensor) -> Tensor:
     """Return x [N, ...] itself if it lies batch-last, else a copy that does."""
-    return x if is_batch_last(x) else x.movedim(0, -1).contiguous().movedim(-1, 0)
+    return x if is_batch_last(x) else empty_batch_last(x.shape, x).copy_(x)
 
 
 def empty_batch_last(size: Sequence[int], like: Tensor) -> Tensor:
-    """Return a batch-last tensor of `size` with no values, in the dtype and place of `like`."""
-    if 0 in size:
-        return like.new_empty(tuple(size))
+    """Return a batch-last tensor of `size` with no values, in the dtype and place of `like`.
+
+    It is no view: what an autograd function returns may then be changed in place.
+    """
     batch, *rest = size
-    return torch.empty((*rest, batch), dtype=like.dtype, device=like.device).movedim(-1, 0)
+    strides, step = [1], batch
+    for length in reversed(rest):
+        strides.insert(1, step)
+        step = step * length
+    return torch.empty_strided(tuple(size), strides, dtype=like.dtype, device=like.device)

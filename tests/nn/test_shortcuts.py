@@ -94,6 +94,9 @@ ONE_OPERATOR: dict[str, Shorten] = {
     "added": lambda x: (
         F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)) + x.repeat(1, 2, 1, 1)[..., :4, :4]
     ),
+    "counted": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, x.shape[1] // 2, 4)),
+    "a step counted": lambda x: F.pad(x[:, :, :: x.shape[1] // 4, ::2], (0, 0, 0, 0, 4, 4)),
+    "shared": lambda x: _padded_and_added(x[:, :, ::2, ::2]),
 }
 
 OTHER: dict[str, Shorten] = {
@@ -114,10 +117,7 @@ OTHER: dict[str, Shorten] = {
     "the last two": lambda x: F.pad(x[..., ::2, ::2], (0, 0, 0, 0, 4, 4)),
     "one row": lambda x: F.pad(x[:, :, 0], (0, 0, 0, 4)),
     "no slice": lambda x: F.pad(x, (0, 0, 0, 0, 4, 4)),
-    "counted": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, x.shape[1] // 2, 4)),
     "one image": lambda x: F.pad(x[3], (0, 0, 0, 0, 4, 4)),
-    "a step counted": lambda x: F.pad(x[:, :, :: x.shape[1] // 4, ::2], (0, 0, 0, 0, 4, 4)),
-    "shared": lambda x: _padded_and_added(x[:, :, ::2, ::2]),
 }  # fmt: skip
 
 

@@ -12,7 +12,6 @@ nothing waits for a tensor that could be changed unseen (`exposed`).
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,15 +23,9 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.nn import histories
 from gemkern.nn.containers import found, mapped
-from gemkern.nn.histories import Kind, Remake, version_of, without_values
+from gemkern.nn.histories import Kind, Remake, property_of, version_of, without_values
 from gemkern.nn.modes import Mode, as_it_was, mode, waiting_allowed
 from gemkern.nn.todo import Habit, Moments, Todo
-
-
-def property_of(name: str) -> Any:
-    """Return what PyTorch calls to read a property of a tensor."""
-    return inspect.getattr_static(Tensor, name).__get__
-
 
 # What gives leaves of the graph, and gradients.
 GIVE_PLAIN: frozenset[Any] = frozenset(
@@ -313,19 +306,22 @@ def _adopt_history(value: Activation) -> None:
         changed = value._version != value.changes if value.made_in[0] else value.requires_grad
     if changed:
         value.base = value.tensor = histories.adopted(value, value.base)
-        value.adopted, value.suspect = True, False
+        value.adopted, value.suspect, value.made_in = True, False, mode()
 
 
 def _note_change(value: Activation) -> None:
     """Note that the memory of `value` changed, which is that of its family too."""
     for reference in value.family or (weakref.ref(value),):
         one = reference()
-        if one is not None:
-            one.moments, one.tensor = None, one.base
-            one.edits += 1
-            # An autograd function computes without gradients, and may give what it changed its own.
-            one.suspect = one.suspect or not torch.is_grad_enabled()
-            _renew_history(one)
+        if one is None:
+            continue
+        one.moments, one.tensor = None, one.base
+        one.edits += 1
+        # An autograd function computes without gradients, and may give what it changed its own.
+        one.suspect = one.suspect or not torch.is_grad_enabled()
+        if one.base.requires_grad and torch.is_grad_enabled():
+            with _changing(one):
+                histories.renewed(one, one.base)
 
 
 def expose(value: Activation) -> None:
@@ -337,10 +333,15 @@ def expose(value: Activation) -> None:
 
 
 def _renew_history(value: Activation) -> None:
-    """Let what looks past __torch_function__ find the history that `value` has now."""
+    """Let what looks past __torch_function__ find the history of what is inside `value` now.
+
+    That is no change, for whoever saved `value`.
+    """
     if value.base.requires_grad and torch.is_grad_enabled():
-        with _changing(value):
+        suspect, value.suspect = value.suspect, False
+        with torch.autograd._unsafe_preserve_version_counter(value):
             histories.renewed(value, value.base)
+        value.suspect = suspect
 
 
 def _wants_grad(value: Tensor) -> bool:

@@ -99,11 +99,12 @@ def _batch_norm(
         moments = None
     if (training and moments is None) or not waiting_allowed():
         x.habit.measures = True
-        return held(
-            ops.batch_norm_relu(
-                base, None, *learning, training=training, momentum=momentum, eps=eps, relu=False
-            )
+        # As PyTorch's own, a change of statistics that no version counts.
+        mean, var = (None if one is None else one.data for one in (running_mean, running_var))
+        y = ops.batch_norm_relu(
+            base, None, weight, bias, mean, var, training, momentum, eps, relu=False
         )
+        return held(y)
     if moments is not None and training:
         mean, var, _ = moments
         x.normed = True
@@ -137,7 +138,6 @@ def _move_statistics(
     images, _, height, width = x.shape
     count = images * height * width
     seen = [moments.mean.detach(), moments.var.detach() * (count / (count - 1))]
-    # As PyTorch's own, a change that no version counts.
     torch._foreach_lerp_([running_mean.data, running_var.data], seen, momentum)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from gemkern import ops
+from gemkern.errors import GemkernError
+from gemkern.nn import buckets
 from gemkern.nn.door import close_doors
 
-# Of a pattern, all but the shape.
-_FIELDS = ops.Pattern._fields[1:]
 _ENTRIES = ("weight", "scores", "active")
 
 
@@ -28,19 +30,21 @@ class Compressible(nn.Module):
     scores: Any
     active: Tensor
     effective: Any
-    positions: Tensor
     whole_weight: Tensor
+    # Where the weights of a compressed layer remain. No buffers: an average of models would move
+    # places as it moves values.
+    _pattern: ops.Pattern | None = None
     # The buffer `active` and its version, as `compress` left it; no copy of the layer keeps it.
     _compressed_active: tuple[Tensor, int] | None = None
 
     @property
     def is_compressed(self) -> bool:
-        return "whole_weight" in self._buffers
+        return self._pattern is not None
 
     @property
     def whole_shape(self) -> tuple[int, ...]:
         """The shape of the whole weight, in either form."""
-        return tuple((self.whole_weight if self.is_compressed else self.weight).shape)
+        return tuple((self.whole_weight if self.is_compressed else self.active).shape)
 
     @property
     def is_unmasked(self) -> bool:
@@ -53,62 +57,74 @@ class Compressible(nn.Module):
         active, version = self._compressed_active
         return self._buffers["active"] is active and active._version == version
 
-    @torch.no_grad()
     def compress(self) -> None:
-        """Set aside what is not active, for good. Reads the device, and drops gradients."""
-        self.expand()
+        """Set aside what is not active, for good. Reads the device, and drops gradients.
+
+        Raises:
+            GemkernError: DistributedDataParallel has made buckets for the parameters.
+        """
+        compress_all([self])
+
+    def expand(self) -> None:
+        """Return to the whole weight; drops gradients.
+
+        Raises:
+            GemkernError: DistributedDataParallel has made buckets for the parameters.
+        """
+        expand_all([self])
+
+    def _compress(self) -> None:
+        self._expand()
         pattern = ops.pattern(self.active)
         whole_weight = self.weight.detach()
         self._replace(lambda whole: whole.flatten()[pattern.positions])
         self.register_buffer("whole_weight", whole_weight, persistent=False)
-        for name in _FIELDS:
-            self.register_buffer(name, getattr(pattern, name), persistent=False)
+        self._pattern = pattern
         self._compressed_active = self.active, self.active._version
 
-    @torch.no_grad()
-    def expand(self) -> None:
-        """Return to the whole weight; drops gradients."""
+    def _expand(self) -> None:
         if self.is_compressed:
             weight = self._spread_weight(self.weight)
             self._replace(self.spread)
             self.weight.data = weight
-            self._compressed_active = None
-            for name in ("whole_weight", *_FIELDS):
-                delattr(self, name)
+            self._pattern = self._compressed_active = None
+            del self.whole_weight
 
     def spread(self, values: Tensor) -> Tensor:
         """Return `values` [nnz] in the shape of the whole weight, 0 where nothing remains.
 
         Of a layer that is not compressed, or where `values` are no such values, return them.
         """
-        if not self.is_compressed or values.shape != self.positions.shape:
+        if not self.is_compressed or values.shape != self.pattern().positions.shape:
             return values
         whole = torch.zeros_like(self.whole_weight, dtype=values.dtype)
-        return _put(whole, self.positions, values)
+        return _put(whole, self.pattern().positions, values)
 
     def gather(self, whole: Tensor) -> Tensor:
         """Undo `spread`: return what remains of a tensor in the shape of the whole weight."""
         if not self.is_compressed or whole.shape != self.whole_shape:
             return whole
-        return whole.flatten()[self.positions]
+        return whole.flatten()[self.pattern().positions]
+
+    def reset_parameters(self) -> None:
+        """Draw the weight and the bias anew, those of the whole layer in either form."""
+        draw: Any = super()
+        if not self.is_compressed:
+            draw.reset_parameters()
+            return
+        with self._whole():
+            draw.reset_parameters()
 
     def pattern(self) -> ops.Pattern:
         """Return where the weights of a compressed layer remain."""
-        # Every step asks every layer, and the way through __getattr__ takes four times as long.
-        buffers: dict[str, Any] = self._buffers
-        return ops.Pattern(
-            tuple(buffers["whole_weight"].shape), *[buffers[name] for name in _FIELDS]
-        )
-
-    def pattern_buffers(self) -> list[Tensor]:
-        """Return the buffers that say where the weights of a compressed layer remain."""
-        buffers: dict[str, Any] = self._buffers
-        return [buffers[name] for name in _FIELDS if name in buffers]
+        assert self._pattern is not None
+        return self._pattern
 
     def values(self) -> Tensor:
         """Return the effective weights of a compressed layer, [nnz]."""
         if self.scores is None:
-            if self.is_unmasked and not torch.compiler.is_compiling():
+            # Compiled code cannot see when a mask changes.
+            if not torch.compiler.is_compiling() and self.is_unmasked:
                 return self.weight
             # PyTorch's own select costs a tenth of an operator's call.
             return torch.where(self.active, self.weight, 0.0)
@@ -117,15 +133,15 @@ class Compressible(nn.Module):
     def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
         """Change weight, scores and active to another shape, in place."""
         self.effective = None
-        for name in _ENTRIES:
-            tensor = getattr(self, name)
-            if tensor is not None:
-                tensor.grad = None
-                tensor.data = change(tensor.data)
+        tensors = [one for name in _ENTRIES if (one := getattr(self, name)) is not None]
+        changed = [change(tensor.data) for tensor in tensors]
+        for tensor, data in zip(tensors, changed, strict=True):
+            tensor.grad = None
+            _reshape(tensor, data)
 
     def _spread_weight(self, values: Tensor) -> Tensor:
         """Return the whole weight with `values` where it is active."""
-        return _put(self.whole_weight.clone(), self.positions, values.detach())
+        return _put(self.whole_weight.clone(), self.pattern().positions, values.detach())
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
@@ -141,7 +157,11 @@ class Compressible(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
-        weight = state_dict.get(f"{prefix}weight")
+        weight, active = (state_dict.get(f"{prefix}{name}") for name in ("weight", "active"))
+        if self.is_compressed and self._is_another(active):
+            with self._whole():
+                super()._load_from_state_dict(state_dict, prefix, *arguments)
+            return
         if self.is_compressed and isinstance(weight, Tensor):
             if weight.shape == self.whole_shape:
                 self.whole_weight.copy_(weight)
@@ -150,6 +170,19 @@ class Compressible(nn.Module):
                 if isinstance(entry, Tensor):
                     state_dict[f"{prefix}{name}"] = self.gather(entry)
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    def _is_another(self, active: Any) -> bool:
+        """Return whether `active` is a mask of the whole weight that is not the layer's."""
+        if not isinstance(active, Tensor) or active.shape != self.whole_shape:
+            return False
+        return not torch.equal(self.spread(self.active), active.to(self.active.device))
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Let the layer be whole in this context, then compress it anew."""
+        self.expand()
+        yield
+        self.compress()
 
 
 def compressible_layers(model: nn.Module) -> Iterator[tuple[str, Compressible]]:
@@ -165,11 +198,75 @@ def is_accelerated(model: nn.Module) -> bool:
 
 
 def decelerate(model: nn.Module) -> nn.Module:
-    """Undo `gemkern.accelerate`, in place; return the model. A dense one stays as it is."""
-    for _, layer in compressible_layers(model):
-        layer.expand()
+    """Undo `gemkern.accelerate`, in place; return the model. A dense one stays as it is.
+
+    Raises:
+        GemkernError: DistributedDataParallel wrapped the accelerated model.
+    """
+    expand_all([layer for _, layer in compressible_layers(model)])
     close_doors(model)
     return model
+
+
+def compress_all(layers: Sequence[Compressible]) -> None:
+    """Compress `layers`, or none of them.
+
+    Raises:
+        GemkernError: DistributedDataParallel has made buckets for their parameters.
+    """
+    with _changing_form(layers):
+        try:
+            for layer in layers:
+                layer._compress()
+        except BaseException:
+            for layer in layers:
+                layer._expand()
+            raise
+
+
+def expand_all(layers: Sequence[Compressible]) -> None:
+    """Expand those of `layers` that are compressed.
+
+    Raises:
+        GemkernError: DistributedDataParallel has made buckets for their parameters.
+    """
+    compressed = [layer for layer in layers if layer.is_compressed]
+    with _changing_form(compressed):
+        for layer in compressed:
+            layer._expand()
+
+
+def check_form_may_change(layers: Sequence[nn.Module]) -> None:
+    """Check that the parameters of `layers` may change their shapes.
+
+    Raises:
+        GemkernError: DistributedDataParallel has made buckets for them.
+    """
+    bucketed = buckets.in_buckets() if layers else set()
+    for layer in layers:
+        if buckets.holds_any(layer, bucketed):
+            raise GemkernError(f"{layer} cannot be compressed or expanded: {buckets.REASON}")
+
+
+@contextmanager
+def _changing_form(layers: Sequence[Compressible]) -> Iterator[None]:
+    """Let the parameters of `layers` change their shapes in this context."""
+    check_form_may_change(layers)
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _reshape(tensor: Tensor, data: Tensor) -> None:
+    """Give `tensor` data of another shape."""
+    if not tensor.is_inference():
+        # What an older graph has saved of it is gone.
+        increment_version(tensor)
+    if tensor.is_floating_point():
+        # The end of a graph remembers the shape for as long as that graph lives. PyTorch makes the
+        # next graph another end where the dtype has changed.
+        other = torch.float32 if tensor.dtype == torch.float64 else torch.float64
+        tensor.data = torch.empty(0, dtype=other, device=tensor.device)
+    tensor.data = data
 
 
 def _put(whole: Tensor, positions: Tensor, values: Tensor) -> Tensor:

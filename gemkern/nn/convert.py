@@ -59,7 +59,7 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
             f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
             "place: use MaskedConv2d.from_conv or MaskedLinear.from_linear"
         )
-    report = _replace(model, _why_not_masked, mask, filter_fn, _tied(model) | _bypassed(model))
+    report = _replace(model, _why_not_masked, mask, filter_fn, tied_or_bypassed(model))
     if not report.converted:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.left.items())
         raise GemkernError(
@@ -72,7 +72,7 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
 
 def why_not_masked(model: nn.Module) -> dict[str, str]:
     """Return for each module of `model` that `convert` would leave why, by qualified name."""
-    barred = _tied(model) | _bypassed(model)
+    barred = tied_or_bypassed(model)
     reasons = {
         name: _why_not_masked(module) or barred.get(module, "")
         for name, module in model.named_modules(remove_duplicate=False)
@@ -143,6 +143,11 @@ def _children(
             name = f"{prefix}{attribute}"
             yield model, attribute, module, name
             yield from _children(module, f"{name}.")
+
+
+def tied_or_bypassed(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the modules whose parameters are not theirs alone, and what to say of each."""
+    return _tied(model) | _bypassed(model)
 
 
 def _tied(model: nn.Module) -> dict[nn.Module, str]:

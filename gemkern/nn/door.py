@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from gemkern.nn.activations import make_real
@@ -18,10 +19,22 @@ def open_door(model: nn.Module) -> None:
 def close_doors(model: nn.Module) -> None:
     """Undo `open_door` for `model` and its parts."""
     for module in model.modules():
-        for key, hook in list(module._forward_hooks.items()):
-            if hook is _let_leave:
-                del module._forward_hooks[key]
+        _close(module)
 
 
 def _let_leave(module: nn.Module, inputs: Any, output: Any) -> Any:
-    return make_real(output)
+    left = make_real(output)
+    if left is output and not torch.compiler.is_compiling() and not _is_needed(module):
+        # The parts were decelerated, which know of nothing around them.
+        _close(module)
+    return left
+
+
+def _is_needed(model: nn.Module) -> bool:
+    return any("whole_weight" in module._buffers for module in model.modules())
+
+
+def _close(module: nn.Module) -> None:
+    for key, hook in list(module._forward_hooks.items()):
+        if hook is _let_leave:
+            module._forward_hooks.pop(key, None)

@@ -7,6 +7,7 @@ gradient is worth, by what it was still to be made of when they took it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -103,6 +104,11 @@ change: Any = super(Function, _Change).apply
 same: Any = super(Function, _Same).apply
 renewed: Any = super(Function, _Renewed).apply
 adopted: Any = super(Function, _Adopted).apply
+
+
+def property_of(name: str) -> Any:
+    """Return what PyTorch calls to read a property of a tensor."""
+    return inspect.getattr_static(Tensor, name).__get__
 
 
 def version_of(tensor: Tensor) -> int:

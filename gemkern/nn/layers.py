@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemkern import ops
+from gemkern.errors import GemkernError
 from gemkern.nn.activations import held, plain
 from gemkern.nn.answers import convolve
 from gemkern.nn.compression import Compressible
@@ -79,7 +80,16 @@ class Masked(Compressible):
         return self.effective.read(self, compute_dtype(operator, x, self.weight))
 
     def remaining_weight(self, x: Tensor) -> Tensor:
-        """Return the effective weight [nnz] of a compressed layer that is applied to x."""
+        """Return the effective weight [nnz] of a compressed layer that is applied to x.
+
+        Raises:
+            GemkernError: the layer is being traced by torch.jit.
+        """
+        if torch.jit.is_tracing():
+            raise GemkernError(
+                f"torch.jit.trace would keep the weights of {type(self).__name__}, which is "
+                "compressed, as constants: gemkern.decelerate the model first, or use torch.export"
+            )
         written = self._written_weight(type(self).__name__, x)
         return self.values() if written is None else written
 
@@ -92,7 +102,8 @@ class Masked(Compressible):
         # Scores, active and where weights remain follow the module to any device but to no other
         # dtype, and keep their values, also where `fn` makes room alone (`to_empty`).
         masks = (self.scores, getattr(self.scores, "grad", None), self.active)
-        kept = (*masks, *self.pattern_buffers())
+        where = () if self._pattern is None else self._pattern[1:]
+        kept = (*masks, *where)
         was_meta = self.active.is_meta
         self.effective = None
 
@@ -105,12 +116,19 @@ class Masked(Compressible):
             return moved if moved is tensor or tensor.is_meta else moved.copy_(tensor)
 
         super()._apply(keep, recurse)
+        if self._pattern is not None:
+            self._pattern = ops.Pattern(self._pattern.shape, *map(keep, where))
         if was_meta and not self.active.is_meta:
             self._renew_mask()
         return self
 
     def _renew_mask(self) -> None:
         """Make the mask that of a new layer: all is active, scores are drawn."""
+        if self.is_compressed:
+            raise GemkernError(
+                f"{self} was compressed when it went to the meta device, where it lost the places "
+                "of its weights: gemkern.decelerate the model before it goes there"
+            )
         self.active.fill_(True)
         self.reset_scores()
 
@@ -168,11 +186,12 @@ class MaskedLinear(Masked, nn.Linear):
 
     def _forward_compressed(self, input: Tensor) -> Tensor:
         values = self.remaining_weight(input)
+        dtype = compute_dtype("sparse_linear", input, values)
         if input.dim() == 2:
-            y = ops.sparse_linear(input, values, self.pattern(), self.bias)
+            y = ops.sparse_linear(input, values, self.pattern(), self.bias).to(dtype)
             return y if torch.compiler.is_compiling() else held(y)
-        rows = input.reshape(-1, input.shape[-1])
-        y = ops.sparse_linear(rows, values, self.pattern(), self.bias)
+        rows = input.flatten(0, -2) if input.dim() > 2 else input.unsqueeze(0)
+        y = ops.sparse_linear(rows, values, self.pattern(), self.bias).to(dtype)
         return y.contiguous().view(*input.shape[:-1], self.out_features)
 
     @classmethod
@@ -248,7 +267,8 @@ class MaskedConv2d(Masked, nn.Conv2d):
         geometry = (self.stride, padding, self.dilation, self.groups)
         if self.is_compressed:
             values = self.remaining_weight(input)
-            return ops.sparse_conv2d(input, values, self.pattern(), self.bias, *geometry)
+            y = ops.sparse_conv2d(input, values, self.pattern(), self.bias, *geometry)
+            return y.to(compute_dtype("sparse_conv2d", input, values))
         written = self._written_weight("masked_conv2d", input)
         if written is not None:
             check_conv2d(input, written.shape, *geometry)

@@ -22,8 +22,8 @@ from gemkern.nn.activations import (
     known,
     lay_out,
     plain,
-    property_of,
 )
+from gemkern.nn.histories import property_of
 
 KNOWN = (
     Tensor.dim,
@@ -32,7 +32,10 @@ KNOWN = (
     Tensor.is_floating_point,
     Tensor.is_complex,
     Tensor.__len__,
-    *map(property_of, ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cpu")),
+    *map(
+        property_of,
+        ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cpu", "_version"),
+    ),
 )
 MEMORY = (Tensor.as_strided, torch.as_strided, Tensor.data_ptr, Tensor.untyped_storage)
 LEAVE = (Tensor.detach, property_of("data"))
@@ -117,7 +120,8 @@ def _leave(function: Callable[..., Any], value: Any, *arguments: Any, **named: A
 @answers(property_of("grad_fn"))
 def _history(value: Any) -> Any:
     # Somebody's autograd function may have given a history to what had none.
-    return NotImplemented if value.made_in[0] else known(property_of("grad_fn"), value)
+    theirs = value.adopted or not value.made_in[0]
+    return known(property_of("grad_fn"), value) if theirs else NotImplemented
 
 
 ANSWERS.update({one: partial(known, one) for one in KNOWN})

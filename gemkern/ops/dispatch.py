@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
+
+import torch
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.table import BACKENDS, OPERATORS, load
@@ -26,8 +29,14 @@ def choose(operator: str, device: str, backend: str | None = None) -> str:
     the first of gpu, cpu, reference that can serve.
 
     Raises:
-        GemkernError: there is no such backend, or none that was asked for can serve.
+        GemkernError: there is no such backend, none that was asked for can serve, or this process
+            was forked from one whose threads it has not got.
     """
+    if _lost_threads.here and device == "cpu" and torch.get_num_threads() > 1:
+        raise GemkernError(
+            f"{operator} would wait for ever for the threads of the process that this one was "
+            "forked from: start it by spawn, or call torch.set_num_threads(1) in it"
+        )
     return _choose(operator, device, backend or os.environ.get(VARIABLE) or "auto")
 
 
@@ -68,6 +77,23 @@ def _choose(operator: str, device: str, wanted: str) -> str:
     )
 
 
+class _LostThreads:
+    """Whether this process was forked from one that ran kernels in threads."""
+
+    here = False
+
+    def note_fork(self) -> None:
+        pool = sys.modules.get("numba.np.ufunc.parallel")
+        # A kernel that asked for its threads would end the process.
+        self.here = self.here or bool(getattr(pool, "_is_initialized", False))
+        _choose.cache_clear()
+
+
+_lost_threads = _LostThreads()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_lost_threads.note_fork)
+
+
 def _missing(operator: str, backend: str) -> str:
     entry = OPERATORS[operator][backend]
     if entry.module is None:
@@ -82,5 +108,7 @@ def _misplaced(backend: str, device: str, named: bool) -> str:
     # Triton's interpreter runs kernels on the CPU: to prove them, too slow to be chosen unnamed.
     if backend == "gpu" and device == "cpu" and named and os.environ.get("TRITON_INTERPRET") == "1":
         return ""
+    if backend == "cpu" and _lost_threads.here:
+        return "Numba's threads did not come along when this process was forked: start it by spawn"
     home = DEVICES.get(backend, device)
     return "" if device == home else f"its tensors live on {home}, and these on {device}"

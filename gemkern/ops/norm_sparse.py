@@ -220,26 +220,36 @@ class _Convolve(torch.autograd.Function):
         ctx.how, ctx.size = how, y.shape
         ctx.has_residual, ctx.has_added = residual is not None, added is not None
         ctx.set_materialize_grads(False)
-        # Of the output only its moments need anything: who forgets them may change it.
-        ctx.measured = (y.detach(), y._version) if how.moments else None
-        ctx.save_for_backward(mean_y, z, laid, mean, var, weight, shift, values)
+        # PyTorch's own convolution and norm save neither result: who forgets what it needs them
+        # for may change them.
+        ctx.measured = _Unsaved.of(y) if how.moments else None
+        ctx.kept = None if z is None else _Unsaved.of(z)
+        ctx.save_for_backward(mean_y, laid, mean, var, weight, shift, values)
         return (y, z, mean_y, var_y, x.view_as(x)) if how.skip else (y, z, mean_y, var_y)
 
     @staticmethod
     @once
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_y, grad_z, grad_mean, grad_var, *skips = grads
-        mean_y, z, x, mean, var, weight, shift, values = ctx.saved_tensors
+        mean_y, x, mean, var, weight, shift, values = ctx.saved_tensors
         how: _How = ctx.how
-        grad_y = x.new_zeros(ctx.size) if grad_y is None else grad_y
         y = None
         if grad_mean is None and grad_var is None:
             mean_y = None
         else:
-            y = _unchanged(*ctx.measured)
+            y = ctx.measured.unchanged()
             grad_mean = torch.zeros_like(mean_y) if grad_mean is None else grad_mean
             grad_var = torch.zeros_like(mean_y) if grad_var is None else grad_var
         wants_x, wants_values, wants_bias = (ctx.needs_input_grad[place] for place in (0, 6, 7))
+        if grad_y is None and mean_y is None:
+            # Nobody uses y: its weights have no gradient, not one of 0.
+            wants_values = wants_bias = False
+        z = None
+        if ctx.kept is not None and (wants_values or how.relu):
+            z = ctx.kept.unchanged()
+        elif ctx.has_residual:
+            z = x
+        grad_y = x.new_zeros(ctx.size) if grad_y is None else grad_y
         *of_input, grad_values, grad_added = _convolve_backward(
             grad_y, grad_z, grad_mean, grad_var, skips[0] if skips else None, y, mean_y, z, x, mean,
             var, weight, shift, values, *how.pattern, how.eps, how.relu, ctx.has_residual,
@@ -262,13 +272,23 @@ def _apply(*inputs: Any) -> Any:
     return _Convolve.apply(*tensors, *inputs[12:14], _How(pattern, *inputs[14:]))
 
 
-def _unchanged(y: Tensor, version: int) -> Tensor:
-    if y._version != version:
-        raise RuntimeError(
-            "the result of norm_sparse_conv2d has been modified by an inplace operation after its "
-            "moments were used: the gradient needs it as it was; give clone() to the operation"
-        )
-    return y
+class _Unsaved(NamedTuple):
+    """A result that a gradient may need, and how often it had been changed when it was made."""
+
+    tensor: Tensor
+    version: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Unsaved:
+        return cls(tensor.detach(), tensor._version)
+
+    def unchanged(self) -> Tensor:
+        if self.tensor._version != self.version:
+            raise RuntimeError(
+                "a result of norm_sparse_conv2d, which its gradient needs, has been modified by an "
+                "inplace operation: give clone() to the operation"
+            )
+        return self.tensor
 
 
 class _Normalise(torch.autograd.Function):

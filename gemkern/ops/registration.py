@@ -102,7 +102,8 @@ def differentiate(
     apply = getattr(torch.ops.gemkern, operator).default
 
     def below_autograd(*inputs: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
+        # Whatever the kernel views on its way is its own: the result may be changed in place.
+        with torch._C._AutoDispatchBelowADInplaceOrView():
             return apply(*inputs)
 
     class Function(torch.autograd.Function):
@@ -113,8 +114,19 @@ def differentiate(
 
         backward = staticmethod(once(gradients))
 
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            raise GemkernError(f"{operator} has no derivative in forward mode: use backward()")
+
     def autograd(*inputs: Any) -> Tensor:
-        return Function.apply(*inputs) if torch.is_grad_enabled() else below_autograd(*inputs)
+        if not torch.is_grad_enabled():
+            return below_autograd(*inputs)
+        if torch._C._are_functorch_transforms_active():
+            raise GemkernError(
+                f"{operator} has no derivative under the transforms of torch.func: use backward() "
+                "or torch.autograd"
+            )
+        return Function.apply(*inputs)
 
     LIBRARY.impl(operator, autograd, "Autograd")
 

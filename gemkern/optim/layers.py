@@ -67,13 +67,11 @@ def whole_shape(layer: Any) -> torch.Size:
 def is_masked(module: object) -> bool:
     """Return whether `module` is a masked layer: a weight, and bool `active` of its shape."""
     active = getattr(module, "active", None)
+    if not isinstance(active, Tensor) or active.dtype != torch.bool:
+        return False
+    # Where the weight is computed, to read it may change it: it is asked for last.
     weight = getattr(module, "weight", None)
-    return (
-        isinstance(active, Tensor)
-        and isinstance(weight, Tensor)
-        and active.dtype == torch.bool
-        and active.shape == weight.shape
-    )
+    return isinstance(weight, Tensor) and active.shape == weight.shape
 
 
 def grouped(layers: Layers) -> Iterator[tuple[list[MaskedLayer], dict[str, Any]]]:

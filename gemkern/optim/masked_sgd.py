@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gemkern import ops
+from gemkern.optim.carrying import own_state, whole_state
 from gemkern.optim.effective import attach, clear_leaf_grads, detach, leaf_grad, write
 from gemkern.optim.layers import Layers, MaskedLayer, grouped, is_masked
 from gemkern.optim.score_optimizer import check_momentum, check_range
@@ -99,18 +100,28 @@ class MaskedSGD(torch.optim.SGD):
         for memory in self.state.values():
             memory["momentum_buffer"].zero_()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state; the momentum of compressed layers is that of whole ones."""
+        return whole_state(super().state_dict(), self, self._layers)
+
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load `state_dict` into the tensors that are there; momentum it does not have is zero."""
+        """Load `state_dict` into the tensors that are there; momentum it does not have is zero.
+
+        It may come from layers of either form.
+        """
         kept = [(group["lr"], group["fused"]) for group in self.param_groups]
         memories = dict(self.state)
-        super().load_state_dict(state_dict)
+        super().load_state_dict(own_state(state_dict, self, self._layers))
         for group, (rate, fused) in zip(self.param_groups, kept, strict=True):
             # A captured state may go on where nothing is captured, and the other way round.
             group["fused"], lr = fused, group["lr"]
             group["lr"] = rate.fill_(lr) if isinstance(rate, Tensor) else float(lr)
         for parameter, memory in memories.items():
             buffer, loaded = memory["momentum_buffer"], self.state[parameter]
+            if buffer.shape != parameter.shape:
+                # The layer has another form now.
+                buffer = memory["momentum_buffer"] = torch.empty_like(parameter)
             buffer.copy_(loaded.get("momentum_buffer", torch.zeros_like(buffer)))
             self.state[parameter] = memory
         self._join_layers()

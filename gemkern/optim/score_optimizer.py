@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
+from gemkern.optim.carrying import own_state, whole_state
 from gemkern.optim.effective import attach, clear_leaf_grads, detach, leaf_grad, score_grad, write
 from gemkern.optim.layers import Layers, MaskedLayer, grouped
 
@@ -91,6 +92,14 @@ class ScoreOptimizer(torch.optim.Optimizer):
         """Let the layers compute by themselves again, as if `fused` had been off."""
         self._fused = False
         detach(list(self._layer_of.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state; what is remembered of compressed layers is that of whole ones."""
+        return whole_state(super().state_dict(), self, self._layer_of.values())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load `state_dict`, from layers of either form."""
+        super().load_state_dict(own_state(state_dict, self, self._layer_of.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_layer_of": self._layer_of, "_fused": self._fused}

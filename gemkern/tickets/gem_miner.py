@@ -126,7 +126,8 @@ class GemMiner(Search):
         self._enter(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimiser's state, the epoch, and how many weights were active in the first.
+        """Return the optimiser's state, the epoch, how many weights were active in the first, and
+        the form of the layers.
 
         Scores and active are the model's state.
         """
@@ -135,13 +136,19 @@ class GemMiner(Search):
             "optimizer": self._optimizer.state_dict(),
             "steps_of_epoch": self._steps_of_epoch,
             "began_with": self._began_with,
+            "form": self._form(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; load the model's state too, after the miner was made."""
+        """Continue from `state`; load the model's state first, after the miner was made.
+
+        Raises:
+            GemkernError: the search was accelerated, and the model does not have its masks.
+        """
         self._plan_freezes(state["began_with"])
         self._steps_of_epoch = state["steps_of_epoch"]
         self._optimizer.load_state_dict(state["optimizer"])
+        self._restore_form(state, self._optimizer)
         self._enter(state["epoch"])
 
     def learn(self) -> None:
@@ -157,13 +164,14 @@ class GemMiner(Search):
             self._optimizer.refresh()
         self.model.zero_grad(set_to_none=True)
 
-    def _close_epoch(self) -> None:
+    def _close_epoch(self) -> torch.optim.Optimizer | None:
         self._check_numbers("score", self._scores())
         self._check_learnt()
-        if self.epoch in self._freeze_epochs:
+        freezes = self.epoch in self._freeze_epochs
+        if freezes:
             self._freeze()
-            self._accelerate(self._optimizer)
         self._enter(self.epoch + 1)
+        return self._optimizer if freezes else None
 
     def _plan_freezes(self, active: int) -> None:
         """Plan the way from `active` weights to the density; it is a fraction of all weights."""
@@ -210,17 +218,18 @@ class GemMiner(Search):
 
     def _remove_up_to_kth(self, scores: Sequence[Tensor], active: Sequence[Tensor], k: int) -> None:
         kth, _ = select_lowest(scores, active, k)
-        for on, score in zip(active, scores, strict=True):
-            on.logical_and_(score > kth)
-        if self.weights_left == 0:
+        above = [on & (score > kth) for on, score in zip(active, scores, strict=True)]
+        if not any(kept.any() for kept in above):
             raise GemkernError(
                 f"all scores that were left tie at {kth.item():g}, and the freeze of epoch "
                 f'{self.epoch + 1} took them all: mine with ties="exact"'
             )
+        for on, kept in zip(active, above, strict=True):
+            on.copy_(kept)
 
     def _found(self) -> Ticket:
         masks = {
-            name: layer.active if self._keep == "active" else layer.mask()
+            name: layer.spread(layer.active if self._keep == "active" else layer.mask())
             for name, layer in self.layers.items()
         }
         return Ticket.from_model(

@@ -11,6 +11,7 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
@@ -110,13 +111,19 @@ class IMP(Search):
             "steps_of_epoch": self._steps_of_epoch,
             "training": self._training.state_dict(),
             "rewind_point": None if self._point is None else self._point.as_dict(),
+            "form": self._form(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`; load the model's state too."""
+        """Continue from `state`; load the model's state first.
+
+        Raises:
+            GemkernError: the search was accelerated, and the model does not have its masks.
+        """
         self.epoch = state["epoch"]
         self._steps, self._steps_of_epoch = state["steps"], state["steps_of_epoch"]
         self._training.load_state_dict(state["training"])
+        self._restore_form(state, self._training.optimizer)
         point = state["rewind_point"]
         self._point = None if point is None else _RewindPoint(**point)
 
@@ -149,21 +156,27 @@ class IMP(Search):
         self._steps += 1
         self._mark_rewind_point()
 
-    def _close_epoch(self) -> None:
+    def _close_epoch(self) -> torch.optim.Optimizer | None:
         self._check_numbers("weight", self._magnitudes())
+        self._check_rewind_step()
         self._training.end_epoch()
         self.epoch += 1
         # A step on the border of two epochs belongs to the later one's learning rate.
         self._mark_rewind_point()
-        if self.epoch % self._round_epochs == 0:
-            self._close_round(self.epoch // self._round_epochs - 1)
+        if self.epoch % self._round_epochs != 0:
+            return None
+        self._close_round(self.epoch // self._round_epochs - 1)
+        return self._training.optimizer
 
-    def _close_round(self, index: int) -> None:
-        if index == 0 and self._rewind_step is not None and self._steps <= self._rewind_step:
+    def _check_rewind_step(self) -> None:
+        ends_first = self.epoch + 1 == self._round_epochs
+        if ends_first and self._rewind_step is not None and self._steps <= self._rewind_step:
             raise GemkernError(
                 f"there is no rewinding to step {self._rewind_step}: the first round had "
                 f"{self._steps} steps; rewind to an earlier one or train longer rounds"
             )
+
+    def _close_round(self, index: int) -> None:
         with carrying(self._training.optimizer, self.layers.values()):
             decelerate(self.model)
         active = [layer.active for layer in self.layers.values()]
@@ -174,8 +187,6 @@ class IMP(Search):
             self._point.restore(self.model, self._training)
         zero_masked_weights(self.model)
         self._training.optimizer.refresh()
-        if self.epoch < self.epochs:
-            self._accelerate(self._training.optimizer)
 
     def _mark_rewind_point(self) -> None:
         if self._steps == self._rewind_step:

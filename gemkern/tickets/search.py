@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,15 @@ from torch import Tensor, nn
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.nn import accelerate, pays
+from gemkern.nn import (
+    accelerate,
+    check_form_may_change,
+    form_of,
+    is_accelerated,
+    pays,
+    restore_form,
+    why_never,
+)
 from gemkern.numbers import whole_number
 from gemkern.optim import carrying, masked_layers, unwrapped, whole_shape
 from gemkern.tickets.schedules import check_density
@@ -37,11 +46,14 @@ class Search(ABC):
     def __init__(self, model: nn.Module, epochs: int, accelerated: bool) -> None:
         self.model = unwrapped(model)
         self.layers: dict[str, Any] = dict(masked_layers(self.model))
+        if is_accelerated(self.model):
+            check_form_may_change(list(self.layers.values()))
         self.total = sum(whole_shape(layer).numel() for layer in self.layers.values())
         self.epochs = whole_number("the number of epochs", epochs)
         self.epoch = 0
         self._steps_of_epoch = 0
         self._accelerated = accelerated
+        self._ran_sparse = self._said_dense = False
 
     def step(self) -> None:
         """Learn from the gradients that are there, once, and clear all of the model's gradients.
@@ -83,8 +95,11 @@ class Search(ABC):
                 f"epoch {self.epoch + 1} had no step to learn from: call step() after each "
                 "loss.backward(), and check that there are batches"
             )
-        self._close_epoch()
+        optimizer = self._close_epoch()
         self._steps_of_epoch = 0
+        # When all else is done: whatever fails here, nothing freezes twice.
+        if self._accelerated:
+            self._accelerate(optimizer)
 
     def ticket(self) -> Ticket:
         """Return the ticket that was found.
@@ -98,6 +113,28 @@ class Search(ABC):
                 "before end_epoch() was called for each"
             )
         return self._found()
+
+    def _form(self) -> dict[str, Any]:
+        """Return the form of the model, for the search's state."""
+        return {**form_of(self.model), "weights_left": self.weights_left}
+
+    def _restore_form(self, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        """Give the model the form of `state`; `optimizer`, whose state is loaded, follows.
+
+        Raises:
+            GemkernError: the model does not have the masks of `state`.
+        """
+        form = state.get("form")
+        if form is None:
+            return
+        if form["compressed"] and form["weights_left"] != self.weights_left:
+            raise GemkernError(
+                f"the search to continue had {form['weights_left']} weights left and the model has "
+                f"{self.weights_left}: load the model's state first, then the search's"
+            )
+        with carrying(optimizer, self.layers.values()):
+            restore_form(self.model, form)
+        self._ran_sparse = self._ran_sparse or bool(form["compressed"])
 
     @property
     def weights_left(self) -> int:
@@ -119,16 +156,40 @@ class Search(ABC):
         """Continue from `state`, on a model whose own state is loaded too."""
 
     @abstractmethod
-    def _close_epoch(self) -> None: ...
+    def _close_epoch(self) -> torch.optim.Optimizer | None:
+        """Finish an epoch; where weights were frozen, return the optimiser of those that learn."""
 
     @abstractmethod
     def _found(self) -> Ticket: ...
 
-    def _accelerate(self, optimizer: torch.optim.Optimizer) -> None:
-        """Compress the layers to what is active, if wanted and it pays; `optimizer` follows."""
-        if self._accelerated and pays(self.model):
-            with carrying(optimizer, self.layers.values()):
-                accelerate(self.model)
+    def _accelerate(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Accelerate the model, or warn, once, that the search goes on as it is."""
+        try:
+            reason = self._compress(optimizer)
+        except Exception as error:
+            reason = str(error)
+        if reason and not self._said_dense:
+            self._said_dense = True
+            warnings.warn(
+                f"the search is not accelerated ({reason}): mend that, or leave accelerated=False",
+                stacklevel=3,
+            )
+
+    def _compress(self, optimizer: torch.optim.Optimizer | None) -> str:
+        """Compress the layers if weights were frozen and it pays; return why it never will, or "".
+
+        What `optimizer` remembers follows.
+        """
+        if self.epoch == self.epochs:
+            return "" if self._ran_sparse else "it never became sparse enough for that to pay"
+        if optimizer is None:
+            return ""
+        if not pays(self.model):
+            return why_never(self.model)
+        with carrying(optimizer, self.layers.values()):
+            accelerate(self.model)
+        self._ran_sparse = True
+        return ""
 
     def _plan_from(self, density: float) -> int:
         """Return how many weights are active now, which is what the search removes from.

@@ -20,9 +20,6 @@ import gemkern as gk
 from gemkern.optim import masked_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-# Masked linear layers give a view of tokens, which a ReLU in place may not change.
-CRASHING = ("linear_on_rows_in_place", "perceptron_on_tokens_in_place")
-NAMES = [pytest.param(name, marks=pytest.mark.xfail) if name in CRASHING else name for name in NETS]
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +117,7 @@ def assert_same(ours: Any, exact: Any, when: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETS)
 def test_it_trains_as_it_did(name: str) -> None:
     model = sparse(name)
     fast = Run(name, gk.accelerate(copy.deepcopy(model)))
@@ -173,7 +170,7 @@ def differentiable(model: nn.Module, x: Tensor, names: list[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NETS)
 def test_hooks_see_what_they_saw(name: str) -> None:
     """Those from before acceleration and those from after it, each on a third of the modules."""
     model = sparse(name)

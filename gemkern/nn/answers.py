@@ -66,10 +66,14 @@ def _unwatched(x: Any, layer: Any) -> bool:
         and len(x.shape) == 4
         and x.dtype == layer.weight.dtype
         and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled(x.device.type)
+        and not _autocasts(x.device.type)
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
     )
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def habit_of(layer: Any) -> Habit:

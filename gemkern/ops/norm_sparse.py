@@ -264,6 +264,10 @@ class _Convolve(torch.autograd.Function):
             grad_bias = grad_bias if grad_mean is None else grad_bias + grad_mean
         return *of_input, grad_values, grad_bias, grad_added, None
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise GemkernError("norm_sparse_conv2d has no derivative in forward mode: use backward()")
+
 
 def _apply(*inputs: Any) -> Any:
     """Call the operator, given its arguments, with gradients."""

@@ -28,6 +28,8 @@ def empty_batch_last(size: Sequence[int], like: Tensor) -> Tensor:
 
     It is no view: what an autograd function returns may then be changed in place.
     """
+    if 0 in size:
+        return like.new_empty(tuple(size))
     batch, *rest = size
     strides, step = [1], batch
     for length in reversed(rest):

@@ -201,11 +201,10 @@ def test_tied_layers_stay_dense(name: str) -> None:
             assert not second.is_compressed
 
 
-def test_a_search_that_never_becomes_sparse_says_so_once() -> None:
+def test_a_search_that_never_becomes_sparse_says_nothing() -> None:
     model = resnet(scores=True)
     search = gk.GemMiner(model, 0.6, 4, 1, seed=1, accelerated=True)
-    (said,) = warned(lambda: run_all(model, search))
-    assert "it never became sparse enough" in said
+    assert not warned(lambda: run_all(model, search))
 
 
 def test_a_search_that_is_served_says_nothing() -> None:

@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# PyTorch's build for CUDA, torchvision and the other libraries of networks: several GB.
+ZOO := .venv-zoo
 METHODS := dense,gem-miner,imp,random,shuffled,reinitialised
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench zoo clean
 
 demo: $(READY)
 	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
@@ -23,10 +25,18 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
 
+zoo: $(ZOO)/ready
+	$(ZOO)/bin/python -m benchmarks.zoo
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(ZOO) build dist *.egg-info
 
 $(READY): setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,gpu]'
 	touch $(READY)
+
+$(ZOO)/ready: setup.py pyproject.toml constraints.txt benchmarks/zoo/requirements.txt
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet --constraint constraints.txt --requirement benchmarks/zoo/requirements.txt --editable .
+	touch $(ZOO)/ready

@@ -224,7 +224,8 @@ def _mean(input: Any, dim: Any = None, keepdim: bool = False, **named: Any) -> A
     x = read(input)
     if not has_layout(x):
         return NotImplemented
-    means = x.movedim(0, -1).flatten(1, 2).mean(1).T
+    # Contiguous, as PyTorch's: what follows may view it, or draw in its order.
+    means = x.movedim(0, -1).flatten(1, 2).mean(1).T.contiguous()
     return means[:, :, None, None] if keepdim else means
 
 

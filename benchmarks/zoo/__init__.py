@@ -1,0 +1,1 @@
+"""A zoo of public architectures, and whether gemkern serves them: `make zoo`."""

@@ -72,7 +72,7 @@ class Activation(Tensor):
         moments: of its channels, or None.
         made_in: whether gradients and inference mode were on when the model made it.
         edits: how often it was changed in place.
-        changes: how often its history was renewed here.
+        changes: how often its history changed with it here.
         suspect: whether somebody's autograd function may have given it a history.
         adopted: whether it has a history of somebody's autograd function.
         exposed: whether its memory can be changed unseen.
@@ -171,8 +171,9 @@ def change(value: Activation, todo: Todo) -> Activation:
     make_dependents(value)
     value.edits += 1
     if torch.is_grad_enabled():
-        with _changing(value):
+        with _trusted(value):
             histories.change(value, todo.remake, *todo.parts())
+        value.changes += 1
     return _wait(value, todo)
 
 
@@ -292,11 +293,10 @@ def make_real(value: Any) -> Any:
 
 
 @contextmanager
-def _changing(value: Activation) -> Iterator[None]:
-    """Count a change of the history of `value`, which is nobody else's."""
+def _trusted(value: Activation) -> Iterator[None]:
+    """Let the history of `value` change, which is nobody else's doing."""
     suspect, value.suspect = value.suspect, False
     yield
-    value.changes += 1
     value.suspect = suspect
 
 
@@ -320,8 +320,9 @@ def _note_change(value: Activation) -> None:
         # An autograd function computes without gradients, and may give what it changed its own.
         one.suspect = one.suspect or not torch.is_grad_enabled()
         if one.base.requires_grad and torch.is_grad_enabled():
-            with _changing(one):
+            with _trusted(one):
                 histories.renewed(one, one.base)
+            one.changes += 1
 
 
 def expose(value: Activation) -> None:
@@ -338,10 +339,8 @@ def _renew_history(value: Activation) -> None:
     That is no change, for whoever saved `value`.
     """
     if value.base.requires_grad and torch.is_grad_enabled():
-        suspect, value.suspect = value.suspect, False
-        with torch.autograd._unsafe_preserve_version_counter(value):
+        with _trusted(value), torch.autograd._unsafe_preserve_version_counter(value):
             histories.renewed(value, value.base)
-        value.suspect = suspect
 
 
 def _wants_grad(value: Tensor) -> bool:
@@ -354,17 +353,13 @@ def known(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return func(*args, **kwargs)
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 def _given_back(result: Any, values: Sequence[Activation]) -> Any:
     """Return what PyTorch made of `values`, with activations for what they are, and lie like."""
     if type(result) in (list, tuple):
         return type(result)(_given_back(one, values) for one in result)
-    known = next((value for value in values if result is value.base), None)
-    if known is not None:
-        return known
+    same = next((value for value in values if result is value.base), None)
+    if same is not None:
+        return same
     family = [value for value in values if _may_alias(result, value.base)]
     for value in family:
         expose(value)

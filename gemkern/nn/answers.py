@@ -34,7 +34,7 @@ from gemkern.nn.pending import (
     moments_of,
 )
 from gemkern.nn.todo import Habit, Moments
-from gemkern.ops.checks import LARGEST_WINDOW, pair
+from gemkern.ops.checks import LARGEST_WINDOW, autocasts, pair
 
 OVER_PIXELS = ((2, 3), [2, 3], (-2, -1), [-2, -1], (-1, -2), [-1, -2], (3, 2), [3, 2])
 
@@ -66,14 +66,10 @@ def _unwatched(x: Any, layer: Any) -> bool:
         and len(x.shape) == 4
         and x.dtype == layer.weight.dtype
         and not torch.compiler.is_compiling()
-        and not _autocasts(x.device.type)
+        and not autocasts(x.device.type)
         and not torch._C._len_torch_dispatch_stack()
         and not torch._C._are_functorch_transforms_active()
     )
-
-
-def _autocasts(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def habit_of(layer: Any) -> Habit:

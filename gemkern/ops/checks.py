@@ -15,11 +15,15 @@ CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_WINDOW = 256
 
 
+def autocasts(device: str) -> bool:
+    """Return whether autocast is on for tensors on a `device` type."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def compute_dtype(where: str, x: Tensor, weight: Tensor) -> torch.dtype:
     """Return the dtype to compute in: autocast's where it is on, else that of x and the weight."""
     device = x.device.type
-    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    if autocast and x.dtype in CASTABLE and weight.dtype in CASTABLE:
+    if autocasts(device) and x.dtype in CASTABLE and weight.dtype in CASTABLE:
         return torch.get_autocast_dtype(device)
     if x.dtype != weight.dtype:
         raise GemkernError(

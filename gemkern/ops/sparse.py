@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.pattern import Pattern, pattern
-from gemkern.ops.checks import check_conv2d, check_linear, pair
+from gemkern.ops.checks import autocasts, check_conv2d, check_linear, pair
 from gemkern.ops.registration import differentiate, register
 
 __all__ = ["Pattern", "pattern", "sparse_conv2d", "sparse_linear"]
@@ -143,8 +142,7 @@ def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tenso
             f"{where}: bias has shape {tuple(bias.shape)}; give ({pattern.shape[0]},), "
             "one number for each output"
         )
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if autocasts(x.device.type):
         return x.to(values.dtype)
     if x.dtype != values.dtype:
         raise GemkernError(

@@ -25,6 +25,17 @@ def sparse(model: nn.Module, density: float = 0.05) -> nn.Module:
     return model
 
 
+def masked_in_float64(model: nn.Module, density: float) -> nn.Module:
+    """Mask `model` at random so that every channel keeps a weight, and return it in float64."""
+    gk.convert(model)
+    for layer in masked_layers(model).values():
+        drawn = torch.rand(layer.active.shape).flatten(1)
+        active = (drawn < density) | (drawn == drawn.amin(1, keepdim=True))
+        layer.active.copy_(active.view_as(layer.active))
+        layer.weight.data.mul_(2 * layer.active)
+    return model.double()
+
+
 def network(name: str, density: float = 0.05) -> nn.Module:
     size = 16 if name in ("vgg16", "mobilenet_v2") else 8
     model = build(name, seed=0, affine=True, init="kaiming_normal", image_size=size)

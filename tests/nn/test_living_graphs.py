@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from accelerated_models import images, network
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -141,17 +140,6 @@ def test_what_is_remembered_stays_in_shape_where_the_form_cannot_change() -> Non
         change()
     loss_of(model, 1).backward()
     optimizer.step()
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process group of one."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
-    )
-    yield
-    distributed.destroy_process_group()
 
 
 def test_a_wrapper_from_before_is_refused_and_goes_on(alone: None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerated_models import masked_in_float64
 from small_nets import NETS, inputs_of
 from torch import Tensor, nn
 
@@ -31,13 +32,7 @@ def float64_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
 def sparse(name: str, density: float = 0.2) -> nn.Module:
     """Return a network in float64, under random masks that leave every channel a weight."""
     model = NETS[name]()
-    gk.convert(model)
-    for layer in masked_layers(model).values():
-        drawn = torch.rand(layer.active.shape).flatten(1)
-        active = (drawn < density) | (drawn == drawn.amin(1, keepdim=True))
-        layer.active.copy_(active.view_as(layer.active))
-        layer.weight.data.mul_(2 * layer.active)
-    return model.double()
+    return masked_in_float64(model, density)
 
 
 def leaves_of(value: Any) -> Iterator[Any]:

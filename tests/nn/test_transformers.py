@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from accelerated_models import masked_in_float64
 from torch import Tensor, nn
 
 import gemkern as gk
-from gemkern.optim import masked_layers
 
 transformers = pytest.importorskip("transformers")
 
@@ -55,13 +55,7 @@ def sparse(name: str, density: float = 0.1) -> nn.Module:
     """Return a model in float64 under random masks that leave every channel a weight."""
     torch.manual_seed(0)
     model = dense(name, *MODELS[name])
-    gk.convert(model)
-    for layer in masked_layers(model).values():
-        drawn = torch.rand(layer.active.shape).flatten(1)
-        active = (drawn < density) | (drawn == drawn.amin(1, keepdim=True))
-        layer.active.copy_(active.view_as(layer.active))
-        layer.weight.data.mul_(2 * layer.active)
-    return model.double()
+    return masked_in_float64(model, density)
 
 
 def inputs_of(name: str, seed: int) -> Tensor:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tiny_search import assert_same_state, network
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -284,17 +283,6 @@ def test_a_rewind_step_that_never_came_is_refused_before_anything_changes() -> N
         with pytest.raises(gk.GemkernError, match="there is no rewinding to step"):
             search.end_epoch()
         assert search.epoch == 0
-
-
-@pytest.fixture
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process group of one."""
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1
-    )
-    yield
-    distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", ["gem-miner", "imp"])

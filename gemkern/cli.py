@@ -39,6 +39,7 @@ from gemkern.report import (
     settings_table,
 )
 from gemkern.tickets import Ticket
+from gemkern.training.forms import CHOICES, NEVER
 
 app = typer.Typer(
     help="Find lottery tickets in one training run, and race the ways to find them.",
@@ -100,7 +101,7 @@ def race_command(
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     check_methods(names)
     settings = _settings(locals(), assign, preset, epochs, budget)
-    laboratory = Laboratory(settings)
+    laboratory = _laboratory(settings)
     rehearse(laboratory)
     folder = _open(out, settings, methods=list(names), seeds=seeds)
     _warm_up(laboratory)
@@ -185,7 +186,7 @@ def finetune_command(
     loaded = Ticket.load(ticket)
     model, density = loaded.model, loaded.density
     settings = _settings(locals(), assign, preset, epochs, budget)
-    laboratory = Laboratory(settings)
+    laboratory = _laboratory(settings)
     folder = _open(out, settings, ticket=str(ticket), seed=seed)
     _warm_up(laboratory)
     savings: list[Saving] = []
@@ -229,8 +230,13 @@ def _settings(
     return resolve(preset, {**chosen, **lengths}, assign or ()).scaled(budget)
 
 
+def _laboratory(settings: Settings) -> Laboratory:
+    chosen = settings.accelerate
+    return Laboratory(settings, None if chosen in CHOICES else RunFolder.load(chosen).records())
+
+
 def _search(method: str, settings: Settings, seed: int, out: Path) -> None:
-    laboratory = Laboratory(settings)
+    laboratory = _laboratory(settings)
     rehearse(laboratory)
     folder = _open(out, settings, methods=[method], seed=seed)
     _warm_up(laboratory)
@@ -264,7 +270,7 @@ def _warm_up(laboratory: Laboratory) -> None:
 
 
 def _print_savings(settings: Settings, savings: list[Saving]) -> None:
-    if settings.accelerate:
+    if settings.accelerate != NEVER:
         console.print(savings_table(savings))
 
 

@@ -10,7 +10,6 @@ from torch import nn
 
 import gemkern as gk
 from benchmarks import (
-    break_even,
     cpu,
     cpu_layers,
     cpu_networks,
@@ -116,11 +115,3 @@ def test_what_there_was_time_for_is_kept(
     cpu.main(out=tmp_path, minutes=0, step_seconds=0, layer_seconds=0)
     assert json.loads(path.read_text())["layers"] == []
     assert "Out of time" in capsys.readouterr().out
-
-
-def test_where_acceleration_pays_is_measured_with_its_spread() -> None:
-    row = break_even.measure("resnet8", 1, 8, batch=64, density=0.05, seconds=0.0)
-    assert row.dense_spread[0] <= row.dense <= row.dense_spread[1]
-    assert row.accelerated_spread[0] <= row.accelerated <= row.accelerated_spread[1]
-    assert row.chosen
-    assert not break_even.measure("resnet8", 1, 8, batch=2, density=0.05, seconds=0.0).chosen

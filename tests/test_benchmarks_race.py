@@ -25,7 +25,7 @@ WEIGHTS = 74_512
 @pytest.fixture(scope="module")
 def settings() -> Settings:
     """Return a race on the digits of two steps an epoch."""
-    short = {"train_limit": 128, "device": "cpu", "accelerate": False, "density": 0.1}
+    short = {"train_limit": 128, "device": "cpu", "accelerate": "never", "density": 0.1}
     epochs = ("mine_epochs=4", "finetune_epochs=2", "imp_epochs=2", "imp_prune=0.5")
     return resolve("digits", short, epochs)
 
@@ -84,7 +84,7 @@ def test_the_race_is_kept_under_the_name_of_the_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(race, "METHODS", {"dense": "dense", "imp": "imp", CHEAP: "imp"})
-    short = ["train_limit=128", "accelerate=false", "imp_prune=0.5", "mine_epochs=20"]
+    short = ["train_limit=128", "accelerate=never", "imp_prune=0.5", "mine_epochs=20"]
     race.main(seeds=1, budget=0.1, device="cpu", assign=short, name="short", out=tmp_path)
     name = named("race-short", used("cpu"))
     found = kept(name, tmp_path)
@@ -96,7 +96,7 @@ def test_the_race_is_kept_under_the_name_of_the_machine(
 
 def test_a_race_goes_on_where_it_was_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(race, "METHODS", {"dense": "dense", "imp": "imp", CHEAP: "imp"})
-    short = ["train_limit=128", "accelerate=false", "imp_prune=0.5", "mine_epochs=20"]
+    short = ["train_limit=128", "accelerate=never", "imp_prune=0.5", "mine_epochs=20"]
     options = {"budget": 0.1, "device": "cpu", "assign": short, "out": tmp_path, "resume": True}
     race.main(seeds=1, **options)
     (path,) = tmp_path.iterdir()

@@ -22,7 +22,7 @@ def run(method: str, seed: int, seconds: float, accuracy: float) -> dict[str, An
     )
 
 
-def kept(accelerate: bool, seconds: float, **config: Any) -> dict[str, Any]:
+def kept(accelerate: str | bool, seconds: float, **config: Any) -> dict[str, Any]:
     runs = [run(m, s, seconds, 0.8 + 0.02 * s) for m in ("imp", "gem-miner") for s in (0, 1)]
     return {
         "command": "gemkern race --out DIR",

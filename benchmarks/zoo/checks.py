@@ -105,7 +105,7 @@ def mined(net: Net) -> gk.Ticket:
         optimizer="adam",
         seed=SEED,
         name=net.name,
-        accelerated=True,
+        accelerated="always",
     )
     for epoch in range(EPOCHS):
         for step in range(STEPS):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,19 +14,22 @@ from torch import Tensor, nn
 from gemkern.data import Dataset, Split, batches, load
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Phase, Saving
-from gemkern.experiments.savings import EpochTimes, step_times
 from gemkern.experiments.settings import AUTOCAST, Settings
 from gemkern.models import build
-from gemkern.nn import accelerate, is_accelerated, large_enough, pays, runs_sparse
 from gemkern.tickets import Search, Ticket
 from gemkern.training import (
     EpochStats,
+    Forms,
     Method,
     Trainee,
     WeightTraining,
     evaluate,
     train_together,
 )
+from gemkern.training.forms import CHOICES, NEVER, Accelerated, Record, runs_sparse
+
+# The record of a method, a seed and a phase.
+Records = Mapping[tuple[str, int, str], Record]
 
 
 @dataclass
@@ -75,13 +79,17 @@ class Notebook:
 class Laboratory:
     """The settings of an experiment, with its data loaded to the device.
 
+    Args:
+        records: of the run that the settings' `accelerate` names, to be replayed.
+
     Raises:
         GemkernError: the data cannot be read, the model or the device is not known, or the settings
             do not fit together.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, records: Records | None = None) -> None:
         self.settings = settings
+        self._records = records or {}
         self.dataset: Dataset = load(
             settings.data, settings.data_dir, train_limit=settings.train_limit
         ).to(settings.device)
@@ -124,15 +132,26 @@ class Laboratory:
         return AUTOCAST[self.settings.autocast]
 
     @property
-    def accelerates(self) -> bool:
-        """Whether the sparse kernels serve here, where so much is masked that they pay."""
-        settings, (_, height, width) = self.settings, self.dataset.image_shape
-        return (
-            settings.accelerate
-            and self.autocast is None
-            and runs_sparse(settings.device)
-            and large_enough(settings.batch_size, height, width)
-        )
+    def may_accelerate(self) -> bool:
+        """Whether the sparse kernels serve here, and are asked for."""
+        served = runs_sparse(self.settings.device) and self.autocast is None
+        return served and self.settings.accelerate != NEVER
+
+    def accelerated(self, method: str, seed: int, phase: Phase) -> Accelerated:
+        """Return how a phase of a run is to be accelerated.
+
+        Raises:
+            GemkernError: it is to be replayed, and there is no record of it.
+        """
+        chosen = self.settings.accelerate if self.may_accelerate else NEVER
+        if chosen in CHOICES:
+            return chosen
+        if (method, seed, phase) not in self._records:
+            raise GemkernError(
+                f"{chosen} has no record of {method}, seed {seed}, {phase}: replay a run of the "
+                "same methods and seeds"
+            )
+        return self._records[method, seed, phase]
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a training step: the first batch of seed 0."""
@@ -152,11 +171,8 @@ class Laboratory:
         """Run searches to their end, together; each is written down in its notebook."""
         densities = [partial(getattr, search, "density") for search in searches]
         models = [search.model for search in searches]
-        times = self._train(models, searches, "find", densities, notebooks)
-        for measured, notebook in zip(times, notebooks, strict=True):
-            saving = measured.saving(notebook.method, notebook.seed, "find")
-            if saving is not None:
-                notebook.on_saving(saving)
+        self._train(models, searches, "find", densities, notebooks)
+        self._note_savings([search.forms for search in searches], "find", notebooks)
 
     def finetune(
         self, models: Sequence[nn.Module], density: float, notebooks: Sequence[Notebook]
@@ -165,20 +181,14 @@ class Laboratory:
 
         The recipe is the settings'; each model's epochs are written down in its notebook.
         """
-        for model in models:
-            if self.accelerates and pays(model):
-                accelerate(model)
-        methods = [self.finetuning(model) for model in models]
-        densities = [lambda: density for _ in models]
-        times = self._train(models, methods, "finetune", densities, notebooks)
-        for model, trained, notebook in zip(models, times, notebooks, strict=True):
-            if is_accelerated(model):
-                measured = step_times(model, self.finetuning, *self.first_batch())
-                notebook.on_saving(
-                    Saving(notebook.method, notebook.seed, "finetune", trained.steps, *measured)
-                )
+        methods = [
+            self.finetuning(model, self.accelerated(notebook.method, notebook.seed, "finetune"))
+            for model, notebook in zip(models, notebooks, strict=True)
+        ]
+        self._train(models, methods, "finetune", [lambda: density for _ in models], notebooks)
+        self._note_savings([method.forms for method in methods], "finetune", notebooks)
 
-    def finetuning(self, model: nn.Module) -> WeightTraining:
+    def finetuning(self, model: nn.Module, accelerated: Accelerated = NEVER) -> WeightTraining:
         """Return the settings' finetuning recipe for `model`, before its first step."""
         return WeightTraining(
             model,
@@ -186,6 +196,7 @@ class Laboratory:
             lr=self.settings.finetune_lr,
             weight_decay=self.settings.weight_decay,
             schedule=self.settings.finetune_schedule,
+            accelerated=accelerated,
         )
 
     def test(self, model: nn.Module) -> float:
@@ -205,11 +216,8 @@ class Laboratory:
         phase: Phase,
         densities: Sequence[Callable[[], float]],
         notebooks: Sequence[Notebook],
-    ) -> list[EpochTimes]:
-        times = [EpochTimes(model) for model in models]
-
+    ) -> None:
         def write(i: int, stats: EpochStats) -> None:
-            times[i].add(stats)
             validation = self._accuracy(models[i], self.dataset.validation)
             notebooks[i].write(phase, stats, densities[i](), validation)
 
@@ -226,7 +234,26 @@ class Laboratory:
             autocast=self.autocast,
             graph=self.settings.graph,
         )
-        return times
+
+    def _note_savings(
+        self, trained: Sequence[Forms], phase: Phase, notebooks: Sequence[Notebook]
+    ) -> None:
+        for forms, notebook in zip(trained, notebooks, strict=True):
+            if self.accelerated(notebook.method, notebook.seed, phase) == NEVER:
+                continue
+            # Steps of all were timed together: an equal share is each one's.
+            share = 1 / len(trained)
+            dense, steps = forms.dense_ms, forms.sparse_steps
+            saving = Saving(
+                method=notebook.method,
+                seed=notebook.seed,
+                phase=phase,
+                steps=steps,
+                dense_ms=math.nan if dense is None else share * dense,
+                accelerated_ms=share * 1e3 * forms.sparse_seconds / steps if steps else math.nan,
+                record=forms.record,
+            )
+            notebook.on_saving(saving)
 
     def _accuracy(self, model: nn.Module, split: Split) -> float:
         return evaluate(model, split, self.dataset, autocast=self.autocast)

@@ -17,9 +17,11 @@ from gemkern.experiments.settings import (
     INIT_FIELDS,
     MINE_INIT,
     Settings,
+    check_acceleration,
     pick_autocast,
     pick_device,
 )
+from gemkern.training.forms import MEASURE
 
 # What initial weights are called where all methods are given the same.
 INIT = "init"
@@ -86,7 +88,7 @@ _MACHINE: dict[str, Any] = {
     "data_dir": None,
     "train_limit": None,
     "device": "auto",
-    "accelerate": True,
+    "accelerate": MEASURE,
     "autocast": "auto",
     "graph": True,
     "seeds_at_once": 1,
@@ -202,6 +204,7 @@ def resolve(
             # A preset's limit is made for a data set of known size.
             given.setdefault("train_limit", None)
     fields = {**_MACHINE, **preset(name), **given}
+    check_acceleration(fields["accelerate"])
     device = pick_device(fields["device"])
     autocast = pick_autocast(fields["autocast"], device)
     return Settings(**{**fields, "device": device, "autocast": autocast})

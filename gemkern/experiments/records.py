@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Phase = Literal["find", "finetune"]
 
@@ -54,12 +55,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Saving:
-    """What acceleration saved in one phase of a run.
+    """What acceleration saved in one phase of a run, and how to come to the same bits again.
 
-    `steps` ran on the sparse kernels, in `accelerated_ms` milliseconds each, where a dense step
-    takes `dense_ms`. Of a search, both are of its own epochs: the mean of those that were
-    accelerated, the median of the dense ones before. Of finetuning, they are medians of steps that
-    took turns, from the state in which finetuning ended.
+    `steps` ran on the sparse kernels, in `accelerated_ms` milliseconds each, where a dense step of
+    the same phase took `dense_ms`; NaN is what was not measured. `record` is that of
+    `gemkern.training.Forms`.
     """
 
     method: str
@@ -68,6 +68,12 @@ class Saving:
     steps: int
     dense_ms: float
     accelerated_ms: float
+    record: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether steps of both kinds were measured."""
+        return math.isfinite(self.dense_ms - self.accelerated_ms)
 
     @property
     def seconds(self) -> float:

@@ -21,6 +21,7 @@ from gemkern.tickets import (
     smart_ratio_ticket,
     weights_left,
 )
+from gemkern.training.forms import NEVER, Accelerated
 
 # Rivals draw positions and weights of their own: a shift that keeps their seeds apart from a run's.
 RIVAL_SEED = 10_000
@@ -54,14 +55,20 @@ def imp_rounds(settings: Settings, total: int) -> int:
 
 def mine(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
     """Search with Gem-Miner; the accuracy is that of the mined network, before finetuning."""
-    miners = [_gem_miner(laboratory, notebook.seed) for notebook in notebooks]
+    miners = [
+        _gem_miner(laboratory, one.seed, laboratory.accelerated(one.method, one.seed, "find"))
+        for one in notebooks
+    ]
     laboratory.find(miners, notebooks)
     return [Found(miner.ticket(), laboratory.test(miner.model)) for miner in miners]
 
 
 def prune_iteratively(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
     """Search with IMP, down to the number of weights that Gem-Miner's schedule leaves."""
-    imps = [_imp(laboratory, notebook.seed) for notebook in notebooks]
+    imps = [
+        _imp(laboratory, one.seed, laboratory.accelerated(one.method, one.seed, "find"))
+        for one in notebooks
+    ]
     laboratory.find(imps, notebooks)
     return [Found(imp.ticket()) for imp in imps]
 
@@ -72,13 +79,13 @@ def rehearse(laboratory: Laboratory) -> None:
     Raises:
         GemkernError: the settings do not fit together.
     """
-    _gem_miner(laboratory, seed=0)
-    _imp(laboratory, seed=0)
+    _gem_miner(laboratory, 0, NEVER)
+    _imp(laboratory, 0, NEVER)
     for method in ("smart-ratio", "dense"):
         laboratory.finetuning(laboratory.fresh_model(0, method))
 
 
-def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:
+def _gem_miner(laboratory: Laboratory, seed: int, accelerated: Accelerated) -> GemMiner:
     settings = laboratory.settings
     model = laboratory.fresh_model(seed)
     convert(model, scores=True)
@@ -93,11 +100,11 @@ def _gem_miner(laboratory: Laboratory, seed: int) -> GemMiner:
         seed=seed,
         name=settings.model,
         fused=True,
-        accelerated=laboratory.accelerates,
+        accelerated=accelerated,
     )
 
 
-def _imp(laboratory: Laboratory, seed: int) -> IMP:
+def _imp(laboratory: Laboratory, seed: int, accelerated: Accelerated) -> IMP:
     settings = laboratory.settings
     model = laboratory.fresh_model(seed, "imp")
     convert(model)
@@ -113,7 +120,7 @@ def _imp(laboratory: Laboratory, seed: int) -> IMP:
         schedule=settings.finetune_schedule,
         seed=seed,
         name=settings.model,
-        accelerated=laboratory.accelerates,
+        accelerated=accelerated,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from gemkern.errors import GemkernError
+from gemkern.training.forms import CHOICES
 
 # Without float16, whose gradients would have to be scaled.
 AUTOCAST = {"none": None, "bfloat16": torch.bfloat16}
@@ -25,8 +27,9 @@ class Settings:
     Epochs are of the whole training split; rates are those of the first epoch, lowered by
     `schedule`. An `_init` names the initial weights of a method (`gemkern.models.build`).
     `imp_rewind` is "init", "learning-rate" or a step of the first round. `data_dir` is None for
-    data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate` runs
-    whatever is sparse enough on the sparse kernels. `autocast` is the dtype of products and
+    data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate` is
+    "measure" (layers run on the sparse kernels where steps are faster for it), "always", "never",
+    or the folder of a run whose choices are replayed. `autocast` is the dtype of products and
     convolutions, "bfloat16", or "none" for that of the weights. `graph` replays training steps as
     CUDA graphs, on a CUDA device. `seeds_at_once` is how many seeds of a race train together.
     """
@@ -56,7 +59,7 @@ class Settings:
     imp_prune: float
     smart_ratio_init: str
     dense_init: str
-    accelerate: bool
+    accelerate: str
     autocast: str
     graph: bool
     seeds_at_once: int
@@ -107,6 +110,19 @@ def pick_device(name: str) -> str:
             "that `gemkern info` lists"
         ) from error
     return name
+
+
+def check_acceleration(name: str) -> None:
+    """Check that `name` is a choice of acceleration, or the folder of a run.
+
+    Raises:
+        GemkernError: it is neither.
+    """
+    if name not in CHOICES and not Path(name).is_dir():
+        raise GemkernError(
+            f"accelerate cannot be {name!r}: give one of {', '.join(CHOICES)}, or the folder of a "
+            "run whose choices are replayed"
+        )
 
 
 def pick_autocast(name: str, device: str) -> str:

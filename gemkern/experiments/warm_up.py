@@ -6,9 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from gemkern.experiments.laboratory import Laboratory
-from gemkern.nn import accelerate, convert
+from gemkern.nn import convert
+from gemkern.optim import masked_layers
 from gemkern.tickets import GemMiner
 from gemkern.training import Method
+from gemkern.training.forms import ALWAYS
+from gemkern.training.layer_times import Inputs, slower_sparse
 
 DENSITY, EPOCHS = 0.01, 3
 
@@ -18,21 +21,24 @@ def warm_up(laboratory: Laboratory) -> None:
 
     What is compiled stays on the disk: the next time this takes a second.
     """
-    if not laboratory.accelerates:
+    if not laboratory.may_accelerate:
         return
     model = laboratory.fresh_model(seed=0)
     convert(model, scores=True)
     optimizer = laboratory.settings.score_optimizer
+    inputs, layers = Inputs(), masked_layers(model)
     miner = GemMiner(
-        model, DENSITY, EPOCHS, 1, optimizer=optimizer, seed=0, fused=True, accelerated=True
+        model, DENSITY, EPOCHS, 1, optimizer=optimizer, seed=0, fused=True, accelerated=ALWAYS
     )
+    inputs.watch(layers)
     for _ in range(EPOCHS):
         _step(laboratory, model, miner)
         miner.end_epoch()
+    inputs.leave()
     ticket = miner.ticket()
     fresh = laboratory.with_ticket(ticket, seed=0)
-    accelerate(fresh)
-    _step(laboratory, fresh, laboratory.finetuning(fresh))
+    _step(laboratory, fresh, laboratory.finetuning(fresh, ALWAYS))
+    slower_sparse(masked_layers(fresh), inputs)
 
 
 def _step(laboratory: Laboratory, model: nn.Module, method: Method) -> None:

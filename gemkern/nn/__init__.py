@@ -1,23 +1,26 @@
 """Masked layers in place of PyTorch's, and the conversion of whole models."""
 
 from gemkern.nn.accelerate import (
+    ANY_DENSITY,
+    Policy,
     accelerate,
     acceleration,
     form_of,
-    large_enough,
-    pays,
     restore_form,
-    runs_sparse,
-    why_never,
+    take_form,
+    why_left,
 )
+from gemkern.nn.activations import plain
 from gemkern.nn.compression import check_form_may_change, decelerate, is_accelerated
 from gemkern.nn.convert import Report, convert, unconvert, why_not_masked
 from gemkern.nn.layers import MaskedConv2d, MaskedLinear
 from gemkern.nn.memory import keep_freed_memory
 
 __all__ = [
+    "ANY_DENSITY",
     "MaskedConv2d",
     "MaskedLinear",
+    "Policy",
     "Report",
     "accelerate",
     "acceleration",
@@ -27,11 +30,10 @@ __all__ = [
     "form_of",
     "is_accelerated",
     "keep_freed_memory",
-    "large_enough",
-    "pays",
+    "plain",
     "restore_form",
-    "runs_sparse",
+    "take_form",
     "unconvert",
-    "why_never",
+    "why_left",
     "why_not_masked",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -13,30 +13,40 @@ from torch import nn
 from gemkern.errors import GemkernError
 from gemkern.nn import buckets
 from gemkern.nn.activations import Habit
-from gemkern.nn.compression import compress_all, compressible_layers, decelerate
+from gemkern.nn.compression import compress_all, compressible_layers, decelerate, expand_all
 from gemkern.nn.convert import Report, tied_or_bypassed
 from gemkern.nn.door import open_door
 from gemkern.nn.memory import keep_freed_memory
-from gemkern.ops.dispatch import choose
 from gemkern.optim.layers import unwrapped
 
-# A layer with a larger part of its weights stays dense: whole steps break even at about 0.3
-# (`python -m benchmarks.cpu`).
-BREAK_EVEN = 0.25
-# A network of at most this density is not slower, whichever it is (`python -m
-# benchmarks.break_even`). Among its layers one stays dense later: it costs two conversions of the
-# layout, which took ResNet-20 from twice as fast as the dense step to slower than it.
-SURE_TO_PAY, BREAK_EVEN_AMONG_SPARSE = 0.15, 0.5
-# A step on fewer pixels is spent on launching kernels.
-FEWEST_PIXELS = 4096
-# With so few inputs to an output a layer is bound by its activations, and sparse at any density.
-FEW_INPUTS = 64
+
+@dataclass(frozen=True)
+class Policy:
+    """Which densities `accelerate` takes to pay, on any machine; searches measure instead.
+
+    Attributes:
+        break_even: a layer of a larger density stays dense, and a model of a smaller one is sparse
+            (`python -m benchmarks.cpu` times whole steps).
+        among_sparse: the same for a layer of a sparse model, where each dense layer costs two
+            conversions of the layout.
+        few_inputs: a layer with no more inputs to an output is bound by its activations, and counts
+            as sparse at any density.
+    """
+
+    break_even: float = 0.25
+    among_sparse: float = 0.5
+    few_inputs: int = 64
 
 
-def accelerate(model: nn.Module) -> nn.Module:
+POLICY = Policy()
+# Whatever the kernels can serve.
+ANY_DENSITY = Policy(break_even=1.0, among_sparse=1.0)
+
+
+def accelerate(model: nn.Module, policy: Policy = POLICY) -> nn.Module:
     """Switch a masked model to sparse kernels and the batch-last layout, in place; return it.
 
-    Masked layers below the break-even density are compressed to the weights that remain
+    Masked layers that are sparse enough for `policy` are compressed to the weights that remain
     (`MaskedConv2d.compress`): parameters stay the same objects but hold fewer numbers, so make the
     optimiser afterwards, or let it follow (`gemkern.optim.carrying`). Batch norm, ReLU, addition
     and pooling run on batch-last activations. Called again after more weights were frozen, it
@@ -46,14 +56,14 @@ def accelerate(model: nn.Module) -> nn.Module:
     Raises:
         GemkernError: no layer would be served.
     """
-    layers, report = dict(compressible_layers(model)), acceleration(model)
+    report = acceleration(model, policy)
     if not report.converted:
         reasons = why_left(report) or "no masked layer"
         raise GemkernError(
             f"the model {type(model).__name__} has nothing to accelerate ({reasons}): mask it "
             "first, below the break-even density"
         )
-    _compress(model, [layers[name] for name in report.converted])
+    compress(model, report.converted)
     return model
 
 
@@ -69,74 +79,47 @@ def form_of(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def take_form(model: nn.Module, compressed: Collection[str]) -> None:
+    """Compress the layers of these names to what is active now, and expand all others."""
+    others = [layer for name, layer in compressible_layers(model) if name not in compressed]
+    if not compressed:
+        decelerate(model)
+        return
+    expand_all(others)
+    compress(model, compressed)
+
+
 def restore_form(model: nn.Module, form: Mapping[str, Any]) -> None:
     """Give `model` the form that `form_of` returned, under the masks that it has."""
+    take_form(model, form["compressed"])
     layers: dict[str, Any] = dict(compressible_layers(model))
-    decelerate(model)
-    if form["compressed"]:
-        _compress(model, [layers[name] for name in form["compressed"]])
     for name, layer in layers.items():
         habit = form["habits"].get(name)
         layer.habit = None if habit is None else Habit(**habit)
 
 
-def _compress(model: nn.Module, layers: Sequence[Any]) -> None:
+def compress(model: nn.Module, names: Collection[str]) -> None:
+    """Compress the layers of these names to what is active now, whatever that is."""
+    layers = dict(compressible_layers(model))
     keep_freed_memory()
-    compress_all(layers)
+    compress_all([layers[name] for name in names])
     open_door(unwrapped(model))
 
 
-def runs_sparse(device: str) -> bool:
-    """Return whether a backend other than the reference serves sparse layers on a device type."""
-    try:
-        return choose("sparse_conv2d", device) != "reference"
-    except GemkernError:
-        return False
-
-
-def pays(model: nn.Module) -> bool:
-    """Return whether `model` is sure to be faster accelerated; reads the device.
-
-    It is sparse enough as a whole, and no layer stays dense.
-    """
-    if not runs_sparse("cpu"):
-        return False
-    report = acceleration(model)
-    return bool(report.converted) and not report.left and _density(model) <= SURE_TO_PAY
-
-
-def why_never(model: nn.Module) -> str:
-    """Return why the kernels serve no layer of `model`, however sparse it becomes; or ""."""
-    if not runs_sparse("cpu"):
-        return "no backend but the reference serves sparse layers: pip install numba"
-    layers = dict(compressible_layers(model))
-    barred = _barred(model)
-    reasons = {
-        name: barred.get(layer, "") or _why_dense(layer, 1.0) for name, layer in layers.items()
-    }
-    return "" if "" in reasons.values() else why_left(Report(left=reasons)) or "no masked layer"
-
-
-def large_enough(batch: int, height: int, width: int) -> bool:
-    """Return whether a step on a batch of images of this size is long enough to be accelerated.
-
-    A committed number decides, not a measurement when training begins: dense and sparse sums round
-    differently, and one seed has to give one result.
-    """
-    return batch * height * width >= FEWEST_PIXELS
-
-
-def acceleration(model: nn.Module) -> Report:
-    """Return which layers of `model` the sparse kernels serve, and why others stay dense.
+def acceleration(model: nn.Module, policy: Policy = POLICY) -> Report:
+    """Return which layers of `model` `accelerate` serves, and why others stay dense.
 
     Reads the device.
     """
-    report = Report()
+    layers = dict(compressible_layers(model))
+    is_sparse = _density(list(layers.values()), policy) <= policy.break_even
+    most = max(policy.among_sparse if is_sparse else 0.0, policy.break_even)
     barred = _barred(model)
-    is_sparse = _density(model) <= SURE_TO_PAY
-    break_even = BREAK_EVEN_AMONG_SPARSE if is_sparse else BREAK_EVEN
-    for name, layer in compressible_layers(model):
-        reason = barred.get(layer, "") or _why_dense(layer, break_even)
+    report = Report()
+    for name, layer in layers.items():
+        reason = barred.get(layer, "") or _why_unserved(layer)
+        if not reason and (density := _density([layer], policy)) > most:
+            reason = f"its density {density:.3g} is above the break-even density {most}"
         if reason:
             report.left[name] = reason
         else:
@@ -159,23 +142,20 @@ def why_left(report: Report) -> str:
     return "; ".join(f"{', '.join(those)}: {reason}" for reason, those in names.items())
 
 
-def _density(model: nn.Module) -> float:
-    return _density_of([layer for _, layer in compressible_layers(model)])
-
-
-def _density_of(layers: Sequence[Any]) -> float:
+def _density(layers: Sequence[Any], policy: Policy) -> float:
     """Return the fraction that remains, of the weights of layers with more than a few inputs."""
     judged = [
         layer
         for layer in layers
-        if math.prod(layer.whole_shape[1:]) > FEW_INPUTS and not layer.active.is_meta
+        if math.prod(layer.whole_shape[1:]) > policy.few_inputs and not layer.active.is_meta
     ]
     # Without a count over the whole weight: compressed, `active` holds what remains alone.
     left = sum(layer.active.sum().item() for layer in judged)
     return left / max(sum(math.prod(layer.whole_shape) for layer in judged), 1)
 
 
-def _why_dense(layer: Any, break_even: float) -> str:
+def _why_unserved(layer: Any) -> str:
+    """Return why the kernels cannot serve `layer` at any density; or ""."""
     weight = layer._parameters.get("weight")
     if weight is None:
         return "its weight is computed (by a parametrization or a hook), and has to be its own"
@@ -183,7 +163,4 @@ def _why_dense(layer: Any, break_even: float) -> str:
         return f"its weight is on {weight.device}, and the sparse kernels run on the CPU"
     if weight.dtype != torch.float32:
         return f"its weight is {weight.dtype}, and the sparse kernels are float32"
-    density = _density_of([layer])
-    if density > break_even:
-        return f"its density {density:.3g} is above the break-even density {break_even}"
     return ""

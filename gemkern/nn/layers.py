@@ -15,7 +15,14 @@ from gemkern.nn.activations import held, plain
 from gemkern.nn.answers import convolve
 from gemkern.nn.compression import Compressible
 from gemkern.nn.todo import Habit
-from gemkern.ops.checks import check_conv2d, check_device, check_linear, compute_dtype
+from gemkern.ops.checks import (
+    check_conv2d,
+    check_device,
+    check_layer,
+    check_linear,
+    compute_dtype,
+)
+from gemkern.ops.dispatch import choose
 from gemkern.optim.effective import Effective
 
 # What a layer knows of its tensors as they are; not true of a copy.
@@ -78,6 +85,24 @@ class Masked(Compressible):
         if self.is_compressed:
             return self.effective.read(self, self.weight.dtype)
         return self.effective.read(self, compute_dtype(operator, x, self.weight))
+
+    def _whole_effective(self, operator: str, x: Tensor) -> Tensor | None:
+        """Return the effective weight for PyTorch's own layer to compute with, or None.
+
+        None is for a masked operator: where a kernel applies the mask on its way, and in code that
+        is compiled or transformed.
+        """
+        written = self._written_weight(operator, x)
+        if (
+            written is not None
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or choose(operator, x.device.type) != "reference"
+        ):
+            return written
+        check_layer(operator, x, self.weight, self.scores, self.active, self.bias)
+        dtype = compute_dtype(operator, x, self.weight)
+        return ops.masked_weight(self.weight, self.scores, self.active, dtype)
 
     def remaining_weight(self, x: Tensor) -> Tensor:
         """Return the effective weight [nnz] of a compressed layer that is applied to x.
@@ -178,10 +203,10 @@ class MaskedLinear(Masked, nn.Linear):
         input = plain(input)
         if self.is_compressed:
             return self._forward_compressed(input)
-        written = self._written_weight("masked_linear", input)
-        if written is not None:
-            check_linear(input, written.shape)
-            return F.linear(input, written, self.bias)
+        effective = self._whole_effective("masked_linear", input)
+        if effective is not None:
+            check_linear(input, effective.shape)
+            return F.linear(input, effective, self.bias)
         return ops.masked_linear(input, self.weight, self.scores, self.active, self.bias)
 
     def _forward_compressed(self, input: Tensor) -> Tensor:
@@ -269,10 +294,10 @@ class MaskedConv2d(Masked, nn.Conv2d):
             values = self.remaining_weight(input)
             y = ops.sparse_conv2d(input, values, self.pattern(), self.bias, *geometry)
             return y.to(compute_dtype("sparse_conv2d", input, values))
-        written = self._written_weight("masked_conv2d", input)
-        if written is not None:
-            check_conv2d(input, written.shape, *geometry)
-            return F.conv2d(input, written, self.bias, *geometry)
+        effective = self._whole_effective("masked_conv2d", input)
+        if effective is not None:
+            check_conv2d(input, effective.shape, *geometry)
+            return F.conv2d(input, effective, self.bias, *geometry)
         return ops.masked_conv2d(input, self.weight, self.scores, self.active, self.bias, *geometry)
 
     @classmethod

@@ -12,6 +12,7 @@ from gemkern.ops.dispatch import availability
 from gemkern.ops.masked import masked_conv2d, masked_linear
 from gemkern.ops.masks import (
     effective_weight,
+    masked_weight,
     pack_mask,
     threshold,
     threshold_packed,
@@ -35,6 +36,7 @@ __all__ = [
     "is_batch_last",
     "masked_conv2d",
     "masked_linear",
+    "masked_weight",
     "max_pool2d",
     "norm_sparse_conv2d",
     "normalise",

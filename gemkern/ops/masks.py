@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
+from gemkern.kernels.reference.straight_through import product
+from gemkern.kernels.reference.threshold import mask_of, select
 from gemkern.ops.checks import check_layers, check_mask, check_scores
 from gemkern.ops.registration import LIBRARY, once, register
 from gemkern.ops.scalars import Scalar, on_device
@@ -104,6 +106,36 @@ def effective_weight(
         on_device("effective_weight", "tau", tau, (scores or weights)[0]),
     )
     return _effective_weight(list(weights), *masks, dtype, memory_format, backend or "")
+
+
+def masked_weight(
+    weight: Tensor, scores: Tensor | None, active: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return `effective_weight` of one layer, by PyTorch's own functions and at their cost.
+
+    Arguments and gradients are those of `effective_weight`; shapes and dtypes are taken on trust.
+    """
+    if scores is None:
+        effective = torch.where(active, weight, 0.0)
+    else:
+        effective = _StraightThrough.apply(weight, scores, active)
+    return effective if dtype is None else effective.to(dtype)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scores: Tensor, active: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, scores, active)
+        return select(weight, mask_of(scores, active))
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        weight, scores, active = ctx.saved_tensors
+        wants_weight, wants_scores, _ = ctx.needs_input_grad
+        to_weight = select(grad, mask_of(scores, active)) if wants_weight else None
+        to_scores = product(grad, weight, active).to(scores.dtype) if wants_scores else None
+        return to_weight, to_scores, None
 
 
 def pack_mask(mask: Tensor, backend: str | None = None) -> Tensor:

@@ -109,6 +109,21 @@ class RunFolder:
         """
         return _read_runs(self.path / RESULTS)
 
+    def records(self) -> dict[tuple[str, int, str], list[dict[str, Any]]]:
+        """How runs were accelerated (`gemkern.training.Forms`), by method, seed and phase.
+
+        Raises:
+            GemkernError: `results.json` is missing (the run has not finished) or damaged.
+        """
+        path = self.path / RESULTS
+        try:
+            return {
+                (entry["method"], entry["seed"], entry["phase"]): list(entry["record"])
+                for entry in json.loads(_read(path))["savings"]
+            }
+        except (ValueError, TypeError, KeyError) as error:
+            raise _damaged(str(path), error) from error
+
     def epochs(self) -> list[EpochRecord]:
         """The epochs appended so far, in their order.
 

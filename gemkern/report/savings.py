@@ -52,13 +52,17 @@ def savings_markdown(savings: Sequence[Saving]) -> str:
 
 def savings_sentence(savings: Sequence[Saving]) -> str:
     """Say in one sentence what acceleration came to, a loss as well."""
+    savings = [saving for saving in savings if saving.is_known]
     if not savings:
-        return "Nothing ran accelerated: too little was masked, or steps were too short to gain."
+        return (
+            "Nothing ran accelerated beside dense steps: those were faster, or nothing was to be "
+            "measured."
+        )
     seconds, steps = sum(saving.seconds for saving in savings), sum(s.steps for s in savings)
     if seconds < 0:
         return (
             f"Acceleration lost {-seconds:.1f} s over {steps} steps: "
-            "leave it off with --set accelerate=false."
+            "leave it off with --set accelerate=never."
         )
     return f"Acceleration saved {seconds:.1f} s over {steps} steps."
 
@@ -66,7 +70,8 @@ def savings_sentence(savings: Sequence[Saving]) -> str:
 def _rows(savings: Sequence[Saving]) -> list[list[str]]:
     groups: dict[tuple[str, str], list[Saving]] = {}
     for saving in savings:
-        groups.setdefault((saving.method, saving.phase), []).append(saving)
+        if saving.is_known:
+            groups.setdefault((saving.method, saving.phase), []).append(saving)
     return [[*key, *_numbers(group)] for key, group in groups.items()]
 
 

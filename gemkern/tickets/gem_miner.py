@@ -22,6 +22,7 @@ from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import freeze_epochs, freeze_rate, share, weights_left
 from gemkern.tickets.search import Search, remove_lowest, select_lowest
 from gemkern.tickets.ticket import Ticket
+from gemkern.training.forms import Accelerated
 from gemkern.training.rates import rate
 
 DEFAULT_LR = {"sgd": 0.1, "adam": 0.01}
@@ -64,8 +65,8 @@ class GemMiner(Search):
         fused: layers compute with effective weights that the score step writes, all mask work of a
             training step in one launch. Gradients then never reach `scores.grad`: leave it off to
             clip or read them, or to use a GradScaler.
-        accelerated: run on the sparse kernels as soon as freezing makes that pay
-            (`gemkern.accelerate`), until the search is over.
+        accelerated: True to run the layers on the sparse kernels wherever steps are faster for it,
+            which is measured; or another choice of `gemkern.training.Forms`.
 
     Raises:
         GemkernError: the model has no scores, an unknown choice, or a plan that cannot be.
@@ -91,9 +92,9 @@ class GemMiner(Search):
         seed: int | None = None,
         name: str | None = None,
         fused: bool = False,
-        accelerated: bool = False,
+        accelerated: Accelerated = False,
     ) -> None:
-        super().__init__(model, epochs, accelerated)
+        super().__init__(model, epochs)
         for layer_name, layer in self.layers.items():
             if layer.scores is None:
                 raise GemkernError(
@@ -124,10 +125,11 @@ class GemMiner(Search):
         if seed is not None:
             self._draw_scores(seed)
         self._enter(0)
+        self._begin(self._optimizer, accelerated)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser's state, the epoch, how many weights were active in the first, and
-        the form of the layers.
+        the forms of the layers.
 
         Scores and active are the model's state.
         """
@@ -136,7 +138,7 @@ class GemMiner(Search):
             "optimizer": self._optimizer.state_dict(),
             "steps_of_epoch": self._steps_of_epoch,
             "began_with": self._began_with,
-            "form": self._form(),
+            "forms": self.forms.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ class GemMiner(Search):
         self._plan_freezes(state["began_with"])
         self._steps_of_epoch = state["steps_of_epoch"]
         self._optimizer.load_state_dict(state["optimizer"])
-        self._restore_form(state, self._optimizer)
+        self.forms.load_state_dict(state["forms"])
         self._enter(state["epoch"])
 
     def learn(self) -> None:
@@ -164,14 +166,14 @@ class GemMiner(Search):
             self._optimizer.refresh()
         self.model.zero_grad(set_to_none=True)
 
-    def _close_epoch(self) -> torch.optim.Optimizer | None:
+    def _close_epoch(self) -> bool:
         self._check_numbers("score", self._scores())
         self._check_learnt()
         freezes = self.epoch in self._freeze_epochs
         if freezes:
             self._freeze()
         self._enter(self.epoch + 1)
-        return self._optimizer if freezes else None
+        return freezes
 
     def _plan_freezes(self, active: int) -> None:
         """Plan the way from `active` weights to the density; it is a fraction of all weights."""

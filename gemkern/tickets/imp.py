@@ -11,7 +11,6 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
@@ -23,6 +22,7 @@ from gemkern.tickets.schedules import imp_weights_left
 from gemkern.tickets.search import Search, remove_lowest
 from gemkern.tickets.state import load_weights_state, weights_state, zero_masked_weights
 from gemkern.tickets.ticket import Ticket
+from gemkern.training.forms import Accelerated
 from gemkern.training.weights import WeightTraining
 
 
@@ -48,8 +48,8 @@ class IMP(Search):
         lr, momentum, weight_decay, schedule: of `gemkern.training.WeightTraining`.
         seed: of the model's initial weights, for the ticket.
         name: of the network, for the ticket.
-        accelerated: run rounds on the sparse kernels as soon as pruning makes that pay
-            (`gemkern.accelerate`).
+        accelerated: True to run the layers on the sparse kernels wherever steps are faster for it,
+            which is measured; or another choice of `gemkern.training.Forms`.
 
     Raises:
         GemkernError: the model has scores, an unknown rewinding, or a plan that cannot be.
@@ -69,9 +69,9 @@ class IMP(Search):
         schedule: str = "cosine",
         seed: int | None = None,
         name: str | None = None,
-        accelerated: bool = False,
+        accelerated: Accelerated = False,
     ) -> None:
-        super().__init__(model, epochs, accelerated)
+        super().__init__(model, epochs)
         for layer_name, layer in self.layers.items():
             if layer.scores is not None:
                 raise GemkernError(
@@ -97,6 +97,7 @@ class IMP(Search):
         self._seed = None if seed is None else whole_number("the seed", seed)
         self._name = name
         self._mark_rewind_point()
+        self._begin(self._training.optimizer, accelerated)
 
     @property
     def rounds(self) -> int:
@@ -111,7 +112,7 @@ class IMP(Search):
             "steps_of_epoch": self._steps_of_epoch,
             "training": self._training.state_dict(),
             "rewind_point": None if self._point is None else self._point.as_dict(),
-            "form": self._form(),
+            "forms": self.forms.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -123,7 +124,7 @@ class IMP(Search):
         self.epoch = state["epoch"]
         self._steps, self._steps_of_epoch = state["steps"], state["steps_of_epoch"]
         self._training.load_state_dict(state["training"])
-        self._restore_form(state, self._training.optimizer)
+        self.forms.load_state_dict(state["forms"])
         point = state["rewind_point"]
         self._point = None if point is None else _RewindPoint(**point)
 
@@ -156,7 +157,7 @@ class IMP(Search):
         self._steps += 1
         self._mark_rewind_point()
 
-    def _close_epoch(self) -> torch.optim.Optimizer | None:
+    def _close_epoch(self) -> bool:
         self._check_numbers("weight", self._magnitudes())
         self._check_rewind_step()
         self._training.end_epoch()
@@ -164,9 +165,9 @@ class IMP(Search):
         # A step on the border of two epochs belongs to the later one's learning rate.
         self._mark_rewind_point()
         if self.epoch % self._round_epochs != 0:
-            return None
+            return False
         self._close_round(self.epoch // self._round_epochs - 1)
-        return self._training.optimizer
+        return True
 
     def _check_rewind_step(self) -> None:
         ends_first = self.epoch + 1 == self._round_epochs

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,19 +11,12 @@ from torch import Tensor, nn
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.nn import (
-    accelerate,
-    check_form_may_change,
-    form_of,
-    is_accelerated,
-    pays,
-    restore_form,
-    why_never,
-)
+from gemkern.nn import check_form_may_change, is_accelerated
 from gemkern.numbers import whole_number
-from gemkern.optim import carrying, masked_layers, unwrapped, whole_shape
+from gemkern.optim import masked_layers, unwrapped, whole_shape
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
+from gemkern.training.forms import Accelerated, Forms
 
 
 class Search(ABC):
@@ -33,7 +25,8 @@ class Search(ABC):
     The caller runs the loop: `step()` after each `loss.backward()`, `end_epoch()` after each epoch,
     and after `epochs` of them `ticket()`. A step has two parts: `learn()` is work of the device
     alone, which a captured graph may replay, `end_step()` is the host's. One method is one subclass
-    in one file; it fills in `learn`, `_close_epoch` and `_found`, and `end_step` if it counts.
+    in one file; it fills in `learn`, `_close_epoch` and `_found`, and `end_step` if it counts;
+    its `__init__` ends with `_begin`.
 
     Attributes:
         model: the converted model, searched in place, without what is wrapped around it.
@@ -41,9 +34,12 @@ class Search(ABC):
         total: how many weights can be masked.
         epochs: how long the search lasts.
         epoch: how many epochs are finished.
+        forms: which layers run sparse, and the record of it.
     """
 
-    def __init__(self, model: nn.Module, epochs: int, accelerated: bool) -> None:
+    forms: Forms
+
+    def __init__(self, model: nn.Module, epochs: int) -> None:
         self.model = unwrapped(model)
         self.layers: dict[str, Any] = dict(masked_layers(self.model))
         if is_accelerated(self.model):
@@ -52,8 +48,10 @@ class Search(ABC):
         self.epochs = whole_number("the number of epochs", epochs)
         self.epoch = 0
         self._steps_of_epoch = 0
-        self._accelerated = accelerated
-        self._said_dense = False
+
+    def _begin(self, optimizer: torch.optim.Optimizer, accelerated: Accelerated) -> None:
+        """Finish the making of a search, with the optimiser of what learns."""
+        self.forms = Forms(self.model, optimizer, accelerated)
 
     def step(self) -> None:
         """Learn from the gradients that are there, once, and clear all of the model's gradients.
@@ -68,7 +66,7 @@ class Search(ABC):
     @property
     def capturable(self) -> bool:
         """Whether `learn` works on the same tensors, from the same numbers, to the end."""
-        return not self._accelerated
+        return self.forms.never
 
     @abstractmethod
     def learn(self) -> None:
@@ -82,6 +80,7 @@ class Search(ABC):
         """
         self._check_running()
         self._steps_of_epoch += 1
+        self.forms.end_step()
 
     def end_epoch(self) -> None:
         """Finish an epoch.
@@ -95,11 +94,12 @@ class Search(ABC):
                 f"epoch {self.epoch + 1} had no step to learn from: call step() after each "
                 "loss.backward(), and check that there are batches"
             )
-        optimizer = self._close_epoch()
+        froze = self._close_epoch()
         self._steps_of_epoch = 0
         # When all else is done: whatever fails here, nothing freezes twice.
-        if self._accelerated:
-            self._accelerate(optimizer)
+        if froze and self.epoch < self.epochs:
+            self.forms.masks_changed()
+        self.forms.pause()
 
     def ticket(self) -> Ticket:
         """Return the ticket that was found.
@@ -113,27 +113,6 @@ class Search(ABC):
                 "before end_epoch() was called for each"
             )
         return self._found()
-
-    def _form(self) -> dict[str, Any]:
-        """Return the form of the model, for the search's state."""
-        return {**form_of(self.model), "weights_left": self.weights_left}
-
-    def _restore_form(self, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-        """Give the model the form of `state`; `optimizer`, whose state is loaded, follows.
-
-        Raises:
-            GemkernError: the model does not have the masks of `state`.
-        """
-        form = state.get("form")
-        if form is None:
-            return
-        if form["compressed"] and form["weights_left"] != self.weights_left:
-            raise GemkernError(
-                f"the search to continue had {form['weights_left']} weights left and the model has "
-                f"{self.weights_left}: load the model's state first, then the search's"
-            )
-        with carrying(optimizer, self.layers.values()):
-            restore_form(self.model, form)
 
     @property
     def weights_left(self) -> int:
@@ -155,37 +134,11 @@ class Search(ABC):
         """Continue from `state`, on a model whose own state is loaded too."""
 
     @abstractmethod
-    def _close_epoch(self) -> torch.optim.Optimizer | None:
-        """Finish an epoch; where weights were frozen, return the optimiser of those that learn."""
+    def _close_epoch(self) -> bool:
+        """Finish an epoch; return whether weights were frozen."""
 
     @abstractmethod
     def _found(self) -> Ticket: ...
-
-    def _accelerate(self, optimizer: torch.optim.Optimizer | None) -> None:
-        """Accelerate the model, or warn, once, that the search goes on as it is."""
-        try:
-            reason = self._compress(optimizer)
-        except Exception as error:
-            reason = str(error)
-        if reason and not self._said_dense:
-            self._said_dense = True
-            warnings.warn(
-                f"the search is not accelerated ({reason}): mend that, or leave accelerated=False",
-                stacklevel=3,
-            )
-
-    def _compress(self, optimizer: torch.optim.Optimizer | None) -> str:
-        """Compress the layers if weights were frozen and it pays; return why it never will, or "".
-
-        What `optimizer` remembers follows.
-        """
-        if optimizer is None or self.epoch == self.epochs:
-            return ""
-        if not pays(self.model):
-            return why_never(self.model)
-        with carrying(optimizer, self.layers.values()):
-            accelerate(self.model)
-        return ""
 
     def _plan_from(self, density: float) -> int:
         """Return how many weights are active now, which is what the search removes from.

@@ -1,5 +1,6 @@
 """One training loop for every method, and the training of weights that several methods share."""
 
+from gemkern.training.forms import Forms
 from gemkern.training.loop import (
     EpochStats,
     Method,
@@ -14,6 +15,7 @@ from gemkern.training.weights import WeightTraining
 __all__ = [
     "RATES",
     "EpochStats",
+    "Forms",
     "Method",
     "Trainee",
     "WeightTraining",

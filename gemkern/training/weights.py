@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gemkern.errors import GemkernError
 from gemkern.numbers import whole_number
 from gemkern.optim import MaskedSGD
+from gemkern.training.forms import Accelerated, Forms
 from gemkern.training.rates import rate
 
 
@@ -24,6 +25,8 @@ class WeightTraining:
         model: any module; its masked layers train under `active`, everything else freely.
         epochs: length of the run, in epochs; the schedule is stretched over it.
         lr, momentum, weight_decay, nesterov: of SGD.
+        accelerated: True to run the layers on the sparse kernels wherever steps are faster for it,
+            which is measured; or another choice of `Forms`.
         schedule: "cosine", "multistep" or "constant" (`gemkern.training.rates`).
 
     Raises:
@@ -40,6 +43,7 @@ class WeightTraining:
         weight_decay: float = 1e-4,
         nesterov: bool = False,
         schedule: str = "cosine",
+        accelerated: Accelerated = False,
     ) -> None:
         epochs = whole_number("the number of epochs", epochs)
         if epochs < 1:
@@ -58,6 +62,7 @@ class WeightTraining:
             capturable=self.capturable,
         )
         self._enter(0)
+        self.forms = Forms(model, self.optimizer, accelerated)
 
     def restart(self) -> None:
         """Begin anew: no momentum, the first epoch's learning rate."""
@@ -75,19 +80,24 @@ class WeightTraining:
         self.model.zero_grad(set_to_none=True)
 
     def end_step(self) -> None:
-        """Finish a step: nothing is counted."""
+        """Finish a step."""
+        self.forms.end_step()
 
     def end_epoch(self) -> None:
         """Move to the next epoch's learning rate."""
         self._enter(self.epoch + 1)
+        self.forms.pause()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a run needs, beside the model's own state, to continue to the same bits."""
-        return {"epoch": self.epoch, "optimizer": self.optimizer.state_dict()}
+        forms = {} if self.forms.never else {"forms": self.forms.state_dict()}
+        return {"epoch": self.epoch, "optimizer": self.optimizer.state_dict(), **forms}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.optimizer.load_state_dict(state["optimizer"])
+        if "forms" in state:
+            self.forms.load_state_dict(state["forms"])
         self._enter(state["epoch"])
 
     def _enter(self, epoch: int) -> None:

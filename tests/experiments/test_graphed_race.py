@@ -34,7 +34,7 @@ def held(seeds: Sequence[int] = (0,), **changes: Any) -> tuple[list[dict[str, An
     """Return the runs of a race without their clocks, and its tickets."""
     tickets: Tickets = {}
     runs = race(
-        Laboratory(settings(accelerate=False, imp_rewind="3", **changes)),
+        Laboratory(settings(accelerate="never", imp_rewind="3", **changes)),
         METHODS,
         seeds,
         on_ticket=lambda method, seed, ticket: tickets.update({(method, seed): ticket}),

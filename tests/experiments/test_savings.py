@@ -1,135 +1,104 @@
-"""Acceleration runs where it pays, says what it saved, and changes no result by measuring it."""
+"""Acceleration runs as it is asked for, says what it saved, and can be replayed."""
 
 from __future__ import annotations
 
-import pytest
-import torch
-from tiny_race import settings
-from torch import nn
+import dataclasses
+from typing import Any
 
-import gemkern as gk
-from gemkern.experiments.laboratory import Laboratory, Notebook
+import pytest
+from tiny_race import settings
+
+from gemkern import GemkernError
+from gemkern.experiments.laboratory import Laboratory
+from gemkern.experiments.presets import resolve
 from gemkern.experiments.race import race
 from gemkern.experiments.records import Run, Saving
-from gemkern.experiments.savings import EpochTimes, step_times
-from gemkern.experiments.search import mine
-from gemkern.nn import is_accelerated, large_enough
-from gemkern.optim import masked_layers
-from gemkern.training import EpochStats
+from gemkern.training import trial
 
-BATCH = 64
-
-
-def sparse_model(laboratory: Laboratory, density: float) -> nn.Module:
-    model = laboratory.fresh_model(seed=0)
-    gk.convert(model)
-    for layer in masked_layers(model).values():
-        places = torch.arange(layer.active.numel()).view_as(layer.active)
-        layer.active.copy_(places % 20 < 20 * density)
-    return model
+METHODS = ("gem-miner", "imp", "random", "dense")
+SEARCHED = {("gem-miner", "find"), ("imp", "find")}
+PHASES = SEARCHED | {(method, "finetune") for method in METHODS}
+# As many steps as a trial of two forms needs in the epochs of `tiny_race`.
+LONG = {"density": 0.05, "mine_epochs": 6, "imp_epochs": 3, "finetune_epochs": 4}
 
 
-@pytest.mark.parametrize(
-    ("density", "accelerate", "autocast", "batch", "expected"),
-    [
-        (0.1, True, "none", BATCH, True),
-        (0.5, True, "none", BATCH, False),
-        (0.1, False, "none", BATCH, False),
-        (0.1, True, "none", BATCH - 1, False),
-        (0.1, True, "bfloat16", BATCH, False),
-    ],
-)
-def test_finetuning_is_accelerated_and_measured_where_that_pays(
-    density: float, accelerate: bool, autocast: str, batch: int, expected: bool
-) -> None:
-    laboratory = Laboratory(
-        settings(accelerate=accelerate, autocast=autocast, batch_size=batch, finetune_epochs=1)
-    )
+@pytest.fixture
+def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "MEASURING", trial.Measuring(warm_up=0, steps=1, rounds=1))
+
+
+def raced(
+    methods: tuple[str, ...] = METHODS, records: Any = None, **changes: Any
+) -> tuple[list[Run], list[Saving]]:
     savings: list[Saving] = []
-    model = sparse_model(laboratory, density)
-    notebook = Notebook("tested", 3, lambda record: None, savings.append)
-    laboratory.finetune([model], density, [notebook])
-    assert is_accelerated(model) is expected
-    found = [(saving.method, saving.seed, saving.phase, saving.steps) for saving in savings]
-    assert found == ([("tested", 3, "finetune", 128 // batch)] if expected else [])
-    assert all(saving.dense_ms > 0 and saving.accelerated_ms > 0 for saving in savings)
-
-
-def test_a_step_is_large_enough_by_its_pixels() -> None:
-    assert large_enough(64, 8, 8)
-    assert large_enough(8, 32, 16)
-    assert not large_enough(63, 8, 8)
-
-
-def test_dense_epochs_of_a_search_stand_for_those_that_were_saved() -> None:
-    model = nn.Sequential(gk.MaskedLinear(2, 2))
-    times = EpochTimes(model)
-    for seconds in (4.0, 2.0, 3.0):
-        assert times.saving("imp", 1, "find") is None
-        times.add(EpochStats(1, loss=0.0, seconds=seconds, steps=10))
-    model[0].compress()
-    times.add(EpochStats(4, loss=0.0, seconds=3.0, steps=10))
-    for seconds in (1.0, 2.0):
-        times.add(EpochStats(5, loss=0.0, seconds=seconds, steps=10))
-    assert times.steps == 20
-    saving = times.saving("imp", 1, "find")
-    assert saving == Saving("imp", 1, "find", 20, dense_ms=300.0, accelerated_ms=150.0)
-    assert saving.seconds == pytest.approx(20 * 0.15)
-
-
-def test_a_search_is_measured_once_it_is_sparse() -> None:
-    savings: list[Saving] = []
-    for seed, density in enumerate((0.3, 0.02)):
-        laboratory = Laboratory(settings(density=density, batch_size=BATCH, mine_epochs=5))
-        mine(laboratory, [Notebook("gem-miner", seed, lambda record: None, savings.append)])
-    # Of the weights, 0.14 and 0.05 remain in the last two epochs on the way to 0.02.
-    assert [(saving.seed, saving.phase, saving.steps) for saving in savings] == [(1, "find", 4)]
-
-
-def test_measuring_steps_touches_neither_the_model_nor_random_numbers() -> None:
-    laboratory = Laboratory(settings(batch_size=BATCH))
-    model = gk.accelerate(sparse_model(laboratory, 0.1))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    torch.manual_seed(7)
-    state = torch.get_rng_state()
-    dense, accelerated = step_times(model, laboratory.finetuning, *laboratory.first_batch())
-    assert dense > 0
-    assert accelerated > 0
-    assert torch.equal(torch.get_rng_state(), state)
-    after = model.state_dict()
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    assert is_accelerated(model)
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_one_contender_is_dense_and_one_accelerated(monkeypatch: pytest.MonkeyPatch) -> None:
-    laboratory = Laboratory(settings(batch_size=BATCH))
-    model = gk.accelerate(sparse_model(laboratory, 0.1))
-    kinds: list[bool] = []
-
-    def training(one: nn.Module) -> gk.training.WeightTraining:
-        kinds.append(is_accelerated(one))
-        return laboratory.finetuning(one)
-
-    step_times(model, training, *laboratory.first_batch())
-    assert kinds == [False, True]
+    laboratory = Laboratory(settings(**LONG, **changes), records)
+    return race(laboratory, methods, [0], on_saving=savings.append), savings
 
 
 def results(runs: list[Run]) -> list[tuple[float, float, dict[str, float]]]:
     return [(run.accuracy_before, run.accuracy_after, run.layer_density) for run in runs]
 
 
-def test_a_race_has_the_same_results_without_the_measurement(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    methods, savings = ("gem-miner", "imp", "random"), []
-    laboratory = Laboratory(settings(density=0.02, batch_size=BATCH, mine_epochs=5))
-    runs = race(laboratory, methods, [0], on_saving=savings.append)
-    assert {(saving.method, saving.phase) for saving in savings} == {
-        ("gem-miner", "find"),
-        ("imp", "find"),
-        *((method, "finetune") for method in methods),
-    }
-    module = "gemkern.experiments.laboratory.step_times"
-    monkeypatch.setattr(module, lambda *_: (1.0, 1.0))
-    assert results(race(laboratory, methods, [0])) == results(runs)
+def test_a_measured_race_says_what_it_saved_and_is_replayed(short_trials: None) -> None:
+    runs, savings = raced(accelerate="measure")
+    assert {(saving.method, saving.phase) for saving in savings} == PHASES
+    for saving in savings:
+        if saving.method == "dense":
+            assert saving.record == []
+            continue
+        decided = [entry for entry in saving.record if "ms" in entry]
+        assert decided
+        assert saving.dense_ms == decided[-1]["ms"]["dense"]
+        assert 0 <= saving.steps <= 4 * max(LONG["mine_epochs"], 12)
+        assert saving.is_known == (saving.steps > 0)
+    records = {(one.method, one.seed, one.phase): one.record for one in savings}
+    again, replayed = raced(accelerate="runs/before", records=records)
+    assert results(again) == results(runs)
+    # Beside the times, which a replay does not measure.
+    assert [forms_of(one) for one in replayed] == [forms_of(one) for one in savings]
+
+
+def forms_of(saving: Saving) -> list[tuple[int, list[str]]]:
+    changes: list[tuple[int, list[str]]] = []
+    for entry in saving.record:
+        now = changes[-1][1] if changes else []
+        if entry["compressed"] != now:
+            changes.append((entry["step"], entry["compressed"]))
+    return changes
+
+
+def test_always_is_from_the_first_step() -> None:
+    _, savings = raced(("gem-miner",), accelerate="always")
+    assert [(one.phase, one.record[0]["step"]) for one in savings] == [("find", 0), ("finetune", 0)]
+    assert all(len(one.record[0]["compressed"]) == 8 for one in savings)
+    assert not any(one.is_known for one in savings)
+
+
+@pytest.mark.parametrize("changes", [{"accelerate": "never"}, {"autocast": "bfloat16"}])
+def test_what_does_not_run_sparse_says_nothing(changes: dict[str, str]) -> None:
+    _, savings = raced(("gem-miner",), **({"accelerate": "measure"} | changes))
+    assert savings == []
+
+
+def test_seeds_that_train_together_share_their_seconds(short_trials: None) -> None:
+    savings: list[Saving] = []
+    both = settings(**LONG, accelerate="measure", seeds_at_once=2)
+    race(Laboratory(both), ["gem-miner"], [0, 1], on_saving=savings.append)
+    for saving in savings:
+        (entry, *_) = [entry for entry in saving.record if "ms" in entry]
+        assert saving.dense_ms <= max(one["ms"]["dense"] for one in [entry]) or saving.steps
+
+
+def test_a_record_that_is_missing_is_refused() -> None:
+    with pytest.raises(GemkernError, match="no record of gem-miner, seed 0, find"):
+        raced(("gem-miner",), accelerate="runs/before", records={})
+
+
+def test_what_is_no_choice_and_no_folder_is_refused() -> None:
+    with pytest.raises(GemkernError, match="accelerate cannot be 'false': give one of measure"):
+        resolve("digits", {}, ["accelerate=false"])
+
+
+def test_settings_measure_by_default() -> None:
+    assert resolve("digits", {}).accelerate == "measure"
+    assert dataclasses.asdict(resolve("digits", {}, ["accelerate=never"]))["accelerate"] == "never"

@@ -29,12 +29,15 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_it_runs_what_a_race_will_run(served: list[str], optimizer: str) -> None:
-    laboratory = Laboratory(settings(score_optimizer=optimizer, batch_size=64))
+    laboratory = Laboratory(
+        settings(score_optimizer=optimizer, batch_size=64, accelerate="measure")
+    )
     before = laboratory.fresh_model(seed=0).state_dict()
     images = laboratory.dataset.train.images.clone()
     warm_up(laboratory)
-    # Two steps of the search and two of finetuning, through the seven convolutions of ResNet-8.
-    assert len(served) == 4 * 7
+    # Six steps of the search, two of finetuning, and each layer four times alone: the seven
+    # convolutions of ResNet-8.
+    assert len(served) == (6 + 2 + 4) * 7
     after = laboratory.fresh_model(seed=0).state_dict()
     assert all(torch.equal(before[entry], after[entry]) for entry in before)
     assert torch.equal(laboratory.dataset.train.images, images)
@@ -43,10 +46,10 @@ def test_it_runs_what_a_race_will_run(served: list[str], optimizer: str) -> None
 def test_nothing_runs_where_nothing_would_be_used(
     served: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warm_up(Laboratory(settings(batch_size=64, accelerate=False)))
-    warm_up(Laboratory(settings(batch_size=63)))  # of 8 x 8 pixels: too short a step
+    warm_up(Laboratory(settings(batch_size=64, accelerate="never")))
+    warm_up(Laboratory(settings(batch_size=64, accelerate="measure", autocast="bfloat16")))
     monkeypatch.setenv("GEMKERN_BACKEND", "reference")
-    warm_up(Laboratory(settings(batch_size=64)))
+    warm_up(Laboratory(settings(batch_size=64, accelerate="measure")))
     monkeypatch.setenv("GEMKERN_BACKEND", "gpu")
-    warm_up(Laboratory(settings(batch_size=64)))
+    warm_up(Laboratory(settings(batch_size=64, accelerate="measure")))
     assert served == []

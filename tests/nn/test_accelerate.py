@@ -16,7 +16,6 @@ from torch.nn import functional as F
 import gemkern as gk
 from gemkern import ops
 from gemkern.models import build
-from gemkern.nn import pays
 from gemkern.optim import MaskedSGD, masked_layers
 
 
@@ -67,9 +66,7 @@ def test_what_is_rewritten_is_exact(
     name: str, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In float64, which the reference serves: nothing is left to rounding.
-    monkeypatch.setattr(
-        sys.modules["gemkern.nn.accelerate"], "_why_dense", lambda layer, break_even: ""
-    )
+    monkeypatch.setattr(sys.modules["gemkern.nn.accelerate"], "_why_unserved", lambda layer: "")
     model = MODELS[name]().train(training).double()
     fast = gk.accelerate(copy.deepcopy(model))
     x = images(0, size_of(name)).double()
@@ -221,23 +218,9 @@ def test_layers_above_break_even_stay_dense_and_are_named() -> None:
     report = gk.acceleration(model)
     assert list(report.left) == ["stages.2.0.conv2"]
     assert "above the break-even density" in report.left["stages.2.0.conv2"]
-    assert not pays(model)
     fast = gk.accelerate(copy.deepcopy(model))
     assert not fast.stages[2][0].conv2.is_compressed
     torch.testing.assert_close(fast(images(0)), model(images(0)), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize(("density", "expected"), [(0.14, True), (0.16, False)])
-def test_it_pays_below_a_density_that_is_sure_to(density: float, expected: bool) -> None:
-    """The density of the whole: an early layer of few weights may hold more of its own."""
-    model = network("resnet8")
-    for layer in masked_layers(model).values():
-        places = torch.arange(layer.active.numel()).view_as(layer.active)
-        layer.active.copy_(places < density * layer.active.numel())
-    early = model.stages[0][0].conv1.active.view(-1)
-    early[: early.numel() // 5] = True
-    assert pays(model) is expected
-    assert not gk.acceleration(model).left, "it can be accelerated by hand up to 0.25"
 
 
 @pytest.mark.parametrize(("density", "expected"), [(0.49, True), (0.51, False)])
@@ -248,9 +231,17 @@ def test_an_early_layer_may_hold_half_in_a_network_that_is_sparse(
     early = model.stages[0][0].conv1
     early.active.view(-1)[: int(density * early.active.numel())] = True
     early.active.view(-1)[int(density * early.active.numel()) :] = False
-    assert pays(model) is expected
     fast = gk.accelerate(copy.deepcopy(model))
     assert fast.stages[0][0].conv1.is_compressed is expected
+
+
+def test_another_policy_serves_what_is_dense() -> None:
+    model = network("resnet8", density=1.0)
+    assert len(gk.acceleration(model).left) == len(masked_layers(model)) - 2, "few inputs"
+    policy = gk.nn.Policy(break_even=1.0)
+    assert not gk.acceleration(model, policy).left
+    fast = gk.accelerate(copy.deepcopy(model), policy)
+    torch.testing.assert_close(fast(images(0)), model(images(0)), rtol=1e-3, atol=1e-4)
 
 
 def test_a_dense_model_has_nothing_to_accelerate() -> None:
@@ -264,7 +255,6 @@ def test_a_dense_model_has_nothing_to_accelerate() -> None:
 
 def test_other_dtypes_stay_dense() -> None:
     model = network("resnet8").double()
-    assert not pays(model)
     with pytest.raises(gk.GemkernError, match=r"its weight is torch\.float64"):
         gk.accelerate(model)
 

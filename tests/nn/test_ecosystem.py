@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
@@ -127,12 +127,25 @@ def test_channels_last(scores: bool) -> None:
 
 
 @pytest.mark.parametrize("index", [2, 4])
-def test_a_second_derivative_is_refused(index: int) -> None:
-    layer = make_model(scores=False)[index]
-    x = torch.randn((2, 4, 6, 6) if index == 2 else (2, 64), requires_grad=True)
-    (grad,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+def test_a_second_derivative_of_scores_is_refused(index: int) -> None:
+    layer = make_model(scores=True)[index]
+    y = layer(torch.randn((2, 4, 6, 6) if index == 2 else (2, 64)))
+    (grad,) = torch.autograd.grad(y.square().sum(), layer.scores, create_graph=True)
     with pytest.raises(GemkernError, match="a masked layer is differentiable once"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("index", [2, 4])
+def test_weights_have_a_second_derivative(index: int) -> None:
+    layer = make_model(scores=False)[index].double()
+    layer.active.view(-1)[::3] = False
+    x = torch.randn((2, 4, 6, 6) if index == 2 else (2, 64), dtype=torch.float64)
+
+    def output(weight: Tensor) -> Tensor:
+        return functional_call(layer, {"weight": weight}, x)
+
+    weight = layer.weight.detach().requires_grad_()
+    assert torch.autograd.gradgradcheck(output, weight, fast_mode=True)
 
 
 def learn_on_one_rank(rank: int, folder: str) -> None:

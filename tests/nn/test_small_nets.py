@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.fixture(autouse=True)
 def float64_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reference serve layers in float64: nothing is left to rounding."""
-    monkeypatch.setattr(sys.modules["gemkern.nn.accelerate"], "_why_dense", lambda *_: "")
+    monkeypatch.setattr(sys.modules["gemkern.nn.accelerate"], "_why_unserved", lambda *_: "")
 
 
 def sparse(name: str, density: float = 0.2) -> nn.Module:

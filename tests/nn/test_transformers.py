@@ -39,7 +39,7 @@ OF_IMAGES = ("ViTModel", "ResNetModel", "ConvNextModel")
 @pytest.fixture(autouse=True)
 def float64_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the reference serve layers in float64: nothing is left to rounding."""
-    monkeypatch.setattr(sys.modules["gemkern.nn.accelerate"], "_why_dense", lambda *_: "")
+    monkeypatch.setattr(sys.modules["gemkern.nn.accelerate"], "_why_unserved", lambda *_: "")
 
 
 @pytest.fixture(params=MODELS)

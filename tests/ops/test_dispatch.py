@@ -255,8 +255,11 @@ CALLS: dict[str, Callable[..., Any]] = {
     "max_pool2d": lambda **to: ops.max_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
     "padded_shortcut": lambda **to: ops.padded_shortcut(NUMBER.view(1, 1, 1, 2), 1, 0, 0, **to),
 }
-# What is there for the operators' sake: layouts and patterns, and who can serve.
-BESIDE = {"Norm", "Pattern", "availability", "batch_last", "is_batch_last", "pattern"}
+# What is there for the operators' sake, layouts and patterns and who can serve, and what PyTorch's
+# own functions do.
+BESIDE = {"Norm", "Pattern", "availability", "batch_last", "is_batch_last", "pattern"} | {
+    "masked_weight"
+}
 
 
 def test_every_public_operator_is_called_here() -> None:

@@ -221,3 +221,26 @@ def test_packing_refuses_what_is_not_a_mask() -> None:
 def test_unpacking_refuses_what_does_not_fit(packed: Tensor, shape, message: str) -> None:
     with pytest.raises(GemkernError, match=f"^unpack_mask: packed is {message}"):
         ops.unpack_mask(packed, shape)
+
+
+@pytest.mark.parametrize("scored", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_layer_by_pytorchs_functions_is_the_operator(scored: bool, dtype: torch.dtype) -> None:
+    stream = torch.Generator().manual_seed(0)
+    weight = torch.randn(7, 5, generator=stream)
+    scores = torch.rand(7, 5, generator=stream)
+    weight[0, 0], weight[0, 1], scores[0, 2], scores[0, 3] = torch.inf, -1.0, 0.5, torch.nan
+    active = torch.rand(7, 5, generator=stream) < 0.7
+    active[0, :2] = False
+    leaves = [[weight.clone().requires_grad_(), scores.clone().requires_grad_()] for _ in range(2)]
+    grad = torch.randn(7, 5, generator=stream).to(dtype)
+    (ours, own), (theirs, other) = leaves
+    alone = ops.masked_weight(ours, own if scored else None, active, dtype)
+    (listed,) = ops.effective_weight([theirs], [other] if scored else None, [active], dtype=dtype)
+    assert torch.equal(alone, listed)
+    assert not alone.signbit()[alone == 0].any()
+    for one in (alone, listed):
+        one.backward(grad)
+    assert torch.equal(ours.grad, theirs.grad)
+    if scored:
+        torch.testing.assert_close(own.grad, other.grad, rtol=0, atol=0, equal_nan=True)

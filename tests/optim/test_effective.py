@@ -66,9 +66,9 @@ def assert_alike(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 def operator_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list to which every call of a masked operator adds its name."""
+    """Return a list to which every mask that a layer applies itself adds an operator's name."""
     calls: list[str] = []
-    for name in ("masked_conv2d", "masked_linear"):
+    for name in ("masked_conv2d", "masked_linear", "masked_weight"):
         operator = getattr(ops, name)
 
         def counted(*args: Any, name: str = name, operator: Any = operator, **kw: Any) -> Any:

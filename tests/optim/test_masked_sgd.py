@@ -213,15 +213,15 @@ def test_capturable_it_takes_the_same_steps(options: dict[str, Any]) -> None:
 
 
 def linear_calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
-    """Return a list to which every call of the masked operator adds the dtype of its input."""
+    """Return a list to which every mask that a layer applies itself adds its dtype."""
     calls: list[torch.dtype] = []
-    operator = ops.masked_linear
+    operator = ops.masked_weight
 
-    def counted(x: Tensor, *args: Any) -> Tensor:
-        calls.append(x.dtype)
-        return operator(x, *args)
+    def counted(*args: Any) -> Tensor:
+        calls.append(args[-1])
+        return operator(*args)
 
-    monkeypatch.setattr(ops, "masked_linear", counted)
+    monkeypatch.setattr(ops, "masked_weight", counted)
     return calls
 
 

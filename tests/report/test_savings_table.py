@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
+from gemkern import GemkernError
 from gemkern.experiments.records import Saving
 from gemkern.report import RunFolder, savings_markdown, savings_table
 
@@ -44,6 +47,22 @@ def test_a_loss_is_called_one_and_says_what_to_do() -> None:
 
 def test_nothing_saved_is_said() -> None:
     assert "Nothing ran accelerated" in printed([])
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    unknown = Saving("imp", 0, "find", 0, 20.0, math.nan, [{"step": 0, "compressed": []}])
+    assert savings_markdown([*SAVINGS, unknown]) == savings_markdown(SAVINGS)
+    assert "Nothing ran accelerated" in printed([unknown])
+
+
+def test_records_are_read_back(tmp_path: Path) -> None:
+    record = [{"step": 3, "compressed": ["conv"], "ms": {"dense": 2.0, "sparse": 1.0}}]
+    folder = RunFolder(tmp_path)
+    folder.finish([], [Saving("imp", 4, "find", 0, 2.0, math.nan, record)])
+    assert folder.records() == {("imp", 4, "find"): record}
+    (tmp_path / "results.json").write_text('{"savings": [{"method": "imp"}]}')
+    with pytest.raises(GemkernError, match="is damaged"):
+        folder.records()
 
 
 def test_results_hold_them(tmp_path: Path) -> None:

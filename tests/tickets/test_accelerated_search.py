@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import gemkern as gk
 from gemkern.models import build
 from gemkern.optim import masked_layers
-from gemkern.tickets import search as search_module
+from gemkern.training import forms
 
 STEPS = 2
 
@@ -36,12 +36,12 @@ def resnet(scores: bool) -> nn.Module:
 
 
 def miner(model: nn.Module, **options: Any) -> gk.GemMiner:
-    settings = {"accelerated": True, "seed": 1, "lr": 0.1} | options
+    settings = {"accelerated": "always", "seed": 1, "lr": 0.1} | options
     return gk.GemMiner(model, 0.02, 6, 1, **settings)
 
 
 def imp(model: nn.Module, **options: Any) -> gk.IMP:
-    return gk.IMP(model, 0.05, 2, **{"accelerated": True, "prune": 0.7, "lr": 0.05} | options)
+    return gk.IMP(model, 0.05, 2, **{"accelerated": "always", "prune": 0.7, "lr": 0.05} | options)
 
 
 SEARCHES: dict[str, tuple[bool, Callable[..., Any]]] = {
@@ -130,7 +130,7 @@ def test_an_accelerated_search_resumes_to_the_same_bits(name: str, into: int, st
 
 
 def is_compressed_in(state: dict[str, Any]) -> bool:
-    return bool(state["form"]["compressed"])
+    return bool(state["forms"]["form"]["compressed"])
 
 
 def finish(model: nn.Module, search: Any, stop: int, into: int) -> None:
@@ -180,8 +180,7 @@ def run_all(model: nn.Module, search: Any) -> None:
 def test_a_model_in_float64_stays_dense_and_says_so_once(name: str) -> None:
     scores, make = SEARCHES[name]
     model = resnet(scores).double()
-    search = make(model)
-    (said,) = warned(lambda: run_all(model, search))
+    (said,) = warned(lambda: run_all(model, make(model)))
     assert "its weight is torch.float64" in said
 
 
@@ -211,35 +210,57 @@ def test_a_search_that_is_served_says_nothing() -> None:
     assert not warned(lambda: run_all(model, search))
 
 
+ERRORS = pytest.mark.parametrize("error", [gk.GemkernError("no kernel"), RuntimeError("no memory")])
+
+
 @pytest.mark.parametrize("name", ["gem-miner", "fused gem-miner", "imp"])
-@pytest.mark.parametrize("error", [gk.GemkernError("no kernel"), RuntimeError("no memory")])
-def test_what_fails_after_a_freeze_leaves_the_search_as_it_is(
+@ERRORS
+def test_what_fails_at_first_leaves_the_search_dense(
     name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(model: nn.Module) -> None:
-        raise error
-
     tickets, lines = [], []
-    for fails in (True, False):
-        model, search = start(name, accelerated=fails)
+    for choice in ("always", "never"):
         with monkeypatch.context() as patch:
-            if fails:
-                patch.setattr(search_module, "accelerate", fail)
-            lines.append(warned(lambda: run_all(model, search)))  # noqa: B023
+            patch.setattr(forms, "take_form", failing(error))
+            search: Any = None
+
+            def search_all() -> None:
+                nonlocal search
+                model, search = start(name, accelerated=choice)  # noqa: B023
+                run_all(model, search)
+
+            lines.append(warned(search_all))
         tickets.append(search.ticket())
     assert [len(said) for said in lines] == [1, 0]
     assert str(error) in lines[0][0]
     assert_same_tickets(*tickets)
 
 
+@pytest.mark.parametrize("name", ["gem-miner", "fused gem-miner", "imp"])
+@ERRORS
+def test_what_fails_after_a_freeze_does_not_end_the_search(
+    name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, search = start(name)
+    monkeypatch.setattr(forms, "take_form", failing(error))
+    (said,) = warned(lambda: run_all(model, search))
+    assert str(error) in said
+    _, dense = start(name, accelerated="never")
+    run_all(dense.model, dense)
+    assert search.ticket().weights_left == dense.ticket().weights_left
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
 @pytest.mark.parametrize("name", ["gem-miner", "imp"])
 def test_a_retry_freezes_nothing_twice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, search = start(name)
-
-    def interrupt(model: nn.Module) -> bool:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(search_module, "pays", interrupt)
+    monkeypatch.setattr(forms, "take_form", failing(KeyboardInterrupt()))
     interrupted = 0
     for epoch in range(search.epochs):
         try:
@@ -290,8 +311,7 @@ def test_in_a_distributed_wrapper_a_search_stays_dense(alone: None, name: str) -
     scores, make = SEARCHES[name]
     model = resnet(scores)
     wrapper = DistributedDataParallel(model)
-    search = make(wrapper)
-    (said,) = warned(lambda: run_all(wrapper, search))
+    (said,) = warned(lambda: run_all(wrapper, make(wrapper)))
     assert "DistributedDataParallel has made buckets" in said
 
 

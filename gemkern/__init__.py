@@ -15,6 +15,7 @@ from gemkern.nn import (
     acceleration,
     convert,
     decelerate,
+    mask_zeros,
     unconvert,
 )
 from gemkern.optim import MaskedSGD, ScoreAdam, ScoreSGD
@@ -38,6 +39,7 @@ __all__ = [
     "convert",
     "data",
     "decelerate",
+    "mask_zeros",
     "models",
     "nn",
     "ops",

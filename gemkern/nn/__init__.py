@@ -12,7 +12,7 @@ from gemkern.nn.accelerate import (
 )
 from gemkern.nn.activations import plain
 from gemkern.nn.compression import check_form_may_change, decelerate, is_accelerated
-from gemkern.nn.convert import Report, convert, unconvert, why_not_masked
+from gemkern.nn.convert import Report, convert, mask_zeros, unconvert, why_not_masked
 from gemkern.nn.layers import MaskedConv2d, MaskedLinear
 from gemkern.nn.memory import keep_freed_memory
 
@@ -30,6 +30,7 @@ __all__ = [
     "form_of",
     "is_accelerated",
     "keep_freed_memory",
+    "mask_zeros",
     "plain",
     "restore_form",
     "take_form",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
 
 from gemkern.errors import GemkernError
 from gemkern.nn.compression import decelerate
@@ -18,14 +21,31 @@ Filter = Callable[[nn.Module, str], bool]
 
 @dataclass
 class Report:
-    """What a conversion did: names of the layers converted, and of those left, with the reason."""
+    """What a conversion did.
+
+    Attributes:
+        converted: names of the layers converted.
+        left: names of those left, with the reason.
+        covered: how many of the model's parameters are weights of masked layers.
+        parameters: how many the model has in all, scores apart.
+    """
 
     converted: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    covered: int = 0
+    parameters: int = 0
+
+    @property
+    def share(self) -> float:
+        """The fraction of the model's parameters that is covered."""
+        return self.covered / max(self.parameters, 1)
 
     def __str__(self) -> str:
         lines = [f"converted {name}" for name in self.converted]
         lines += [f"left {name}: {reason}" for name, reason in self.left.items()]
+        if self.parameters:
+            share = f"{100 * self.share:.1f} %"
+            lines.append(f"masks cover {self.covered} of {self.parameters} parameters, {share}")
         return "\n".join(lines)
 
 
@@ -41,7 +61,8 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
         scores: give each layer scores that learn, and fix its weight and bias.
 
     Returns:
-        The names of converted layers, and why others that hold parameters were left.
+        The names of converted layers, why others that hold parameters were left, and the share of
+        the model's parameters that can be masked now.
 
     Raises:
         GemkernError: there is nothing to mask, or the model is itself a layer (use
@@ -67,14 +88,43 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
             f"({reasons or 'no layer with parameters'}): give one with convolutions or linear "
             "layers"
         )
+    masked: list[Any] = [module for module in model.modules() if isinstance(module, Masked)]
+    scores_of = {id(layer.scores) for layer in masked}
+    counted = [one for one in model.parameters() if not is_lazy(one) and id(one) not in scores_of]
+    report.covered = sum(layer.active.numel() for layer in masked)
+    report.parameters = sum(one.numel() for one in counted)
     return report
+
+
+def mask_zeros(model: nn.Module) -> None:
+    """Mask every weight of the masked layers of `model` that is exactly zero, for good.
+
+    So `gemkern.convert` takes over what others have pruned.
+
+    Raises:
+        GemkernError: the model has no masked layer, or one whose weights are all zero.
+    """
+    layers = [(name, one) for name, one in model.named_modules() if isinstance(one, Masked)]
+    if not layers:
+        raise GemkernError(
+            f"the model {type(model).__name__} has no masked layer: gemkern.convert it first"
+        )
+    masks = [one.active & (one.weight.detach() != 0) for _, one in layers]
+    for (name, _), mask in zip(layers, masks, strict=True):
+        if not mask.any():
+            raise GemkernError(
+                f"all weights of layer {name!r} are zero, and a mask over them would end all "
+                "learning there: load weights first, or leave the layer out of gemkern.convert"
+            )
+    for (_, one), mask in zip(layers, masks, strict=True):
+        one.active.copy_(mask)
 
 
 def why_not_masked(model: nn.Module) -> dict[str, str]:
     """Return for each module of `model` that `convert` would leave why, by qualified name."""
     barred = tied_or_bypassed(model)
     reasons = {
-        name: _why_not_masked(module) or barred.get(module, "")
+        name: barred.get(module, "") or _why_not_masked(module)
         for name, module in model.named_modules(remove_duplicate=False)
     }
     return {name: reason for name, reason in reasons.items() if reason}
@@ -122,7 +172,7 @@ def _replace(
             setattr(parent, attribute, made[module])
             report.converted.append(name)
             continue
-        reason = refuse(module) or barred.get(module, "")
+        reason = barred.get(module, "") or refuse(module)
         if not reason and filter_fn is not None and not filter_fn(module, name):
             reason = "filter_fn said no"
         if reason:
@@ -171,13 +221,19 @@ def _tied(model: nn.Module) -> dict[nn.Module, str]:
 
 def _bypassed(model: nn.Module) -> dict[nn.Module, str]:
     """Return the layers whose weight a module above reads itself, and what to say of each."""
-    reason = "its weight is read by TransformerEncoderLayer, past the layer's forward and its mask"
-    return {
-        layer: reason
-        for encoder in model.modules()
-        if isinstance(encoder, nn.TransformerEncoderLayer)
-        for layer in (encoder.linear1, encoder.linear2)
-    }
+    reasons: dict[nn.Module, str] = {}
+    for module in model.modules():
+        read: list[nn.Module]
+        if isinstance(module, nn.TransformerEncoderLayer):
+            read = [module.linear1, module.linear2]
+        elif isinstance(module, nn.MultiheadAttention):
+            read = [module, module.out_proj]
+        else:
+            continue
+        kind = type(module).__name__
+        reason = f"its weights are read by {kind}, past the layer's forward and its mask"
+        reasons |= dict.fromkeys(read, reason)
+    return reasons
 
 
 def _why_not_masked(module: nn.Module) -> str:
@@ -186,6 +242,17 @@ def _why_not_masked(module: nn.Module) -> str:
         return f"parametrized ({kind}): its weight is computed, remove the parametrization first"
     if isinstance(module, Masked):
         return "masked already"
+    if any(isinstance(hook, BasePruningMethod) for hook in module._forward_pre_hooks.values()):
+        return (
+            f"pruned by torch.nn.utils.prune ({kind}), which computes its weight at every call: "
+            "make that permanent by prune.remove, convert, and call gemkern.mask_zeros"
+        )
+    if type(module.__dict__.get("_parameters", {}).get("weight")).__name__ == "DTensor":
+        return "its weight is a DTensor, a part of which is on each rank: convert before sharding"
+    if kind == "Conv1D":
+        return (
+            "a linear layer that holds its weight transposed (Conv1D): put nn.Linear in its place"
+        )
     if isinstance(module, LazyModuleMixin):
         return f"lazy ({kind}): its weight has no shape yet, call the model on data first"
     if type(module) not in (nn.Conv2d, nn.Linear):

@@ -229,6 +229,9 @@ class GemMiner(Search):
         for on, kept in zip(active, above, strict=True):
             on.copy_(kept)
 
+    def _start(self) -> list[Tensor]:
+        return self._scores()
+
     def _found(self) -> Ticket:
         masks = {
             name: layer.spread(layer.active if self._keep == "active" else layer.mask())

@@ -193,6 +193,9 @@ class IMP(Search):
         if self._steps == self._rewind_step:
             self._point = _RewindPoint.of(self.model, self._training)
 
+    def _start(self) -> list[Tensor]:
+        return [] if self._point is None else list(self._point.weights.values())
+
     def _found(self) -> Ticket:
         return Ticket.from_model(
             self.model,

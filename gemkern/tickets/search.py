@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from gemkern.errors import GemkernError
 from gemkern.nn import check_form_may_change, is_accelerated
 from gemkern.numbers import whole_number
 from gemkern.optim import masked_layers, unwrapped, whole_shape
+from gemkern.tickets import ranks
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
 from gemkern.training.forms import Accelerated, Forms
@@ -38,6 +39,8 @@ class Search(ABC):
     """
 
     forms: Forms
+    # Of the initial weights, for the ticket.
+    _seed: int | None = None
 
     def __init__(self, model: nn.Module, epochs: int) -> None:
         self.model = unwrapped(model)
@@ -48,10 +51,18 @@ class Search(ABC):
         self.epochs = whole_number("the number of epochs", epochs)
         self.epoch = 0
         self._steps_of_epoch = 0
+        self._has_stepped = self._has_ranks = False
+        for name, layer in self.layers.items():
+            if type(layer.weight).__name__ == "DTensor":
+                raise GemkernError(
+                    f"the weight of layer {name!r} is a DTensor, a part of which is on each rank: "
+                    "search before sharding, or under DistributedDataParallel"
+                )
 
     def _begin(self, optimizer: torch.optim.Optimizer, accelerated: Accelerated) -> None:
         """Finish the making of a search, with the optimiser of what learns."""
         self.forms = Forms(self.model, optimizer, accelerated)
+        self._join_ranks()
 
     def step(self) -> None:
         """Learn from the gradients that are there, once, and clear all of the model's gradients.
@@ -80,13 +91,17 @@ class Search(ABC):
         """
         self._check_running()
         self._steps_of_epoch += 1
+        if not self._has_stepped:
+            self._has_stepped = True
+            self._join_ranks()
         self.forms.end_step()
 
     def end_epoch(self) -> None:
         """Finish an epoch.
 
         Raises:
-            GemkernError: the search is over, the epoch had no step, or a layer's numbers are NaN.
+            GemkernError: the search is over, the epoch had no step, a layer's numbers are NaN, or
+                ranks that train together have different masks.
         """
         self._check_running()
         if self._steps_of_epoch == 0:
@@ -97,6 +112,8 @@ class Search(ABC):
         froze = self._close_epoch()
         self._steps_of_epoch = 0
         # When all else is done: whatever fails here, nothing freezes twice.
+        if froze and self._has_ranks:
+            ranks.check_masks(self.layers, f"after epoch {self.epoch}")
         if froze and self.epoch < self.epochs:
             self.forms.masks_changed()
         self.forms.pause()
@@ -132,6 +149,17 @@ class Search(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`, on a model whose own state is loaded too."""
+
+    def _start(self) -> Iterable[Tensor]:
+        """Return the tensors, beside the model's state, from which a search begins."""
+        return ()
+
+    def _join_ranks(self) -> None:
+        """Begin as the first rank does, if DistributedDataParallel trains the model by now."""
+        if not self._has_ranks and ranks.train_together(self.layers):
+            self._has_ranks = True
+            self._seed = ranks.first_of(self._seed)
+            ranks.take_from_first(self._start())
 
     @abstractmethod
     def _close_epoch(self) -> bool:

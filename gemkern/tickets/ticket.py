@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -110,17 +111,29 @@ class Ticket:
         """The fraction that remains, for each layer."""
         return {name: int(mask.sum()) / mask.numel() for name, mask in self.masks.items()}
 
+    @property
+    def empty_layers(self) -> list[str]:
+        """The names of the layers of which no weight remains."""
+        return [name for name, mask in self.masks.items() if not mask.any()]
+
     def apply(self, model: nn.Module) -> None:
         """Make `model` this ticket, ready to finetune: masks on, weights loaded, weights learn.
 
         Layers that are not masked yet are converted, an accelerated model is decelerated, scores
         are dropped. Where the ticket knows only the checksum, the model has to come with the
-        initial weights. A model that does not match is left as it was.
+        initial weights. A model that does not match is left as it was. A warning names layers of
+        which nothing remains.
 
         Raises:
             GemkernError: a layer, another entry of the state or the checksum does not match.
         """
         model = unwrapped(model)
+        if self.empty_layers:
+            names = ", ".join(map(repr, self.empty_layers))
+            warnings.warn(
+                f"the ticket keeps no weight of {names}: nothing but a bias leaves such a layer",
+                stacklevel=2,
+            )
         self.check_layers(model)
         self._check_weights(model)
         self._check_maskable(model)

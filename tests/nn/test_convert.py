@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 
 from gemkern.errors import GemkernError
 from gemkern.models import build
-from gemkern.nn import MaskedConv2d, MaskedLinear, convert, unconvert
+from gemkern.nn import MaskedConv2d, MaskedLinear, convert, mask_zeros, unconvert
 
 
 class Doubled(nn.Linear):
@@ -65,7 +66,9 @@ def test_everything_in_a_nested_model(scores: bool) -> None:
         "converted head",
         "converted again",
         "left norm: not a convolution or linear layer (BatchNorm2d)",
+        "masks cover 124 of 140 parameters, 88.6 %",
     ]
+    assert report.share == 124 / 140
 
 
 @pytest.mark.parametrize("make", [Nested, lambda: build("resnet8", channels=2, seed=0)])
@@ -152,7 +155,8 @@ def hooked_backward(layer: nn.Linear) -> nn.Module:
         (lambda: hooked_backward(nn.Linear(2, 2)), "it has hooks, which a replacement would lose"),
         (
             lambda: prune.random_unstructured(nn.Linear(2, 2), "weight", 0.5),
-            "it has hooks, which a replacement would lose",
+            "pruned by torch.nn.utils.prune (Linear), which computes its weight at every call: "
+            "make that permanent by prune.remove, convert, and call gemkern.mask_zeros",
         ),
         (
             lambda: Doubled(2, 2),
@@ -247,3 +251,77 @@ def test_errors() -> None:
     sentence = r"nothing to mask \(0: masked already; 1: not a convolution or linear layer \(Layer"
     with pytest.raises(GemkernError, match=sentence):
         convert(model)
+
+
+def test_attention_conv1d_and_pruned_layers_are_named() -> None:
+    class Conv1D(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 4))
+
+    model = nn.ModuleDict(
+        {
+            "attention": nn.MultiheadAttention(4, 2),
+            "mlp": Conv1D(),
+            "pruned": prune.l1_unstructured(nn.Linear(4, 4), "weight", 0.5),
+            "tied": nn.Linear(4, 4),
+            "embedding": nn.Embedding(4, 4),
+            "head": nn.Linear(4, 4),
+        }
+    )
+    model["tied"].weight = model["embedding"].weight
+    report = convert(model)
+    assert report.converted == ["head"]
+    said = {
+        "attention": "its weights are read by MultiheadAttention",
+        "attention.out_proj": "its weights are read by MultiheadAttention",
+        "mlp": "holds its weight|lies transposed",
+        "pruned": "pruned by torch.nn.utils.prune",
+        "tied": "tied to embedding",
+        "embedding": "tied to tied",
+    }
+    assert report.left.keys() == said.keys()
+    for name, reason in said.items():
+        assert re.search(reason, report.left[name]), name
+    # Not the bias, and one of the two holders of the tied weight.
+    everything = sum(one.numel() for one in {*model.parameters()})
+    assert (report.covered, report.parameters) == (16, everything)
+
+
+def test_a_pruned_model_brings_its_masks() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4, 3))
+    for layer in (model[0], model[2]):
+        prune.random_unstructured(layer, "weight", 0.5)
+        prune.remove(layer, "weight")
+    x = torch.randn(5, 2, 3, 3)
+    before, zeros = model(x), [model[0].weight == 0, model[2].weight == 0]
+    convert(model)
+    mask_zeros(model)
+    assert [torch.equal(~model[i].active, zero) for i, zero in zip((0, 2), zeros, strict=True)] == [
+        True
+    ] * 2
+    assert torch.equal(model(x), before)
+    mask_zeros(model)
+    assert int(model[0].active.sum()) == 36
+
+
+def test_zeros_of_a_whole_layer_are_refused_and_nothing_is_masked() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    nn.init.zeros_(model[1].weight)
+    model[0].weight.data[0] = 0.0
+    with pytest.raises(GemkernError, match="has no masked layer"):
+        mask_zeros(model)
+    convert(model)
+    with pytest.raises(GemkernError, match="all weights of layer '1' are zero"):
+        mask_zeros(model)
+    assert model[0].active.all()
+
+
+def test_a_sharded_weight_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DTensor(torch.Tensor):
+        """What a sharded weight is called."""
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].weight = nn.Parameter(model[0].weight.detach().as_subclass(DTensor))
+    model[0]._parameters["weight"].__class__ = DTensor
+    assert "is a DTensor" in convert(model).left["0"]

@@ -332,3 +332,13 @@ def test_a_layer_that_cannot_be_masked_is_named():
     model[4] = Special(64, 3)
     with pytest.raises(GemkernError, match="layer '4' cannot be masked"):
         ticket().apply(model)
+
+
+def test_an_empty_layer_is_said():
+    found = ticket()
+    assert found.empty_layers == []
+    masks = {**found.masks, "0": torch.zeros_like(found.masks["0"])}
+    emptied = dataclasses.replace(found, masks=masks)
+    assert emptied.empty_layers == ["0"]
+    with pytest.warns(UserWarning, match="keeps no weight of '0'"):
+        emptied.apply(network())

@@ -1,0 +1,131 @@
+"""Ranks of DistributedDataParallel come to one ticket, whatever each of them began with."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+import gemkern as gk
+from gemkern.optim import masked_layers
+
+RANKS = 2
+
+
+def network(rank: int, scores: bool) -> nn.Module:
+    torch.manual_seed(rank)
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)
+    )
+    gk.convert(model, scores=scores)
+    return model
+
+
+def miner(model: nn.Module, rank: int) -> gk.GemMiner:
+    return gk.GemMiner(model, 0.1, 3, 1, seed=rank)
+
+
+def imp(model: nn.Module, rank: int) -> gk.IMP:
+    return gk.IMP(model, 0.2, 1, prune=0.6, seed=rank)
+
+
+SEARCHES: dict[str, tuple[bool, Callable[[nn.Module, int], Any]]] = {
+    "miner": (True, miner),
+    "imp": (False, imp),
+}
+CASES = [*itertools.product(SEARCHES, ["before wrapping", "after wrapping"])]
+
+
+def run_epoch(parallel: nn.Module, search: Any, rank: int, spoil: bool = False) -> None:
+    for step in range(2):
+        stream = torch.Generator().manual_seed(100 * search.epoch + 10 * step + rank)
+        x, labels = torch.randn(8, 2, 6, 6, generator=stream), torch.arange(8) % 3
+        F.cross_entropy(parallel(x), labels).backward()
+        search.step()
+    if spoil and rank == 1:
+        layer = masked_layers(search.model)["4"]
+        layer.weight.data.neg_().mul_(torch.rand(layer.weight.shape))
+    search.end_epoch()
+
+
+def start(kind: str, when: str, rank: int) -> tuple[nn.Module, Any]:
+    scores, make = SEARCHES[kind]
+    model = network(rank, scores)
+    if when == "before wrapping":
+        search = make(model, rank)
+        return DistributedDataParallel(model), search
+    parallel = DistributedDataParallel(model)
+    return parallel, make(parallel, rank)
+
+
+def search_on_one_rank(rank: int, folder: str) -> None:
+    # What is not there in a minute does not come: the other rank has failed.
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meeting",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(minutes=1),
+    )
+    found: dict[Any, Any] = {}
+    for kind, when in CASES:
+        parallel, search = start(kind, when, rank)
+        for _ in range(search.epochs):
+            run_epoch(parallel, search, rank)
+        ticket = search.ticket()
+        found[kind, when] = dict(ticket.masks), ticket.checksum, ticket.seed, dict(ticket.weights)
+    parallel, search = start("imp", "after wrapping", rank)
+    try:
+        run_epoch(parallel, search, rank, spoil=True)
+    except gk.GemkernError as error:
+        found["spoilt"] = str(error)
+    torch.save(found, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with pytest.MonkeyPatch.context() as patch:
+        # The host's name need not lead to an address of this machine.
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        torch.multiprocessing.spawn(search_on_one_rank, (str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_come_to_one_ticket(found: list[dict[Any, Any]], case: tuple[str, str]) -> None:
+    (masks, checksum, seed, weights), theirs = (one[case] for one in found)
+    assert theirs[1:3] == (checksum, seed)
+    assert seed == 0
+    for name, mask in masks.items():
+        assert torch.equal(mask, theirs[0][name])
+    for name in ("0.weight", "4.weight"):
+        assert torch.equal(weights[name], theirs[3][name])
+    # The first rank's own.
+    initial = network(0, scores=False).state_dict()
+    assert torch.equal(weights["4.weight"], initial["4.weight"])
+
+
+def test_a_rank_that_differs_is_named_on_all(found: list[dict[Any, Any]]) -> None:
+    for one in found:
+        assert "rank 1 has another mask of layer" in one["spoilt"]
+        assert "than rank 0 after epoch 1" in one["spoilt"]
+
+
+def test_a_sharded_weight_is_refused() -> None:
+    class DTensor(nn.Parameter):
+        """What a sharded weight is called."""
+
+    model = network(0, scores=False)
+    model[4].weight.__class__ = DTensor
+    with pytest.raises(gk.GemkernError, match="weight of layer '4' is a DTensor"):
+        imp(model, 0)

@@ -163,7 +163,8 @@ class Forms:
             self._begin_trial()
 
     def _begin_trial(self) -> None:
-        served = self._served()
+        seen = self._inputs.seen or self._layers
+        served = [name for name in self._served() if name in seen]
         forms = {DENSE: [], SPARSE: served} | self._mixed(served)
         # The form of now has the first turn.
         first = {name: form for name, form in forms.items() if form == self._compressed}
@@ -174,10 +175,8 @@ class Forms:
 
     def _go_on_trying(self, trial: Trial, seconds: float | None) -> None:
         trial.note(seconds)
-        if self.steps == 1 and MIXED not in trial.forms:
-            self._inputs.leave()
-            for name, form in self._mixed(trial.forms[SPARSE]).items():
-                trial.add(name, form)
+        if self.steps == 1:
+            self._look_at_inputs(trial)
         if not trial.is_over:
             self._take_turn(trial)
             return
@@ -186,6 +185,14 @@ class Forms:
         self._measured, self._measured_left = trial.medians, trial.left
         self._is_settled = best == SPARSE and len(trial.running) == 1
         self._take(trial.forms[best], ms={form: 1e3 * s for form, s in trial.medians.items()})
+
+    def _look_at_inputs(self, trial: Trial) -> None:
+        """Let the forms be of layers that were called: weights of others are read past them."""
+        self._inputs.leave()
+        seen = self._inputs.seen or self._layers
+        trial.forms[SPARSE] = [name for name in trial.forms[SPARSE] if name in seen]
+        for name, form in self._mixed(trial.forms[SPARSE]).items():
+            trial.add(name, form)
 
     def _take_turn(self, trial: Trial) -> None:
         form = trial.forms[trial.turn]
@@ -205,7 +212,7 @@ class Forms:
 
     def _mixed(self, served: list[str]) -> dict[str, list[str]]:
         """Return the form in which layers that are slower sparse, alone, stay dense; or nothing."""
-        slower = slower_sparse(self._layers, self._inputs)
+        slower = slower_sparse(self._layers, self._inputs) if self._inputs.seen else set()
         mixed = [name for name in served if name not in slower]
         return {} if mixed in ([], served) else {MIXED: mixed}
 

@@ -336,3 +336,25 @@ def test_ranks_decide_by_the_mean_of_their_times(
             found.note(seconds)
     assert found.medians == {"sparse": 1.0, "dense": 2.0}
     assert found.is_over
+
+
+class Reading(nn.Module):
+    """A block that reads the weight of a layer, as the attention of torchvision's Swin does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.called = nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.called(F.linear(x, self.read.weight, self.read.bias).relu())
+
+
+def test_a_layer_whose_weight_is_read_past_it_stays_dense(clock: Clock, slower: set[str]) -> None:
+    model = Reading()
+    gk.convert(model)
+    method = WeightTraining(model, 1, accelerated=True)
+    for _ in range(2 * TURN + 1):
+        model(torch.randn(8, 6)).square().mean().backward()
+        clock.now += 1.0 if not compressed(model) else 0.5
+        method.step()
+    assert compressed(model) == ["called"]

@@ -117,6 +117,7 @@ class Forms:
             "sparse": [self.sparse_steps, self.sparse_seconds],
             "compressed": self._compressed,
             "trial": None if self._trial is None else asdict(self._trial),
+            "inputs": dict(self._inputs.seen),
             "measured": [self._measured, self._measured_left, self._is_settled],
         }
 
@@ -138,7 +139,9 @@ class Forms:
         self._compressed = state["compressed"]
         self._trial = None if state["trial"] is None else Trial(**state["trial"])
         self._measured, self._measured_left, self._is_settled = state["measured"]
-        self._inputs.leave()
+        self._inputs.seen.update(state["inputs"])
+        if self.steps:
+            self._inputs.leave()
         self.pause()
 
     def _begin(self) -> None:

@@ -39,7 +39,7 @@ from gemkern.report import (
     settings_table,
 )
 from gemkern.tickets import Ticket
-from gemkern.training.forms import CHOICES, NEVER
+from gemkern.training.forms import CHOICES, MEASURE, NEVER
 
 app = typer.Typer(
     help="Find lottery tickets in one training run, and race the ways to find them.",
@@ -124,7 +124,7 @@ def race_command(
     race_figure(runs, folder.epochs(), out / "race.png")
     console.print(race_table(runs))
     console.print(gain_table(runs))
-    _print_savings(settings, savings)
+    _print_savings(settings, savings, out)
     console.print(f"results, tickets and race.png are in {out}")
 
 
@@ -195,7 +195,7 @@ def finetune_command(
         (run,) = finetune_tickets(laboratory, [notebook], [Found(loaded)])
     folder.finish([run], savings)
     console.print(race_table([run]))
-    _print_savings(settings, savings)
+    _print_savings(settings, savings, out)
     console.print(f"results are in {out}")
 
 
@@ -249,7 +249,7 @@ def _search(method: str, settings: Settings, seed: int, out: Path) -> None:
     path = _ticket_path(out, method, seed)
     found.ticket.save(path)
     folder.finish([], savings)
-    _print_savings(settings, savings)
+    _print_savings(settings, savings, out)
     console.print(
         f"{method} kept {found.ticket.weights_left} weights ({100 * found.ticket.density:.2f} %) "
         f"after {notebook.epochs('find')} epochs and {notebook.seconds('find'):.1f} s: {path}"
@@ -269,9 +269,11 @@ def _warm_up(laboratory: Laboratory) -> None:
         warm_up(laboratory)
 
 
-def _print_savings(settings: Settings, savings: list[Saving]) -> None:
+def _print_savings(settings: Settings, savings: list[Saving], out: Path) -> None:
     if settings.accelerate != NEVER:
         console.print(savings_table(savings))
+    if settings.accelerate == MEASURE:
+        console.print(f"for the same bits again, replay what was measured: --set accelerate={out}")
 
 
 def _ticket_path(out: Path, method: str, seed: int) -> Path:

@@ -79,6 +79,7 @@ def test_the_front_door_is_this() -> None:
         "convert",
         "data",
         "decelerate",
+        "mask_zeros",
         "models",
         "nn",
         "ops",

@@ -35,8 +35,10 @@ def warm_up(laboratory: Laboratory) -> None:
         _step(laboratory, model, miner)
         miner.end_epoch()
     inputs.leave()
-    ticket = miner.ticket()
-    fresh = laboratory.with_ticket(ticket, seed=0)
+    fresh = laboratory.fresh_model(seed=0)
+    convert(fresh)
+    for name, layer in masked_layers(fresh).items():
+        layer.active.copy_(miner.layers[name].active)
     _step(laboratory, fresh, laboratory.finetuning(fresh, ALWAYS))
     slower_sparse(masked_layers(fresh), inputs)
 

@@ -8,6 +8,7 @@ replays that one's record.
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -137,7 +138,7 @@ class Forms:
         self.record, self.steps = list(state["record"]), state["steps"]
         self.sparse_steps, self.sparse_seconds = state["sparse"]
         self._compressed = state["compressed"]
-        self._trial = None if state["trial"] is None else Trial(**state["trial"])
+        self._trial = None if state["trial"] is None else Trial(**copy.deepcopy(state["trial"]))
         self._measured, self._measured_left, self._is_settled = state["measured"]
         self._inputs.seen.update(state["inputs"])
         if self.steps:

@@ -24,7 +24,7 @@ class Inputs:
     """
 
     def __init__(self) -> None:
-        self.seen: dict[str, tuple[torch.Size, bool]] = {}
+        self.seen: dict[str, tuple[tuple[int, ...], bool]] = {}
         self._hooks: list[Any] = []
 
     def watch(self, layers: Mapping[str, Any]) -> None:
@@ -40,12 +40,12 @@ class Inputs:
 
 
 class _Note:
-    def __init__(self, name: str, seen: dict[str, tuple[torch.Size, bool]]) -> None:
+    def __init__(self, name: str, seen: dict[str, tuple[tuple[int, ...], bool]]) -> None:
         self._name, self._seen = name, seen
 
     def __call__(self, layer: Any, arguments: tuple[Any, ...]) -> None:
         if arguments and isinstance(arguments[0], Tensor):
-            self._seen[self._name] = arguments[0].shape, arguments[0].requires_grad
+            self._seen[self._name] = tuple(arguments[0].shape), arguments[0].requires_grad
 
 
 def slower_sparse(layers: Mapping[str, Any], inputs: Inputs) -> set[str]:
@@ -58,7 +58,9 @@ def slower_sparse(layers: Mapping[str, Any], inputs: Inputs) -> set[str]:
     }
 
 
-def _seconds(layer: Any, shape: torch.Size, needs_gradient: bool, *, compressed: bool) -> float:
+def _seconds(
+    layer: Any, shape: tuple[int, ...], needs_gradient: bool, *, compressed: bool
+) -> float:
     one = copy.deepcopy(layer)
     one.expand()
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))

@@ -83,8 +83,9 @@ def train(
 ) -> None:
     """Train `model` on the training split for `method.epochs` epochs.
 
-    The same seed gives the same bits on one machine, with graphs or without. Nothing is read by the
-    host inside a step; the loss is summed on the device and read once an epoch.
+    The same seed gives the same bits on one machine, with graphs or without, in the same `Forms`.
+    Nothing is read by the host inside a step; the loss is summed on the device and read once an
+    epoch.
 
     Args:
         model, method, seed, on_epoch: as in `Trainee`.

@@ -45,9 +45,9 @@ def test_inputs_are_seen_once(model: nn.Module) -> None:
     inputs = inputs_of(model)
     scored = model.first.scores is not None
     assert inputs.seen == {
-        "first": (torch.Size((4, 3, 6, 6)), False),
-        "second": (torch.Size((4, 8, 6, 6)), True),
-        "head": (torch.Size((4, 1, 8)), True),
+        "first": ((4, 3, 6, 6), False),
+        "second": ((4, 8, 6, 6), True),
+        "head": ((4, 1, 8), True),
     }
     assert scored == (model.second.scores is not None)
     model(torch.randn(2, 3, 6, 6))

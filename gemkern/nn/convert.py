@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -223,17 +226,27 @@ def _bypassed(model: nn.Module) -> dict[nn.Module, str]:
     """Return the layers whose weight a module above reads itself, and what to say of each."""
     reasons: dict[nn.Module, str] = {}
     for module in model.modules():
-        read: list[nn.Module]
-        if isinstance(module, nn.TransformerEncoderLayer):
-            read = [module.linear1, module.linear2]
-        elif isinstance(module, nn.MultiheadAttention):
-            read = [module, module.out_proj]
-        else:
-            continue
-        kind = type(module).__name__
-        reason = f"its weights are read by {kind}, past the layer's forward and its mask"
-        reasons |= dict.fromkeys(read, reason)
+        kind: Any = type(module)
+        reason = f"its weight is read by {kind.__name__}, past the layer's forward and its mask"
+        for name in _weights_read(kind) & module._modules.keys():
+            reasons[module.get_submodule(name)] = reason
     return reasons
+
+
+@cache
+def _weights_read(kind: Any) -> frozenset[str]:
+    """Return the names of the layers whose weights the forward of a class computes with."""
+    try:
+        source = inspect.getsource(kind.forward)
+    except (OSError, TypeError):
+        return frozenset()
+    return frozenset(_WEIGHT_READ.findall(source))
+
+
+# A weight itself, and not what is known of it.
+_WEIGHT_READ = re.compile(
+    r"(?<!isinstance\()\bself\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|size|dim|requires_grad)\b)"
+)
 
 
 def _why_not_masked(module: nn.Module) -> str:
@@ -249,6 +262,8 @@ def _why_not_masked(module: nn.Module) -> str:
         )
     if type(module.__dict__.get("_parameters", {}).get("weight")).__name__ == "DTensor":
         return "its weight is a DTensor, a part of which is on each rank: convert before sharding"
+    if isinstance(module, nn.MultiheadAttention):
+        return f"attention that multiplies by its projections itself ({kind}): give each a layer"
     if kind == "Conv1D":
         return (
             "a linear layer that holds its weight transposed (Conv1D): put nn.Linear in its place"

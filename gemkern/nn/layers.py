@@ -90,12 +90,13 @@ class Masked(Compressible):
         """Return the effective weight for PyTorch's own layer to compute with, or None.
 
         None is for a masked operator: where a kernel applies the mask on its way, and in code that
-        is compiled or transformed.
+        is compiled, traced or transformed.
         """
         written = self._written_weight(operator, x)
         if (
             written is not None
             or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
             or torch._C._are_functorch_transforms_active()
             or choose(operator, x.device.type) != "reference"
         ):

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.straight_through import product
-from gemkern.kernels.reference.threshold import mask_of, select
 from gemkern.ops.checks import check_layers, check_mask, check_scores
-from gemkern.ops.registration import LIBRARY, once, register
+from gemkern.ops.registration import LIBRARY, once, register, short_way
 from gemkern.ops.scalars import Scalar, on_device
 
 _MASKS = "Tensor[]? scores, Tensor[] active, Tensor tau, str backend"
@@ -31,8 +30,10 @@ _straight_through = register(
 )
 _pack_mask = register("pack_mask", "(Tensor mask, str backend) -> Tensor")
 _unpack_mask = register("unpack_mask", "(Tensor packed, SymInt[] shape, str backend) -> Tensor")
+_effective_shortly = short_way("effective_weight")
 
-
+# Of the devices that PyTorch's own layers are left to.
+HALF = torch.tensor(0.5)
 MEMORY_FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
 
 
@@ -111,31 +112,52 @@ def effective_weight(
 def masked_weight(
     weight: Tensor, scores: Tensor | None, active: Tensor, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Return `effective_weight` of one layer, by PyTorch's own functions and at their cost.
+    """Return `effective_weight` of one layer at less cost, for PyTorch's own layer to compute with.
 
-    Arguments and gradients are those of `effective_weight`; shapes and dtypes are taken on trust.
+    Arguments and gradients are those of `effective_weight`, and without scores there is a second
+    derivative; shapes and dtypes are taken on trust.
     """
     if scores is None:
-        effective = torch.where(active, weight, 0.0)
+        effective = _Active.apply(weight, active)
     else:
         effective = _StraightThrough.apply(weight, scores, active)
     return effective if dtype is None else effective.to(dtype)
+
+
+class _Active(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, active: Tensor) -> Tensor:
+        ctx.save_for_backward(active)
+        return _selected(weight, None, active)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (active,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return torch.where(active, grad, 0.0), None
+        return _selected(grad, None, active), None
 
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, scores: Tensor, active: Tensor) -> Tensor:
         ctx.save_for_backward(weight, scores, active)
-        return select(weight, mask_of(scores, active))
+        return _selected(weight, scores, active)
 
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor) -> Any:
         weight, scores, active = ctx.saved_tensors
         wants_weight, wants_scores, _ = ctx.needs_input_grad
-        to_weight = select(grad, mask_of(scores, active)) if wants_weight else None
+        to_weight = _selected(grad, scores, active) if wants_weight else None
         to_scores = product(grad, weight, active).to(scores.dtype) if wants_scores else None
         return to_weight, to_scores, None
+
+
+def _selected(values: Tensor, scores: Tensor | None, active: Tensor) -> Tensor:
+    """Return `values` where the mask is on and +0.0 elsewhere."""
+    listed = [values], None if scores is None else [scores], [active]
+    return _effective_shortly(*listed, HALF, None, torch.preserve_format, "")[0]
 
 
 def pack_mask(mask: Tensor, backend: str | None = None) -> Tensor:

@@ -157,7 +157,7 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return backward_once
 
 
-def short_way(operator: str, arrange: Arrange) -> Operator:
+def short_way(operator: str, arrange: Arrange = _as_given) -> Operator:
     """Return what an autograd function of gemkern::`operator` calls in its place.
 
     That is the kernel itself where nothing on the way would see the call: no mode, no profiler, no

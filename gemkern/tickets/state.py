@@ -35,7 +35,10 @@ def weights_state(model: nn.Module) -> dict[str, Tensor]:
 
 def load_weights_state(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put `weights` back in place; scores and active stay as they are."""
-    model.load_state_dict({**model.state_dict(), **weights})
+    # Updated, it keeps what modules wrote beside: the version of their state.
+    state = model.state_dict()
+    state.update(weights)
+    model.load_state_dict(state)
 
 
 def zero_masked_weights(model: nn.Module) -> None:

@@ -273,8 +273,8 @@ def test_attention_conv1d_and_pruned_layers_are_named() -> None:
     report = convert(model)
     assert report.converted == ["head"]
     said = {
-        "attention": "its weights are read by MultiheadAttention",
-        "attention.out_proj": "its weights are read by MultiheadAttention",
+        "attention": "attention that multiplies by its projections itself",
+        "attention.out_proj": "its weight is read by MultiheadAttention",
         "mlp": "holds its weight|lies transposed",
         "pruned": "pruned by torch.nn.utils.prune",
         "tied": "tied to embedding",
@@ -325,3 +325,24 @@ def test_a_sharded_weight_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     model[0].weight = nn.Parameter(model[0].weight.detach().as_subclass(DTensor))
     model[0]._parameters["weight"].__class__ = DTensor
     assert "is a DTensor" in convert(model).left["0"]
+
+
+class Reading(nn.Module):
+    """A block that computes with the weight of one layer, and looks at that of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.looked_at, self.called = (nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.looked_at.weight, torch.Tensor):
+            x = x.to(self.looked_at.weight.dtype)
+        x = nn.functional.linear(x, self.read.weight, self.read.bias).relu()
+        return self.called(self.looked_at(x))
+
+
+def test_a_layer_whose_weight_is_read_past_its_forward_is_left() -> None:
+    model = nn.Sequential(Reading(), nn.Linear(6, 6))
+    report = convert(model)
+    assert report.converted == ["0.looked_at", "0.called", "1"]
+    assert "its weight is read by Reading, past the layer's forward" in report.left["0.read"]

@@ -342,3 +342,19 @@ def test_an_empty_layer_is_said():
     assert emptied.empty_layers == ["0"]
     with pytest.warns(UserWarning, match="keeps no weight of '0'"):
         emptied.apply(network())
+
+
+def test_modules_see_the_version_of_their_state():
+    """Of torchvision's MNASNet, which refuses a state without one."""
+
+    class Versioned(nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state_dict, prefix, local_metadata, *rest):
+            assert local_metadata.get("version") == 2
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+    model = nn.Sequential(nn.Linear(4, 4), Versioned(4, 2))
+    gk.convert(model)
+    model[0].active[0] = False
+    Ticket.from_model(model, method="x").apply(nn.Sequential(nn.Linear(4, 4), Versioned(4, 2)))

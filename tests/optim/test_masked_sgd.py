@@ -360,3 +360,60 @@ def test_errors(options: dict[str, Any], sentence: str) -> None:
         MaskedSGD(masked(), **{"lr": 0.1, **options})
     with pytest.raises(GemkernError, match=sentence):
         MaskedSGD([{"layers": masked(), **options}], lr=0.1)
+
+
+def meddle_with_gradients(model: nn.Module, optimizer: MaskedSGD) -> None:
+    for parameter in model.parameters():
+        parameter.grad.add_(1.0)
+
+
+def meddle_with_new_gradients(model: nn.Module, optimizer: MaskedSGD) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, torch.inf)
+
+
+def meddle_with_weights(model: nn.Module, optimizer: MaskedSGD) -> None:
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+        model[3].weight.sub_(1.0)
+
+
+def meddle_with_masks(model: nn.Module, optimizer: MaskedSGD) -> None:
+    model[0].active[:, ::2] = False
+
+
+def meddle_with_momentum(model: nn.Module, optimizer: MaskedSGD) -> None:
+    state = copy.deepcopy(optimizer.state_dict())
+    for memory in state["state"].values():
+        memory["momentum_buffer"].add_(1.0)
+    optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        meddle_with_gradients,
+        meddle_with_new_gradients,
+        meddle_with_weights,
+        meddle_with_masks,
+        meddle_with_momentum,
+    ],
+)
+def test_what_is_masked_stays_zero_whoever_meddles(meddle: Any, nesterov: bool) -> None:
+    model = masked()
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": nesterov}
+    optimizer = MaskedSGD(model, **options)
+    learn(model, optimizer, 2)
+    for _ in range(2):
+        model(torch.randn(5, 6)).square().mean().backward()
+        meddle(model, optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
+        for layer in (model[0], model[3]):
+            memory = optimizer.state.get(layer.weight, {}).get("momentum_buffer")
+            for tensor in (layer.weight.detach(), memory):
+                if tensor is not None:
+                    hidden = tensor[~layer.active]
+                    assert torch.equal(hidden, torch.zeros_like(hidden))
+                    assert not hidden.signbit().any()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.straight_through import product
+from gemkern.kernels.reference.threshold import mask_of
 from gemkern.ops.checks import check_layers, check_mask, check_scores
 from gemkern.ops.registration import LIBRARY, once, register, short_way
 from gemkern.ops.scalars import Scalar, on_device
@@ -34,6 +35,8 @@ _effective_shortly = short_way("effective_weight")
 
 # Of the devices that PyTorch's own layers are left to.
 HALF = torch.tensor(0.5)
+# Numbers from which a kernel of ours is faster than PyTorch's select, its threads woken.
+LARGE = 2**17
 MEMORY_FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
 
 
@@ -156,6 +159,8 @@ class _StraightThrough(torch.autograd.Function):
 
 def _selected(values: Tensor, scores: Tensor | None, active: Tensor) -> Tensor:
     """Return `values` where the mask is on and +0.0 elsewhere."""
+    if values.numel() < LARGE:
+        return torch.where(mask_of(scores, active), values, 0.0)
     listed = [values], None if scores is None else [scores], [active]
     return _effective_shortly(*listed, HALF, None, torch.preserve_format, "")[0]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gemkern import GemkernError, ops
+from gemkern.ops import masks
 
 INF, NAN = math.inf, math.nan
 SCORES = [0.0, -0.0, 0.25, float(np.nextafter(np.float32(0.5), np.float32(0))), 0.5, 1.0, INF, NAN]
@@ -225,7 +226,11 @@ def test_unpacking_refuses_what_does_not_fit(packed: Tensor, shape, message: str
 
 @pytest.mark.parametrize("scored", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_one_layer_by_pytorchs_functions_is_the_operator(scored: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("large", [0, 1000])
+def test_one_layer_by_pytorchs_functions_is_the_operator(
+    scored: bool, dtype: torch.dtype, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(masks, "LARGE", large)
     stream = torch.Generator().manual_seed(0)
     weight = torch.randn(7, 5, generator=stream)
     scores = torch.rand(7, 5, generator=stream)

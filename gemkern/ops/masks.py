@@ -120,7 +120,9 @@ def masked_weight(
     Arguments and gradients are those of `effective_weight`, and without scores there is a second
     derivative; shapes and dtypes are taken on trust.
     """
-    if scores is None:
+    if scores is None and weight.numel() < LARGE:
+        effective = torch.where(active, weight, 0.0)
+    elif scores is None:
         effective = _Active.apply(weight, active)
     else:
         effective = _StraightThrough.apply(weight, scores, active)

@@ -34,7 +34,7 @@ _unpack_mask = register("unpack_mask", "(Tensor packed, SymInt[] shape, str back
 _effective_shortly = short_way("effective_weight")
 
 # Of the devices that PyTorch's own layers are left to.
-HALF = torch.tensor(0.5)
+HALF, ZERO = torch.tensor(0.5), torch.tensor(0.0)
 # Numbers from which a kernel of ours is faster than PyTorch's select, its threads woken.
 LARGE = 2**17
 MEMORY_FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
@@ -121,7 +121,7 @@ def masked_weight(
     derivative; shapes and dtypes are taken on trust.
     """
     if scores is None and weight.numel() < LARGE:
-        effective = torch.where(active, weight, 0.0)
+        effective = torch.where(active, weight, ZERO)
     elif scores is None:
         effective = _Active.apply(weight, active)
     else:
@@ -162,7 +162,7 @@ class _StraightThrough(torch.autograd.Function):
 def _selected(values: Tensor, scores: Tensor | None, active: Tensor) -> Tensor:
     """Return `values` where the mask is on and +0.0 elsewhere."""
     if values.numel() < LARGE:
-        return torch.where(mask_of(scores, active), values, 0.0)
+        return torch.where(mask_of(scores, active), values, ZERO)
     listed = [values], None if scores is None else [scores], [active]
     return _effective_shortly(*listed, HALF, None, torch.preserve_format, "")[0]
 

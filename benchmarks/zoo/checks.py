@@ -89,7 +89,7 @@ def examine(net: Net, seconds: float) -> Row:
 
 
 def mined(net: Net) -> gk.Ticket:
-    """Return the ticket of a short search, whose second epoch runs accelerated.
+    """Return the ticket of a short search, all of which runs accelerated.
 
     Raises:
         AssertionError: it does not, or computes something else than dense.

@@ -137,8 +137,8 @@ class Laboratory:
         served = runs_sparse(self.settings.device) and self.autocast is None
         return served and self.settings.accelerate != NEVER
 
-    def accelerated(self, method: str, seed: int, phase: Phase) -> Accelerated:
-        """Return how a phase of a run is to be accelerated.
+    def accelerated(self, notebook: Notebook, phase: Phase) -> Accelerated:
+        """Return how a phase of the run of `notebook` is to be accelerated.
 
         Raises:
             GemkernError: it is to be replayed, and there is no record of it.
@@ -146,12 +146,13 @@ class Laboratory:
         chosen = self.settings.accelerate if self.may_accelerate else NEVER
         if chosen in CHOICES:
             return chosen
-        if (method, seed, phase) not in self._records:
+        run = notebook.method, notebook.seed, phase
+        if run not in self._records:
             raise GemkernError(
-                f"{chosen} has no record of {method}, seed {seed}, {phase}: replay a run of the "
-                "same methods and seeds"
+                f"{chosen} has no record of {notebook.method}, seed {notebook.seed}, {phase}: "
+                "replay a run of the same methods and seeds"
             )
-        return self._records[method, seed, phase]
+        return self._records[run]
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a training step: the first batch of seed 0."""
@@ -182,7 +183,7 @@ class Laboratory:
         The recipe is the settings'; each model's epochs are written down in its notebook.
         """
         methods = [
-            self.finetuning(model, self.accelerated(notebook.method, notebook.seed, "finetune"))
+            self.finetuning(model, self.accelerated(notebook, "finetune"))
             for model, notebook in zip(models, notebooks, strict=True)
         ]
         self._train(models, methods, "finetune", [lambda: density for _ in models], notebooks)
@@ -239,7 +240,7 @@ class Laboratory:
         self, trained: Sequence[Forms], phase: Phase, notebooks: Sequence[Notebook]
     ) -> None:
         for forms, notebook in zip(trained, notebooks, strict=True):
-            if self.accelerated(notebook.method, notebook.seed, phase) == NEVER:
+            if self.accelerated(notebook, phase) == NEVER:
                 continue
             # Steps of all were timed together: an equal share is each one's.
             share = 1 / len(trained)

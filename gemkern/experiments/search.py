@@ -56,8 +56,7 @@ def imp_rounds(settings: Settings, total: int) -> int:
 def mine(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
     """Search with Gem-Miner; the accuracy is that of the mined network, before finetuning."""
     miners = [
-        _gem_miner(laboratory, one.seed, laboratory.accelerated(one.method, one.seed, "find"))
-        for one in notebooks
+        _gem_miner(laboratory, one.seed, laboratory.accelerated(one, "find")) for one in notebooks
     ]
     laboratory.find(miners, notebooks)
     return [Found(miner.ticket(), laboratory.test(miner.model)) for miner in miners]
@@ -65,10 +64,7 @@ def mine(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
 
 def prune_iteratively(laboratory: Laboratory, notebooks: Sequence[Notebook]) -> list[Found]:
     """Search with IMP, down to the number of weights that Gem-Miner's schedule leaves."""
-    imps = [
-        _imp(laboratory, one.seed, laboratory.accelerated(one.method, one.seed, "find"))
-        for one in notebooks
-    ]
+    imps = [_imp(laboratory, one.seed, laboratory.accelerated(one, "find")) for one in notebooks]
     laboratory.find(imps, notebooks)
     return [Found(imp.ticket()) for imp in imps]
 

@@ -63,7 +63,7 @@ def accelerate(model: nn.Module, policy: Policy = POLICY) -> nn.Module:
             f"the model {type(model).__name__} has nothing to accelerate ({reasons}): mask it "
             "first, below the break-even density"
         )
-    compress(model, report.converted)
+    _compress(model, report.converted)
     return model
 
 
@@ -81,12 +81,11 @@ def form_of(model: nn.Module) -> dict[str, Any]:
 
 def take_form(model: nn.Module, compressed: Collection[str]) -> None:
     """Compress the layers of these names to what is active now, and expand all others."""
-    others = [layer for name, layer in compressible_layers(model) if name not in compressed]
     if not compressed:
         decelerate(model)
         return
-    expand_all(others)
-    compress(model, compressed)
+    expand_all([one for name, one in compressible_layers(model) if name not in compressed])
+    _compress(model, compressed)
 
 
 def restore_form(model: nn.Module, form: Mapping[str, Any]) -> None:
@@ -98,8 +97,7 @@ def restore_form(model: nn.Module, form: Mapping[str, Any]) -> None:
         layer.habit = None if habit is None else Habit(**habit)
 
 
-def compress(model: nn.Module, names: Collection[str]) -> None:
-    """Compress the layers of these names to what is active now, whatever that is."""
+def _compress(model: nn.Module, names: Collection[str]) -> None:
     layers = dict(compressible_layers(model))
     keep_freed_memory()
     compress_all([layers[name] for name in names])
@@ -113,7 +111,7 @@ def acceleration(model: nn.Module, policy: Policy = POLICY) -> Report:
     """
     layers = dict(compressible_layers(model))
     is_sparse = _density(list(layers.values()), policy) <= policy.break_even
-    most = max(policy.among_sparse if is_sparse else 0.0, policy.break_even)
+    most = max(policy.among_sparse, policy.break_even) if is_sparse else policy.break_even
     barred = _barred(model)
     report = Report()
     for name, layer in layers.items():

@@ -18,6 +18,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from gemkern.errors import GemkernError
 from gemkern.nn.compression import decelerate
 from gemkern.nn.layers import Masked, MaskedConv2d, MaskedLinear
+from gemkern.optim.layers import is_sharded
 
 Filter = Callable[[nn.Module, str], bool]
 
@@ -260,7 +261,7 @@ def _why_not_masked(module: nn.Module) -> str:
             f"pruned by torch.nn.utils.prune ({kind}), which computes its weight at every call: "
             "make that permanent by prune.remove, convert, and call gemkern.mask_zeros"
         )
-    if type(module.__dict__.get("_parameters", {}).get("weight")).__name__ == "DTensor":
+    if is_sharded(module._parameters.get("weight")):
         return "its weight is a DTensor, a part of which is on each rank: convert before sharding"
     if isinstance(module, nn.MultiheadAttention):
         return f"attention that multiplies by its projections itself ({kind}): give each a layer"

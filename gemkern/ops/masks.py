@@ -33,7 +33,7 @@ _pack_mask = register("pack_mask", "(Tensor mask, str backend) -> Tensor")
 _unpack_mask = register("unpack_mask", "(Tensor packed, SymInt[] shape, str backend) -> Tensor")
 _effective_shortly = short_way("effective_weight")
 
-# Of the devices that PyTorch's own layers are left to.
+# Kept: a number that becomes a tensor fills one, which a captured graph repeats.
 HALF, ZERO = torch.tensor(0.5), torch.tensor(0.0)
 # Numbers from which a kernel of ours is faster than PyTorch's select, its threads woken.
 LARGE = 2**17
@@ -121,6 +121,7 @@ def masked_weight(
     derivative; shapes and dtypes are taken on trust.
     """
     if scores is None and weight.numel() < LARGE:
+        # A node of PyTorch's own costs less than a function in Python.
         effective = torch.where(active, weight, ZERO)
     elif scores is None:
         effective = _Active.apply(weight, active)
@@ -139,7 +140,7 @@ class _Active(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         (active,) = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return torch.where(active, grad, 0.0), None
+            return torch.where(active, grad, ZERO), None
         return _selected(grad, None, active), None
 
 

@@ -155,9 +155,7 @@ def norm_sparse_conv2d(
         y, z, mean_y, var_y = _convolve_shortly(*_flat(tensors, how))
     else:
         # Where the operator leads, by a shorter way.
-        transformed = torch._C._are_functorch_transforms_active()
-        apply = _Convolve.apply if transformed else _apply_shortly
-        y, z, mean_y, var_y, *through = apply(*tensors, how)
+        y, z, mean_y, var_y, *through = _Convolve.apply(*tensors, how)
         x = through[0] if skip else x
     return NormSparse(y, z if keep else None, mean_y, var_y, x if skip else None)
 
@@ -269,10 +267,6 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise GemkernError("norm_sparse_conv2d has no derivative in forward mode: use backward()")
-
-
-# Where `apply` leads where no transform of functions is active.
-_apply_shortly: Any = super(torch.autograd.Function, _Convolve).apply
 
 
 def _apply(*inputs: Any) -> Any:

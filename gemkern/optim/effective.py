@@ -13,6 +13,21 @@ from gemkern import ops
 from gemkern.optim.layers import MaskedLayer
 
 
+class Noted:
+    """Tensors as they were: the same ones, unchanged in place as far as versions count that."""
+
+    def __init__(self, tensors: Sequence[Tensor] = ()) -> None:
+        self._tensors = tuple(tensors)
+        self._versions = [tensor._version for tensor in tensors]
+
+    def still(self, tensors: Sequence[Tensor]) -> bool:
+        """Return whether `tensors` are those that were noted, as they were."""
+        return all(
+            now is then and now._version == version
+            for now, then, version in zip(tensors, self._tensors, self._versions, strict=True)
+        )
+
+
 class Effective:
     """The effective weight of one masked layer as a leaf of the graph; its gradient is dL/dw_eff.
 
@@ -32,15 +47,14 @@ class Effective:
         self.leaf: Tensor | None = None
         self._owner = weakref.ref(owner)
         self._wanted: torch.dtype | None = None
-        self._sources: tuple[Tensor, ...] = ()
-        self._versions: list[int] = []
+        self._written_from = Noted()
 
     def read(self, layer: MaskedLayer, dtype: torch.dtype) -> Tensor | None:
         """Return the leaf if it is the effective weight of `layer` now, in `dtype`; else None."""
         if torch.is_grad_enabled():
             self._wanted = dtype
         known = self.leaf is not None and self.leaf.dtype == dtype and self._owner() is not None
-        return self.leaf if known and self._is_fresh(layer) else None
+        return self.leaf if known and self._written_from.still(sources(layer)) else None
 
     def reserve(self, layer: MaskedLayer) -> Tensor | None:
         """Return a leaf to write to, or None if `layer` has not computed yet."""
@@ -56,16 +70,7 @@ class Effective:
 
     def note_written(self, layer: MaskedLayer) -> None:
         """Note that the leaf is the effective weight of `layer` as it is now."""
-        self._sources = _sources(layer)
-        self._versions = [source._version for source in self._sources]
-
-    def _is_fresh(self, layer: MaskedLayer) -> bool:
-        return all(
-            now is then and now._version == version
-            for now, then, version in zip(
-                _sources(layer), self._sources, self._versions, strict=True
-            )
-        )
+        self._written_from = Noted(sources(layer))
 
 
 def attach(layers: Sequence[Any], owner: Any) -> None:
@@ -133,5 +138,6 @@ def write(layers: Sequence[Any]) -> None:
             layer.effective.note_written(layer)
 
 
-def _sources(layer: MaskedLayer) -> tuple[Tensor, ...]:
+def sources(layer: MaskedLayer) -> tuple[Tensor, ...]:
+    """Return what the effective weight of `layer` is made of."""
     return tuple(one for one in (layer.weight, layer.scores, layer.active) if one is not None)

@@ -64,6 +64,11 @@ def whole_shape(layer: Any) -> torch.Size:
     return torch.Size(getattr(layer, "whole_shape", layer.weight.shape))
 
 
+def is_sharded(tensor: object) -> bool:
+    """Return whether `tensor` is a DTensor; to import its class takes seconds."""
+    return type(tensor).__name__ == "DTensor"
+
+
 def is_masked(module: object) -> bool:
     """Return whether `module` is a masked layer: a weight, and bool `active` of its shape."""
     active = getattr(module, "active", None)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gemkern import ops
 from gemkern.optim.carrying import own_state, whole_state
-from gemkern.optim.effective import attach, clear_leaf_grads, detach, leaf_grad, write
+from gemkern.optim.effective import Noted, attach, clear_leaf_grads, detach, leaf_grad, write
 from gemkern.optim.layers import Layers, MaskedLayer, grouped, is_masked
 from gemkern.optim.score_optimizer import check_momentum, check_range
 
@@ -54,7 +54,7 @@ class MaskedSGD(torch.optim.SGD):
         }
         self._layers: list[MaskedLayer] = []
         # The layers whose masked weights and momentum the last step left at zero, as they were.
-        self._zeros: dict[MaskedLayer, tuple[Any, ...]] = {}
+        self._zeros: dict[MaskedLayer, Noted] = {}
         if isinstance(layers, nn.Module):
             groups: list[dict[str, Any]] = [{"params": self._adopt(layers.modules())}]
         else:
@@ -86,11 +86,15 @@ class MaskedSGD(torch.optim.SGD):
             if self._capturable or not getattr(layer, "is_unmasked", False)
         ]
         # What is zero stays zero where its gradient is, which costs a pass in place of four.
-        zero = [layer for layer in masked if self._is_zero(layer)]
+        zero: list[MaskedLayer] = []
+        others: list[MaskedLayer] = []
+        for layer in masked:
+            (zero if self._is_zero(layer) else others).append(layer)
         self._mask_gradients(zero)
         super().step()
-        self._clear_masked([layer for layer in masked if layer not in zero])
-        self._zeros = {} if self._capturable else {layer: _state_of(layer) for layer in masked}
+        self._clear_masked(others)
+        known = () if self._capturable else masked
+        self._zeros = {layer: Noted((layer.weight, layer.active)) for layer in known}
         self.refresh()
         return loss
 
@@ -166,24 +170,16 @@ class MaskedSGD(torch.optim.SGD):
 
     def _is_zero(self, layer: MaskedLayer) -> bool:
         """Return whether what is masked, weights and momentum, is known to be zero."""
-        weight, version, active, version_of_active = self._zeros.get(layer, (None,) * 4)
-        return (
-            weight is layer.weight
-            and version == layer.weight._version
-            and active is layer.active
-            and version_of_active == layer.active._version
-        )
+        return layer in self._zeros and self._zeros[layer].still((layer.weight, layer.active))
 
     def _mask_gradients(self, layers: Sequence[MaskedLayer]) -> None:
         """Let the gradients of weights be +0.0 where they are masked, whoever changed them."""
-        weights = [layer.weight for layer in layers if layer.weight.grad is not None]
-        active = [layer.active for layer in layers if layer.weight.grad is not None]
-        if weights:
-            grads: list[Any] = [weight.grad for weight in weights]
-            for weight, grad in zip(
-                weights, ops.effective_weight(grads, None, active), strict=True
-            ):
-                weight.grad = grad
+        learning = [layer for layer in layers if layer.weight.grad is not None]
+        if learning:
+            grads: list[Any] = [layer.weight.grad for layer in learning]
+            masked = ops.effective_weight(grads, None, [layer.active for layer in learning])
+            for layer, grad in zip(learning, masked, strict=True):
+                layer.weight.grad = grad
 
     def _clear_masked(self, layers: Sequence[MaskedLayer]) -> None:
         """Write +0.0 to what is masked, weights and momentum of `layers` at once."""
@@ -213,7 +209,3 @@ def _check(options: dict[str, Any]) -> None:
     check_range("lr", options["lr"], 0.0)
     check_momentum(options["momentum"], options["nesterov"])
     check_range("weight_decay", options["weight_decay"], 0.0)
-
-
-def _state_of(layer: MaskedLayer) -> tuple[Any, ...]:
-    return layer.weight, layer.weight._version, layer.active, layer.active._version

@@ -14,6 +14,7 @@ from gemkern.errors import GemkernError
 from gemkern.nn import check_form_may_change, is_accelerated
 from gemkern.numbers import whole_number
 from gemkern.optim import masked_layers, unwrapped, whole_shape
+from gemkern.optim.layers import is_sharded
 from gemkern.tickets import ranks
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
@@ -53,7 +54,7 @@ class Search(ABC):
         self._steps_of_epoch = 0
         self._has_stepped = self._has_ranks = False
         for name, layer in self.layers.items():
-            if type(layer.weight).__name__ == "DTensor":
+            if is_sharded(layer.weight):
                 raise GemkernError(
                     f"the weight of layer {name!r} is a DTensor, a part of which is on each rank: "
                     "search before sharding, or under DistributedDataParallel"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks_apart import on_every_rank
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call
@@ -149,15 +148,7 @@ def test_weights_have_a_second_derivative(index: int) -> None:
     assert torch.autograd.gradgradcheck(output, weight, fast_mode=True)
 
 
-def learn_on_one_rank(rank: int, folder: str) -> None:
-    # What is not there in a minute does not come: the other rank has failed.
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(minutes=1),
-    )
+def learn_on_one_rank(rank: int) -> dict[str, Tensor]:
     model = make_model(scores=True)
     if rank == 1:
         for layer in (model[0], model[4]):
@@ -170,17 +161,11 @@ def learn_on_one_rank(rank: int, folder: str) -> None:
         x = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(10 * step + rank))
         parallel(x).square().mean().backward()
         optimizer.step()
-    torch.save(model.state_dict(), Path(folder) / f"{rank}.pt")
-    torch.distributed.barrier()
-    # The end of a wrapper waits for threads that may wait for Python, and so for ever.
-    os._exit(0)
+    return model.state_dict()
 
 
-def test_two_ranks_learn_the_same_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The host's name need not lead to an address of this machine.
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(learn_on_one_rank, (str(tmp_path),), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def test_two_ranks_learn_the_same_scores(tmp_path: Path) -> None:
+    first, second = on_every_rank(learn_on_one_rank, tmp_path)
     start = make_model(scores=True).state_dict()
     for key in (key for key in first if key.endswith(("scores", "active"))):
         assert torch.equal(first[key], second[key]), key

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ranks_apart import on_every_rank
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import gemkern as gk
 from gemkern.optim import masked_layers
-
-RANKS = 2
 
 
 def network(rank: int, scores: bool) -> nn.Module:
@@ -67,15 +63,7 @@ def start(kind: str, when: str, rank: int) -> tuple[nn.Module, Any]:
     return parallel, make(parallel, rank)
 
 
-def search_on_one_rank(rank: int, folder: str) -> None:
-    # What is not there in a minute does not come: the other rank has failed.
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=RANKS,
-        timeout=timedelta(minutes=1),
-    )
+def search_on_one_rank(rank: int) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for kind, when in CASES:
         parallel, search = start(kind, when, rank)
@@ -88,20 +76,12 @@ def search_on_one_rank(rank: int, folder: str) -> None:
         run_epoch(parallel, search, rank, spoil=True)
     except gk.GemkernError as error:
         found["spoilt"] = str(error)
-    torch.save(found, Path(folder) / f"{rank}.pt")
-    torch.distributed.barrier()
-    # The end of a wrapper waits for threads that may wait for Python, and so for ever.
-    os._exit(0)
+    return found
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    with pytest.MonkeyPatch.context() as patch:
-        # The host's name need not lead to an address of this machine.
-        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        torch.multiprocessing.spawn(search_on_one_rank, (str(folder),), nprocs=RANKS)
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(RANKS)]
+    return on_every_rank(search_on_one_rank, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)

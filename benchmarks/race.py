@@ -25,12 +25,14 @@ from rich.console import Console
 
 from benchmarks import race_report, result_files
 from gemkern.errors import GemkernError
-from gemkern.experiments.laboratory import Laboratory
+from gemkern.experiments.job import job
+from gemkern.experiments.laboratory import Laboratory, matched_weights, rehearse
 from gemkern.experiments.presets import resolve
-from gemkern.experiments.race import race
 from gemkern.experiments.records import EpochRecord, Run
-from gemkern.experiments.search import imp_rounds, maskable_weights, rehearse
-from gemkern.experiments.settings import Settings, rewind_point
+from gemkern.experiments.settings import Settings
+from gemkern.experiments.work import Work
+from gemkern.tickets import imp_weights_left
+from gemkern.tickets.imp import rewind_point
 
 CHEAP = "cheap-imp"
 # What races under which name.
@@ -41,6 +43,12 @@ FEW = 4
 DIGITS = 5
 
 Row = dict[str, Any]
+
+
+def imp_rounds(settings: Settings, total: int) -> int:
+    """Return how many times IMP prunes on its way to the density of all tickets."""
+    density = matched_weights(settings, total) / total
+    return len(imp_weights_left(total, density, settings.own["imp"].imp_prune))
 
 
 def cheap(settings: Settings, total: int, steps: int) -> Settings:
@@ -54,11 +62,11 @@ def cheap(settings: Settings, total: int, steps: int) -> Settings:
         steps: of an epoch.
     """
     rounds = imp_rounds(settings, total)
-    epochs = max(1, round(settings.mine_epochs / rounds))
-    point = rewind_point(settings.imp_rewind)
+    epochs = max(1, round(settings.own["gem-miner"].mine_epochs / rounds))
+    point = rewind_point(settings.own["imp"].imp_rewind)
     if isinstance(point, int):
         point = min(point, epochs * steps // 2)
-    return replace(settings, imp_epochs=epochs, imp_rewind=str(point))
+    return settings.changed(imp_epochs=epochs, imp_rewind=str(point))
 
 
 def laboratories(settings: Settings) -> dict[str, Laboratory]:
@@ -68,10 +76,10 @@ def laboratories(settings: Settings) -> dict[str, Laboratory]:
         GemkernError: the settings do not fit together, or the data cannot be read.
     """
     common = Laboratory(settings)
-    steps = len(common.dataset.train) // settings.batch_size
-    short = Laboratory(cheap(settings, maskable_weights(common), steps))
+    steps = len(common.data.training(settings.batch_size, seed=0))
+    short = Laboratory(cheap(settings, common.maskable_weights, steps))
     for laboratory in (common, short):
-        rehearse(laboratory)
+        rehearse(laboratory, [*dict.fromkeys(METHODS.values())])
     return {name: short if name == CHEAP else common for name in METHODS}
 
 
@@ -92,16 +100,18 @@ def run(
         for name, method in METHODS.items():
             if (name, seed) not in done:
                 records: list[EpochRecord] = []
-                (one,) = race(where[name], [method], [seed], on_epoch=records.append)
+                work = Work(
+                    job(where[name].settings, method, [seed]), where[name], on_epoch=records.append
+                )
+                (one,) = work.run()
                 yield _row(replace(one, method=name), records)
 
 
 def warm_up(laboratory: Laboratory) -> None:
     """Run a race of a few steps and forget it: what is made once is not made in a timed one."""
     settings = laboratory.settings
-    short = replace(
-        settings,
-        train_limit=min(len(laboratory.dataset.train), FEW * settings.batch_size),
+    short = settings.changed(
+        train_limit=min(len(laboratory.data.training(1, seed=0)), FEW * settings.batch_size),
         mine_epochs=3,
         freeze_every=1,
         finetune_epochs=1,
@@ -169,7 +179,7 @@ def main(
         **result_files.about(result_files.command("benchmarks.race")),
         **result_files.TRAINED,
         "config": config,
-        "cheap_imp_epochs": where[CHEAP].settings.imp_epochs,
+        "cheap_imp_epochs": where[CHEAP].settings.own["imp"].imp_epochs,
     }
     warm_up(where["dense"])
     for row in run(where, range(seeds), {(row["method"], row["seed"]) for row in rows}):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gemkern.experiments.records import Run, Saving
-from gemkern.report import savings_markdown, summarise
+from gemkern.experiments.summary import summarise
+from gemkern.report import savings_markdown
 
 
 def accelerated(kept: dict[str, Any], dense: dict[str, Any]) -> str:

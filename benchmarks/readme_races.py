@@ -9,7 +9,8 @@ from benchmarks import race_report
 from benchmarks.readme_accelerated import accelerated, saved
 from benchmarks.result_files import image, kept, named, source, used
 from gemkern.experiments.records import Run
-from gemkern.report import markdown_table, paired_gain
+from gemkern.experiments.summary import paired_gain
+from gemkern.report import markdown_table
 
 Kept = Mapping[str, Any]
 

@@ -1,10 +1,23 @@
 """gemkern: lottery tickets found in one training run, on masked kernels for PyTorch.
 
 The front door: what most users need is here; the rooms behind it are `gemkern.ops`, `nn`, `optim`,
-`models`, `data`, `training` and `tickets`.
+`models`, `data`, `training`, `tickets` and `experiments`.
 """
 
-from importlib.metadata import version
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+if not (_ROOT / "gemkern" / "kernels").is_dir() and (_ROOT / "kernels").is_dir():
+    # In a clone, where `kernels/` stands beside this package.
+    __path__.append(str(_ROOT))
+
+if "torch" not in sys.modules:
+    # Before PyTorch starts its threads.
+    from gemkern import waiting
+
+    waiting.prepare()
 
 from gemkern import data, models, nn, ops, optim, tickets, training
 from gemkern.errors import GemkernError
@@ -18,10 +31,14 @@ from gemkern.nn import (
     mask_zeros,
     unconvert,
 )
-from gemkern.optim import MaskedSGD, ScoreAdam, ScoreSGD
+from gemkern.optim import MaskedSGD, ScoreAdam, ScoreSGD, density, masked_layers
+from gemkern.racing import Race, race
 from gemkern.tickets import IMP, GemMiner, Ticket
 
-__version__ = version("gemkern")
+try:
+    __version__ = version("gemkern")
+except PackageNotFoundError:
+    __version__ = "not installed"
 
 __all__ = [
     "IMP",
@@ -30,6 +47,7 @@ __all__ = [
     "MaskedConv2d",
     "MaskedLinear",
     "MaskedSGD",
+    "Race",
     "ScoreAdam",
     "ScoreSGD",
     "Ticket",
@@ -39,11 +57,14 @@ __all__ = [
     "convert",
     "data",
     "decelerate",
+    "density",
     "mask_zeros",
+    "masked_layers",
     "models",
     "nn",
     "ops",
     "optim",
+    "race",
     "tickets",
     "training",
     "unconvert",

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import glob
+import json
+import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from gemkern.errors import GemkernError
+
+try:
+    import fcntl
+except ImportError:
+    # Where there are no such locks, what an interrupted writer left stays.
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, which then takes the name `path`.
 
     Whatever fails (a full disk, an interrupt, an error in `write`), a file that stood at `path`
-    is untouched and no other is left behind.
+    is untouched and no other is left behind. What a writer that was killed left behind goes with
+    the next one.
 
     Raises:
         GemkernError: the operating system refused; the message names the path and the reason.
     """
     final = Path(path)
     temporary: Path | None = None
+    handle: int | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(final)
         handle, name = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
         temporary = Path(name)
-        os.close(handle)
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
         write(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(final)
@@ -37,6 +51,51 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write `content` as JSON, whole or not at all.
+
+    A number that is not finite is written as null, a path as a string.
+
+    Raises:
+        GemkernError: it cannot be written.
+    """
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in JSON's own types: paths as strings, numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Remove what writers left who are no more: they hold a lock as long as they live."""
+    if fcntl is None:
+        return
+    for leftover in final.parent.glob(f".{glob.escape(final.name)}.*"):
+        try:
+            handle = os.open(leftover, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            leftover.unlink(missing_ok=True)
+        except OSError:
+            pass
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

@@ -19,8 +19,8 @@ from torch import nn
 
 import gemkern as gk
 from gemkern.errors import GemkernError
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.models import registry
-from gemkern.report import RunFolder
 from gemkern.tickets import GemMiner, Ticket
 
 SHORT = [
@@ -50,13 +50,16 @@ def assert_one_sentence(capfd: pytest.CaptureFixture[str], message: str) -> None
 
 
 def assert_nothing_half_written(out: Path) -> None:
-    """Check that every file in `out` has its final name and is whole, and results are missing."""
+    """Check that every file in `out` has its final name and is whole."""
     for path in out.iterdir() if out.is_dir() else ():
         if path.suffix == ".safetensors":
             Ticket.load(path)
-        elif path.name == "config.json":
+        elif path.name in ("config.json", "results.json"):
             json.loads(path.read_text())
-        else:
+        elif path.is_dir():
+            assert path.name == "jobs"
+            assert not list(path.glob("*/.*.*")), "a temporary or unfinished file was left"
+        elif path.name != ".lock":
             assert path.name == "epochs.jsonl", "a temporary or unfinished file was left"
             RunFolder(out).epochs()
 
@@ -151,29 +154,32 @@ def test_an_out_folder_that_cannot_be_made_is_named(
 
 
 @pytest.mark.parametrize(
-    ("command", "bytes_a_file", "refused", "left"),
+    ("command", "bytes_a_file", "code", "refused"),
     [
-        ("mine", 200, "config.json", set()),
-        ("mine", 100_000, TICKET, {"config.json", "epochs.jsonl"}),
-        ("race", 100_000, TICKET, {"config.json", "epochs.jsonl"}),
-        ("imp", 100_000, "imp-seed0.ticket.safetensors", {"config.json", "epochs.jsonl"}),
+        ("mine", 200, 2, "config.json"),
+        ("mine", 100_000, 2, "checkpoint-000001.safetensors"),
+        ("race", 100_000, 1, "checkpoint-000001.safetensors"),
+        ("imp", 100_000, 2, "checkpoint-000001.safetensors"),
     ],
 )
 def test_a_full_disk_leaves_no_half_file(
     command: str,
     bytes_a_file: int,
+    code: int,
     refused: str,
-    left: set[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with disk_of(bytes_a_file):
-        code = call(monkeypatch, command, *SHORT, "--out", tmp_path)
-    assert code == 2
-    assert_one_sentence(capfd, f"could not write {tmp_path / refused}: ")
-    assert {path.name for path in tmp_path.iterdir()} == left
+        assert call(monkeypatch, command, *SHORT, "--out", tmp_path) == code
+    shown = capfd.readouterr()
+    said = "".join((shown.err + shown.out).split())
+    assert "couldnotwrite" in said
+    assert refused in said
+    assert "Traceback" not in shown.err
     assert_nothing_half_written(tmp_path)
+    assert call(monkeypatch, command, *SHORT, "--out", tmp_path, "--resume") == 0
 
 
 def test_a_full_disk_leaves_the_ticket_that_was_there(ticket: Path, tmp_path: Path) -> None:
@@ -194,9 +200,10 @@ def test_a_race_whose_loss_is_not_finite_ends_with_a_sentence(
         monkeypatch, "race", *SHORT, "--methods", "gem-miner,random", "--seeds", "1",
         "--set", f"finetune_lr={rate}", "--out", tmp_path,
     )  # fmt: skip
-    assert code == 2
-    assert_one_sentence(capfd, "the loss is nan in epoch 1 of 1: lower the learning rate")
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "epochs.jsonl", TICKET}
+    assert code == 1
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "gem-miner, seed 0, failed: the loss is nan in epoch 1 of 1: lower the learning" in shown
+    assert (tmp_path / TICKET).exists(), "what was found before is there"
     assert_nothing_half_written(tmp_path)
     assert [epoch.phase for epoch in RunFolder(tmp_path).epochs()] == ["find", "find"]
 
@@ -213,7 +220,8 @@ def test_scores_that_are_not_numbers_end_the_search(
     monkeypatch.setattr(GemMiner, "_draw_scores", spoil)
     assert call(monkeypatch, "mine", *SHORT, "--out", tmp_path) == 2
     assert_one_sentence(capfd, "layer 'stages.0.0.conv1' has a score that is NaN at the end of")
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert not list(tmp_path.glob("*.safetensors"))
+    assert_nothing_half_written(tmp_path)
 
 
 @pytest.mark.parametrize("command", ["mine", "imp", "race"])
@@ -254,8 +262,7 @@ def test_images_of_another_shape_than_the_tickets_are_refused(
     )  # fmt: skip
     assert code == 2
     assert_one_sentence(capfd, "does not fit the model: layer 'conv' has a weight of shape")
-    assert_nothing_half_written(out)
-    assert {path.name for path in out.iterdir()} <= {"config.json"}
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 8)])

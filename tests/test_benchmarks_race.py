@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from benchmarks.race import CHEAP, METHODS
 from benchmarks.result_files import kept, named, used
 from gemkern.experiments import laboratory
 from gemkern.experiments.presets import resolve
-from gemkern.experiments.search import imp_rounds
 from gemkern.experiments.settings import Settings
 
 WEIGHTS = 74_512
@@ -39,12 +37,12 @@ def test_cheap_imp_is_imp_with_the_epochs_of_gem_miner() -> None:
     for preset, cheap in (("digits", 36), ("resnet20-1.44", 160)):
         settings = resolve(preset, {"device": "cpu"})
         found = race.cheap(settings, WEIGHTS, steps=351)
-        assert replace(found, imp_epochs=settings.imp_epochs) == settings
-        assert imp_rounds(found, WEIGHTS) * found.imp_epochs == cheap
-    hasty = race.cheap(replace(settings, mine_epochs=8, freeze_every=1), WEIGHTS, steps=351)
-    assert (hasty.imp_epochs, hasty.imp_rewind) == (1, "175")
-    learning_rate = replace(settings, imp_rewind="learning-rate")
-    assert race.cheap(learning_rate, WEIGHTS, steps=351).imp_rewind == "learning-rate"
+        assert found.changed(imp_epochs=settings.own["imp"].imp_epochs) == settings
+        assert race.imp_rounds(found, WEIGHTS) * found.own["imp"].imp_epochs == cheap
+    hasty = race.cheap(settings.changed(mine_epochs=8, freeze_every=1), WEIGHTS, steps=351)
+    assert (hasty.own["imp"].imp_epochs, hasty.own["imp"].imp_rewind) == (1, "175")
+    learning_rate = race.cheap(settings.changed(imp_rewind="learning-rate"), WEIGHTS, steps=351)
+    assert learning_rate.own["imp"].imp_rewind == "learning-rate"
 
 
 def test_every_contender_runs_every_seed_to_one_density(rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from command import call
 
 from gemkern.experiments.presets import resolve
-from gemkern.report import RunFolder
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.tickets import Ticket
 
 TINY = ["--data", "digits", "--density", "0.1", "--device", "cpu", "--set", "freeze_every=1"]
@@ -144,7 +144,7 @@ def test_a_preset_is_resolved_and_shown_in_full(
     )  # fmt: skip
     assert code == 0
     chosen = {"data": "digits", "device": "cpu", "train_limit": 128, "score_lr": 0.25}
-    settings = resolve("resnet20-1.44", chosen).scaled(0.02).as_dict()
+    settings = resolve("resnet20-1.44", chosen).scaled(0.02).as_dict(["gem-miner"])
     assert (settings["density"], settings["mine_epochs"], settings["l2"]) == (0.0144, 3, 5e-5)
     config = json.loads((tmp_path / "config.json").read_text())["config"]
     assert settings.items() <= config.items()

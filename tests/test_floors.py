@@ -12,7 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Rooms by floor, the lowest first; a room may import its own floor only where FRIENDS says so.
 FLOORS = (
     ("gemkern.kernels",),
-    ("gemkern.errors", "gemkern.files", "gemkern.numbers"),
+    (
+        "gemkern.errors",
+        "gemkern.files",
+        "gemkern.numbers",
+        "gemkern.tensor_file",
+        "gemkern.waiting",
+    ),
     ("gemkern.ops",),
     ("gemkern.optim",),
     ("gemkern.nn",),
@@ -20,13 +26,15 @@ FLOORS = (
     ("gemkern.tickets",),
     ("gemkern.experiments",),
     ("gemkern.report",),
-    ("gemkern.cli", "gemkern.__main__"),
+    ("gemkern.cli", "gemkern.racing", "gemkern.__main__"),
 )
 HEIGHT = {room: height for height, rooms in enumerate(FLOORS) for room in rooms}
 FRIENDS = {
     ("gemkern.training", "gemkern.data"),
     ("gemkern.files", "gemkern.errors"),
     ("gemkern.numbers", "gemkern.errors"),
+    ("gemkern.tensor_file", "gemkern.errors"),
+    ("gemkern.tensor_file", "gemkern.files"),
     ("gemkern.__main__", "gemkern.cli"),
 }
 # The package's front door gathers names from every floor.

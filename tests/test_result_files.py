@@ -10,7 +10,7 @@ import pytest
 from benchmarks import readme, result_files
 from benchmarks.result_files import machine
 from gemkern.experiments.presets import resolve
-from gemkern.report import RunFolder
+from gemkern.experiments.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(

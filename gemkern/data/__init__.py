@@ -7,10 +7,12 @@ from functools import partial
 from typing import NamedTuple
 
 from gemkern.data import cifar, digits, folder, idx
-from gemkern.data.batches import TrainingBatches, batches, eval_batches
-from gemkern.data.dataset import Augment, Dataset, Source, Split
+from gemkern.data.batches import Batches, Share, TrainingBatches, batches, eval_batches
+from gemkern.data.dataset import Dataset
 from gemkern.data.files import StrPath
+from gemkern.data.loaders import Loaders
 from gemkern.data.randomness import Stream, random_numbers
+from gemkern.data.split import Augment, Source, Split
 from gemkern.data.splits import balanced_subset, hold_out
 from gemkern.data.statistics import channel_statistics
 from gemkern.errors import GemkernError
@@ -18,13 +20,19 @@ from gemkern.errors import GemkernError
 __all__ = [
     "NAMES",
     "Augment",
+    "Batches",
+    "Data",
     "Dataset",
+    "Loaders",
+    "Share",
     "Split",
     "TrainingBatches",
     "batches",
     "eval_batches",
     "load",
 ]
+
+Data = Dataset | Loaders
 
 
 class _Format(NamedTuple):

@@ -7,15 +7,46 @@ one copy. After that the host only slices: no batch makes it wait for the device
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gemkern.data.dataset import Augment, Split
 from gemkern.data.randomness import Stream, random_numbers
+from gemkern.data.split import Augment, Split
 from gemkern.errors import GemkernError
+
+
+class Share(NamedTuple):
+    """Which part of each batch is taken here: that of rank `rank` of `ranks`."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+WHOLE = Share()
+
+
+class Batches(Protocol):
+    """The training batches of one epoch after another."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a captured graph of `take` makes the next batch at each replay."""
+
+    def __len__(self) -> int:
+        """How many batches there are in an epoch."""
+
+    def begin(self, epoch: int, step: int = 0) -> None:
+        """Go to the batch of `step` of `epoch`; what comes is a function of seed and epoch."""
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        """Return images and labels of the next batch."""
 
 
 class TrainingBatches:
@@ -30,10 +61,14 @@ class TrainingBatches:
 
     Args:
         mean, std: per channel, of pixels scaled to [0, 1]; applied after the black padding.
+        share: which part of each batch is taken.
 
     Raises:
-        GemkernError: `batch_size` is below 1 or above the size of the split.
+        GemkernError: `batch_size` is below 1 or above the size of the split, or cannot be shared
+            equally.
     """
+
+    capturable = True
 
     def __init__(
         self,
@@ -44,16 +79,23 @@ class TrainingBatches:
         mean: Sequence[float],
         std: Sequence[float],
         augment: Augment,
+        share: Share = WHOLE,
     ) -> None:
         if not 1 <= batch_size <= len(split):
             raise GemkernError(
                 f"batch_size is {batch_size}: give at least 1 and at most {len(split)}, "
                 "the number of training images"
             )
+        if batch_size % share.ranks:
+            raise GemkernError(
+                f"a batch of {batch_size} images cannot be shared by {share.ranks} ranks: give a "
+                "multiple of that with --set batch_size=N"
+            )
         self._split, self._batch_size, self._seed, self._augment = split, batch_size, seed, augment
         self._normalise = _normaliser(split, mean, std)
         self._plan = torch.empty((4, len(split)), dtype=torch.int64, device=self.device)
-        self._first = torch.arange(batch_size, device=self.device)
+        own = batch_size // share.ranks
+        self._first = own * share.rank + torch.arange(own, device=self.device)
         # Columns of the plan that the next batch takes.
         self._next = self._first.clone()
 
@@ -64,21 +106,21 @@ class TrainingBatches:
     def device(self) -> torch.device:
         return self._split.images.device
 
-    def begin(self, epoch: int) -> None:
-        """Go to the first batch of `epoch`.
+    def begin(self, epoch: int, step: int = 0) -> None:
+        """Go to the batch of `step` of `epoch`.
 
         Raises:
             GemkernError: the seed or the epoch is negative.
         """
         self._plan.copy_(_epoch_plan(len(self._split), self._augment, self._seed, epoch))
-        self._next.copy_(self._first)
+        self._next.copy_(self._first + step * self._batch_size)
 
     def take(self) -> tuple[Tensor, Tensor]:
         """Return the next batch of the epoch, which must not be over: `len()` times an epoch.
 
         Returns:
-            images float32 [batch_size, C, H, W] and labels int64 [batch_size], on the split's
-            device; there channels last if that is CUDA.
+            images float32 [B, C, H, W] and labels int64 [B], on the split's device; there channels
+            last if that is CUDA. B is `batch_size`, or the share of it.
         """
         indices, top, left, flipped = self._plan.index_select(1, self._next)
         self._next += self._batch_size

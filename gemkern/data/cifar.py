@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gemkern.data.cifar_pickle import decode_pickle
-from gemkern.data.dataset import Source, Split
 from gemkern.data.files import StrPath, check_labels, damaged, data_folder, read_bytes
+from gemkern.data.split import Source, Split
 from gemkern.errors import GemkernError
 
 _IMAGE_SHAPE = (3, 32, 32)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gemkern.data.dataset import Source, Split
 from gemkern.data.files import StrPath
 from gemkern.data.randomness import Stream, random_numbers
+from gemkern.data.split import Source, Split
 from gemkern.data.splits import hold_out
 from gemkern.errors import GemkernError
 

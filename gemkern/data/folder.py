@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gemkern.data.dataset import Source, Split
 from gemkern.data.files import StrPath, data_folder
+from gemkern.data.split import Source, Split
 from gemkern.errors import GemkernError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")

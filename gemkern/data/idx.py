@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gemkern.data.dataset import Source, Split
 from gemkern.data.files import StrPath, check_labels, damaged, data_folder, read_bytes
+from gemkern.data.split import Source, Split
 from gemkern.errors import GemkernError
 
 _CLASSES = 10

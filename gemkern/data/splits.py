@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gemkern.data.dataset import Split
+from gemkern.data.split import Split
 from gemkern.errors import GemkernError
 
 

@@ -2,78 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gemkern.data import Dataset, Split, batches, load
+from gemkern.data import Data, Dataset, Loaders, load
 from gemkern.errors import GemkernError
-from gemkern.experiments.records import EpochRecord, Phase, Saving
-from gemkern.experiments.settings import AUTOCAST, Settings
+from gemkern.experiments import own
+from gemkern.experiments.records import Phase
+from gemkern.experiments.settings import AUTOCAST, PLANS, Settings
 from gemkern.models import build
-from gemkern.tickets import Search, Ticket
-from gemkern.training import (
-    EpochStats,
-    Forms,
-    Method,
-    Trainee,
-    WeightTraining,
-    evaluate,
-    train_together,
-)
+from gemkern.nn import convert
+from gemkern.optim import masked_layers
+from gemkern.tickets import METHODS, Search, Start, Ticket, weights_left
+from gemkern.training import WeightTraining, evaluate
 from gemkern.training.forms import CHOICES, NEVER, Accelerated, Record, runs_sparse
+from gemkern.training.randomness import own_random_numbers
 
 # The record of a method, a seed and a phase.
 Records = Mapping[tuple[str, int, str], Record]
-
-
-@dataclass
-class Notebook:
-    """The records of one method and seed, in the order in which its epochs were trained."""
-
-    method: str
-    seed: int
-    on_epoch: Callable[[EpochRecord], None]
-    on_saving: Callable[[Saving], None] = lambda saving: None
-    records: list[EpochRecord] = field(default_factory=list)
-
-    def write(self, phase: Phase, stats: EpochStats, density: float, validation: float) -> None:
-        """Add one epoch; its seconds go on from the last one's."""
-        before = self.records[-1].seconds if self.records else 0.0
-        record = EpochRecord(
-            method=self.method,
-            seed=self.seed,
-            phase=phase,
-            epoch=stats.epoch,
-            density=density,
-            loss=stats.loss,
-            validation_accuracy=validation,
-            seconds=before + stats.seconds,
-            step_ms=1e3 * stats.seconds / stats.steps,
-        )
-        self.records.append(record)
-        self.on_epoch(record)
-
-    def epochs(self, phase: Phase) -> int:
-        """Return how many epochs `phase` took."""
-        return sum(record.phase == phase for record in self.records)
-
-    def seconds(self, phase: Phase) -> float:
-        """Return the seconds that `phase` trained."""
-        ends = [record.seconds for record in self.records if record.phase == phase]
-        if not ends:
-            return 0.0
-        return ends[-1] - (self.seconds("find") if phase == "finetune" else 0.0)
-
-    def step_ms(self) -> float:
-        """Return the median over epochs of the mean step, of the search if there was one."""
-        phase = "find" if self.epochs("find") else "finetune"
-        return statistics.median(r.step_ms for r in self.records if r.phase == phase)
+Build = Callable[..., nn.Module]
 
 
 class Laboratory:
@@ -81,18 +32,27 @@ class Laboratory:
 
     Args:
         records: of the run that the settings' `accelerate` names, to be replayed.
+        data: in place of what the settings name.
+        build: returns a network, in place of what the settings name; called with those of classes,
+            channels, image_size, seed, init and affine that its signature takes.
 
     Raises:
         GemkernError: the data cannot be read, the model or the device is not known, or the settings
             do not fit together.
     """
 
-    def __init__(self, settings: Settings, records: Records | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        records: Records | None = None,
+        *,
+        data: Data | None = None,
+        build: Build | None = None,
+    ) -> None:
         self.settings = settings
         self._records = records or {}
-        self.dataset: Dataset = load(
-            settings.data, settings.data_dir, train_limit=settings.train_limit
-        ).to(settings.device)
+        self._build = build or _named(settings.model)
+        self.data: Data = (_load(settings) if data is None else data).to(settings.device)
         if settings.batch_size < 1:
             raise GemkernError(
                 f"a batch of {settings.batch_size} images cannot be trained on: "
@@ -103,28 +63,73 @@ class Laboratory:
                 f"{settings.seeds_at_once} seeds at once train nothing: "
                 "give --set seeds_at_once=1 or more"
             )
-        if len(self.dataset.train) < settings.batch_size:
+        if isinstance(self.data, Dataset) and len(self.data.train) < settings.batch_size:
             raise GemkernError(
                 f"a batch of {settings.batch_size} images is larger than the "
-                f"{len(self.dataset.train)} training images: lower it with --set batch_size=N"
+                f"{len(self.data.train)} training images: lower it with --set batch_size=N"
             )
 
-    def fresh_model(self, seed: int, method: str = "gem-miner") -> nn.Module:
-        """Return the network of the settings with the initial weights of `method` and `seed`."""
-        channels, size, _ = self.dataset.image_shape
-        model = build(
-            self.settings.model,
-            classes=self.dataset.classes,
-            channels=channels,
-            image_size=size,
-            affine=self.settings.affine,
-            init=self.settings.init_of(method),
-            seed=seed,
-        ).to(self.settings.device)
+    def fresh_model(self, seed: int, method: str = PLANS) -> nn.Module:
+        """Return the network of the settings with the initial weights of `method` and `seed`.
+
+        Raises:
+            GemkernError: there is no such network, or it cannot be made for the data.
+        """
+        channels, size = (*self.data.image_shape, None, None)[:2]
+        known = {"classes": self.data.classes, "channels": channels, "image_size": size}
+        # What takes no seed draws from the global numbers: they are the seed's too.
+        with own_random_numbers(seed, torch.device(self.settings.device)):
+            model = own.call(
+                self._build,
+                **{name: value for name, value in known.items() if value is not None},
+                affine=self.settings.affine,
+                init=self.settings.init_of(method),
+                seed=seed,
+            )
+        if not isinstance(model, nn.Module):
+            raise GemkernError(
+                f"{own.name_of(self._build)} returns a {type(model).__name__}: let it return the "
+                "network, an nn.Module"
+            )
+        model = model.to(self.settings.device)
         if self.settings.device.startswith("cuda"):
             # cuDNN's layout, as that of the images; PyTorch's types do not know the argument.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
+
+    @cached_property
+    def maskable_weights(self) -> int:
+        """How many weights of the network can be masked."""
+        model = self.fresh_model(seed=0)
+        convert(model)
+        return sum(layer.active.numel() for layer in masked_layers(model).values())
+
+    @cached_property
+    def matched_weights(self) -> int:
+        """How many of them Gem-Miner's schedule, and so every ticket of a race, leaves."""
+        return matched_weights(self.settings, self.maskable_weights)
+
+    def start(
+        self,
+        method: str,
+        seed: int,
+        ticket: Ticket | None = None,
+        accelerated: Callable[[], Accelerated] = lambda: NEVER,
+    ) -> Start:
+        """Return what `method` starts from; `ticket` is that of the method that it needs."""
+        return Start(
+            own=self.settings.own[method],
+            seed=seed,
+            name=self.settings.model,
+            fresh=lambda seed: self.fresh_model(seed, method),
+            density=self.settings.density,
+            total=self.maskable_weights,
+            weights=self.matched_weights,
+            weight_decay=self.settings.weight_decay,
+            schedule=self.settings.finetune_schedule,
+            accelerated=accelerated,
+            ticket=ticket,
+        )
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -137,8 +142,8 @@ class Laboratory:
         served = runs_sparse(self.settings.device) and self.autocast is None
         return served and self.settings.accelerate != NEVER
 
-    def accelerated(self, notebook: Notebook, phase: Phase) -> Accelerated:
-        """Return how a phase of the run of `notebook` is to be accelerated.
+    def accelerated(self, method: str, seed: int, phase: Phase) -> Accelerated:
+        """Return how a phase of a run is to be accelerated.
 
         Raises:
             GemkernError: it is to be replayed, and there is no record of it.
@@ -146,48 +151,18 @@ class Laboratory:
         chosen = self.settings.accelerate if self.may_accelerate else NEVER
         if chosen in CHOICES:
             return chosen
-        run = notebook.method, notebook.seed, phase
-        if run not in self._records:
+        if (method, seed, phase) not in self._records:
             raise GemkernError(
-                f"{chosen} has no record of {notebook.method}, seed {notebook.seed}, {phase}: "
+                f"{chosen} has no record of {method}, seed {seed}, {phase}: "
                 "replay a run of the same methods and seeds"
             )
-        return self._records[run]
+        return self._records[method, seed, phase]
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a training step: the first batch of seed 0."""
-        return next(
-            batches(
-                self.dataset.train,
-                self.settings.batch_size,
-                seed=0,
-                epoch=0,
-                mean=self.dataset.mean,
-                std=self.dataset.std,
-                augment=self.dataset.augment,
-            )
-        )
-
-    def find(self, searches: Sequence[Search], notebooks: Sequence[Notebook]) -> None:
-        """Run searches to their end, together; each is written down in its notebook."""
-        densities = [partial(getattr, search, "density") for search in searches]
-        models = [search.model for search in searches]
-        self._train(models, searches, "find", densities, notebooks)
-        self._note_savings([search.forms for search in searches], "find", notebooks)
-
-    def finetune(
-        self, models: Sequence[nn.Module], density: float, notebooks: Sequence[Notebook]
-    ) -> None:
-        """Train the weights of models of one density under their masks, together.
-
-        The recipe is the settings'; each model's epochs are written down in its notebook.
-        """
-        methods = [
-            self.finetuning(model, self.accelerated(notebook, "finetune"))
-            for model, notebook in zip(models, notebooks, strict=True)
-        ]
-        self._train(models, methods, "finetune", [lambda: density for _ in models], notebooks)
-        self._note_savings([method.forms for method in methods], "finetune", notebooks)
+        batches = self.data.training(self.settings.batch_size, seed=0)
+        batches.begin(0)
+        return batches.take()
 
     def finetuning(self, model: nn.Module, accelerated: Accelerated = NEVER) -> WeightTraining:
         """Return the settings' finetuning recipe for `model`, before its first step."""
@@ -202,7 +177,11 @@ class Laboratory:
 
     def test(self, model: nn.Module) -> float:
         """Return the accuracy of `model` on the test set, a fraction."""
-        return self._accuracy(model, self.dataset.test)
+        return evaluate(model, self.data, "test", autocast=self.autocast)
+
+    def validate(self, model: nn.Module) -> float:
+        """Return the accuracy of `model` on the validation set, a fraction."""
+        return evaluate(model, self.data, "validation", autocast=self.autocast)
 
     def with_ticket(self, ticket: Ticket, seed: int) -> nn.Module:
         """Return a fresh model under `ticket`, ready to finetune."""
@@ -210,51 +189,66 @@ class Laboratory:
         ticket.apply(model)
         return model
 
-    def _train(
-        self,
-        models: Sequence[nn.Module],
-        methods: Sequence[Method],
-        phase: Phase,
-        densities: Sequence[Callable[[], float]],
-        notebooks: Sequence[Notebook],
-    ) -> None:
-        def write(i: int, stats: EpochStats) -> None:
-            validation = self._accuracy(models[i], self.dataset.validation)
-            notebooks[i].write(phase, stats, densities[i](), validation)
 
-        trainees = [
-            Trainee(model, method, notebook.seed, partial(write, i))
-            for i, (model, method, notebook) in enumerate(
-                zip(models, methods, notebooks, strict=True)
+def matched_weights(settings: Settings, total: int) -> int:
+    """Return how many of `total` weights Gem-Miner's schedule leaves."""
+    own = settings.own[PLANS]
+    return weights_left(total, settings.density, own.mine_epochs, own.freeze_every)[-1]
+
+
+def rehearse(laboratory: Laboratory, methods: Sequence[str]) -> dict[str, int]:
+    """Set up what `methods` train, and train none: bad settings are refused at once.
+
+    Returns:
+        how many epochs each of them searches.
+
+    Raises:
+        GemkernError: the settings do not fit together.
+    """
+    epochs = dict.fromkeys(methods, 0)
+    for method in methods:
+        if METHODS[method].needs is None:
+            made = METHODS[method].make(laboratory.start(method, seed=0))
+            epochs[method] = made.epochs if isinstance(made, Search) else 0
+        laboratory.finetuning(laboratory.fresh_model(0, method))
+    return epochs
+
+
+def _named(name: str) -> Build:
+    if own.is_own(name):
+        return own.find(name)
+
+    def named(**fitting: Any) -> nn.Module:
+        missing = {"classes", "channels", "image_size"} - fitting.keys()
+        if missing:
+            raise GemkernError(
+                f"{name} needs {min(missing)}, which the data do not tell: give a function that "
+                "builds the network"
             )
-        ]
-        train_together(
-            trainees,
-            self.dataset,
-            batch_size=self.settings.batch_size,
-            autocast=self.autocast,
-            graph=self.settings.graph,
-        )
+        return build(name, **fitting)
 
-    def _note_savings(
-        self, trained: Sequence[Forms], phase: Phase, notebooks: Sequence[Notebook]
-    ) -> None:
-        for forms, notebook in zip(trained, notebooks, strict=True):
-            if self.accelerated(notebook, phase) == NEVER:
-                continue
-            # Steps of all were timed together: an equal share is each one's.
-            share = 1 / len(trained)
-            dense, steps = forms.dense_ms, forms.sparse_steps
-            saving = Saving(
-                method=notebook.method,
-                seed=notebook.seed,
-                phase=phase,
-                steps=steps,
-                dense_ms=math.nan if dense is None else share * dense,
-                accelerated_ms=share * 1e3 * forms.sparse_seconds / steps if steps else math.nan,
-                record=forms.record,
-            )
-            notebook.on_saving(saving)
+    return named
 
-    def _accuracy(self, model: nn.Module, split: Split) -> float:
-        return evaluate(model, split, self.dataset, autocast=self.autocast)
+
+def _load(settings: Settings) -> Data:
+    name = settings.data
+    if not own.is_own(name):
+        return load(name, settings.data_dir, train_limit=settings.train_limit)
+    found = own.call(own.find(name), data_dir=settings.data_dir, train_limit=settings.train_limit)
+    return as_data(found, name)
+
+
+def as_data(found: Any, name: str = "loaders") -> Data:
+    """Return a `Dataset`, `Loaders`, or a pair or triple of DataLoaders, as data.
+
+    Raises:
+        GemkernError: it is nothing of that.
+    """
+    if isinstance(found, (Dataset, Loaders)):
+        return found
+    if isinstance(found, (list, tuple)) and len(found) in (2, 3):
+        return Loaders(*found, name=name)
+    raise GemkernError(
+        f"the data are a {type(found).__name__}: give a gemkern.data.Dataset, or the DataLoaders "
+        "of training and test"
+    )

@@ -1,6 +1,6 @@
 """Named settings: the paper's, from the authors' configurations, and short ones for small data.
 
-A preset is a dictionary of `Settings` fields. Paper presets are named MODEL-PERCENT, the percent of
+A preset is a dictionary of settings by name. Paper presets are named MODEL-PERCENT, the percent of
 weights that remain. Source: Rare Gems (NeurIPS 2022) and its authors' public configuration files;
 where those offer a grid, the value that their final runs name. Gem-Miner starts there from signed
 constants, IMP, smart ratio and (but for VGG-16) dense training from Kaiming normal weights.
@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from gemkern.errors import GemkernError
+from gemkern.experiments.own import is_own
 from gemkern.experiments.settings import (
-    INIT_FIELDS,
-    MINE_INIT,
     Settings,
     check_acceleration,
+    kinds,
     pick_autocast,
     pick_device,
 )
-from gemkern.training.forms import MEASURE
+from gemkern.tickets import METHODS
 
 # What initial weights are called where all methods are given the same.
 INIT = "init"
 
 _COMMON: dict[str, Any] = {
     "affine": False,
-    "mine_init": "signed_constant",
-    **dict.fromkeys(INIT_FIELDS.values(), "kaiming_normal"),
     "batch_size": 128,
     "finetune_schedule": "multistep",
     "weight_decay": 1e-4,
@@ -82,17 +80,6 @@ def _resnet18(density: float, l2: float) -> dict[str, Any]:
     adam = {"score_optimizer": "adam", "score_lr": 0.01}
     return _paper("resnet18", "cifar10", 200, freeze_every=20, density=density, l2=l2, **adam)
 
-
-# What a preset leaves to the machine and its data.
-_MACHINE: dict[str, Any] = {
-    "data_dir": None,
-    "train_limit": None,
-    "device": "auto",
-    "accelerate": MEASURE,
-    "autocast": "auto",
-    "graph": True,
-    "seeds_at_once": 1,
-}
 
 PAPER: dict[str, dict[str, Any]] = {
     "resnet20-0.59": _resnet20(0.0059, 1e-4),
@@ -180,7 +167,7 @@ def resolve(
 
     Args:
         name: a preset, or None for the one that fits best (`nearest_preset`).
-        chosen: `Settings` fields, or "init" for the initial weights of every method whose own are
+        chosen: settings by name, or "init" for the initial weights of every method whose own are
             not given; None leaves the preset's value.
         assignments: "field=value" texts of the same fields, over everything else.
 
@@ -191,7 +178,7 @@ def resolve(
     given = {field: value for field, value in chosen.items() if value is not None}
     given.update(_parse(text) for text in assignments)
     if (init := given.pop(INIT, None)) is not None:
-        given = {**dict.fromkeys((MINE_INIT, *INIT_FIELDS.values()), init), **given}
+        given = {**{entry.init: init for entry in METHODS.values() if entry.init}, **given}
     if not 0 < given.get("density", 0.5) < 1:
         raise GemkernError(
             f"the density is {given['density']}: give the fraction of weights to keep, "
@@ -200,24 +187,24 @@ def resolve(
     if name is None:
         data = given.setdefault("data", "digits")
         name = nearest_preset(data, given.get("model"), given.get("density"))
-        if data == "folder":
+        if data == "folder" or is_own(data):
             # A preset's limit is made for a data set of known size.
             given.setdefault("train_limit", None)
-    fields = {**_MACHINE, **preset(name), **given}
-    check_acceleration(fields["accelerate"])
-    device = pick_device(fields["device"])
-    autocast = pick_autocast(fields["autocast"], device)
-    return Settings(**{**fields, "device": device, "autocast": autocast})
+    fields = {"device": "auto", "autocast": "auto", **preset(name), **given}
+    settings = Settings.of(fields)
+    check_acceleration(settings.accelerate)
+    device = pick_device(settings.device)
+    return settings.changed(device=device, autocast=pick_autocast(settings.autocast, device))
 
 
 def _parse(assignment: str) -> tuple[str, Any]:
     field, _, text = assignment.partition("=")
-    kinds = {**get_type_hints(Settings), INIT: str}
-    if field not in kinds:
+    known = {**kinds(), INIT: str}
+    if field not in known:
         raise GemkernError(
-            f"--set {assignment}: no setting is called {field!r}; choose one of {', '.join(kinds)}"
+            f"--set {assignment}: no setting is called {field!r}; choose one of {', '.join(known)}"
         )
-    kind = next(k for k in (get_args(kinds[field]) or (kinds[field],)) if k is not type(None))
+    kind = next(k for k in (get_args(known[field]) or (known[field],)) if k is not type(None))
     try:
         return field, _TRUTH[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError) as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 Phase = Literal["find", "finetune"]
 
@@ -79,3 +80,48 @@ class Saving:
     def seconds(self) -> float:
         """The seconds that were saved; below zero where dense steps would have been faster."""
         return self.steps * (self.dense_ms - self.accelerated_ms) / 1e3
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed: what it was, and why."""
+
+    method: str
+    seeds: Sequence[int]
+    why: str
+
+
+Record = TypeVar("Record", Run, EpochRecord, Saving)
+
+
+def as_record(kind: type[Record], entry: Any) -> Record:
+    """Return what was written down as JSON; a null number is NaN.
+
+    Raises:
+        ValueError: it is nothing of that kind.
+    """
+    hints = get_type_hints(kind)
+    needed = {one.name for one in fields(kind) if one.default_factory is MISSING}
+    if not isinstance(entry, dict) or not needed <= entry.keys() <= hints.keys():
+        raise ValueError(f"expected the fields {', '.join(hints)}")
+    return kind(**{name: _value(name, hints[name], entry[name]) for name in entry})
+
+
+def _value(name: str, hint: Any, value: Any) -> Any:
+    """Return `value` as the field `name` of type `hint` holds it."""
+    if hint is float and value is None:
+        return math.nan
+    if get_origin(hint) is dict and isinstance(value, dict):
+        _, entries = get_args(hint)
+        return {key: _value(f"{name}.{key}", entries, entry) for key, entry in value.items()}
+    if get_origin(hint) is list and isinstance(value, list):
+        return value
+    if get_origin(hint) is Literal:
+        fits = value in get_args(hint)
+    else:
+        # A float may be written without a point; Python takes true for an integer.
+        kinds = {float: (float, int), int: (int,), str: (str,)}.get(hint, ())
+        fits = isinstance(value, kinds) and not isinstance(value, bool)
+    if not fits:
+        raise ValueError(f"{name} cannot be {value!r}")
+    return value

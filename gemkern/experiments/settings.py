@@ -3,69 +3,86 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
 from gemkern.errors import GemkernError
+from gemkern.tickets import METHODS, option
 from gemkern.training.forms import CHOICES
 
 # Without float16, whose gradients would have to be scaled.
 AUTOCAST = {"none": None, "bfloat16": torch.bfloat16}
-# The settings that name initial weights: of rivals, and of Gem-Miner and what follows from its
-# ticket. Sources: the configurations of the authors of Rare Gems.
-INIT_FIELDS = {"imp": "imp_init", "smart-ratio": "smart_ratio_init", "dense": "dense_init"}
-MINE_INIT = "mine_init"
+# What makes the plan that all methods of a race keep to.
+PLANS = "gem-miner"
 
 
 @dataclass(frozen=True)
 class Settings:
     """The resolved configuration of a race, a search or a finetuning.
 
-    Epochs are of the whole training split; rates are those of the first epoch, lowered by
-    `schedule`. An `_init` names the initial weights of a method (`gemkern.models.build`).
-    `imp_rewind` is "init", "learning-rate" or a step of the first round. `data_dir` is None for
-    data that ships with a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate` is
-    "measure" (layers run on the sparse kernels where steps are faster for it), "always", "never",
-    or the folder of a run whose choices are replayed. `autocast` is the dtype of products and
-    convolutions, "bfloat16", or "none" for that of the weights. `graph` replays training steps as
-    CUDA graphs, on a CUDA device. `seeds_at_once` is how many seeds of a race train together.
+    What all methods share stands here, what is a method's own in `own`, by its name; written down
+    (`as_dict`), and on the command line, both stand side by side. Epochs are of the whole training
+    split; rates are those of the first epoch, lowered by `schedule`. `data` and `model` are names,
+    or "package.module:function" for what that returns. `data_dir` is None for data that ships with
+    a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate` is "measure" (layers run on the
+    sparse kernels where steps are faster for it), "always", "never", or the folder of a run whose
+    choices are replayed. `autocast` is the dtype of products and convolutions, "bfloat16", or
+    "none" for that of the weights. `graph` replays training steps as CUDA graphs, on a CUDA device.
+    `seeds_at_once` is how many seeds of a race train together.
     """
 
-    data: str
-    data_dir: str | None
-    train_limit: int | None
-    model: str
-    affine: bool
-    density: float
-    batch_size: int
-    device: str
-    mine_init: str
-    mine_epochs: int
-    freeze_every: int
-    score_optimizer: str
-    score_lr: float
-    l2: float
-    finetune_epochs: int
-    finetune_lr: float
-    finetune_schedule: str
-    weight_decay: float
-    imp_init: str
-    imp_epochs: int
-    imp_rewind: str
-    imp_lr: float
-    imp_prune: float
-    smart_ratio_init: str
-    dense_init: str
-    accelerate: str
-    autocast: str
-    graph: bool
-    seeds_at_once: int
+    data: str = option("digits", "Data, or package.module:function.")
+    data_dir: str | None = option(None, "Folder that holds the data.")
+    train_limit: int | None = option(None, "Training images to use, balanced by class.")
+    model: str = option("resnet8", "Network, or package.module:function.")
+    affine: bool = option(False, "Whether batch norms learn a scale and a shift.")
+    density: float = option(0.02, "Fraction of the weights to keep.")
+    batch_size: int = option(128, "Images a step.")
+    device: str = option("cpu", "auto, cpu, cuda or cuda:N.")
+    finetune_epochs: int = option(150, "Epochs of finetuning.", epochs=True)
+    finetune_lr: float = option(0.01, "Learning rate of the first epoch of finetuning.")
+    finetune_schedule: str = option("multistep", "cosine, multistep or constant.")
+    weight_decay: float = option(1e-4, "Of the training of weights.")
+    accelerate: str = option("measure", "measure, always, never, or a run to replay.")
+    autocast: str = option("none", "auto, none or bfloat16.")
+    graph: bool = option(True, "Replay steps as CUDA graphs.")
+    seeds_at_once: int = option(1, "Seeds that train together.")
+    checkpoint_minutes: float = option(10.0, "Between checkpoints within an epoch.")
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        own = {name: self.own.get(name, entry.settings()) for name, entry in METHODS.items()}
+        object.__setattr__(self, "own", own)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Settings:
+        """Return the settings of `values`, by name; what is not among them is the default.
+
+        Raises:
+            GemkernError: no setting has one of the names.
+        """
+        return cls().changed(**values)
+
+    def changed(self, **values: Any) -> Settings:
+        """Return the same settings but for `values`, whosever they are.
+
+        Raises:
+            GemkernError: no setting has one of the names.
+        """
+        rest = set(values) - set(kinds())
+        if rest:
+            raise GemkernError(
+                f"no setting is called {min(rest)!r}; choose one of {', '.join(kinds())}"
+            )
+        own = {name: _replaced(settings, values) for name, settings in self.own.items()}
+        return replace(_replaced(self, values), own=own)
 
     def scaled(self, budget: float) -> Settings:
-        """Return the same experiment with every epoch count multiplied by `budget`.
+        """Return the same experiment with every number of epochs multiplied by `budget`.
 
         Raises:
             GemkernError: `budget` is not positive and finite.
@@ -77,21 +94,41 @@ class Settings:
             # What is not positive is not made so: it is refused where it is used.
             return max(1, round(epochs * budget)) if epochs > 0 else epochs
 
-        return replace(
-            self,
-            mine_epochs=scale(self.mine_epochs),
-            freeze_every=scale(self.freeze_every),
-            finetune_epochs=scale(self.finetune_epochs),
-            imp_epochs=scale(self.imp_epochs),
-        )
+        values = self.as_dict()
+        lengths = [one.name for kind in _classes() for one in fields(kind) if _in_epochs(one)]
+        return self.changed(**{name: scale(values[name]) for name in lengths})
 
     def init_of(self, method: str) -> str:
         """Return the name of the initial weights that `method` starts from."""
-        return getattr(self, INIT_FIELDS.get(method, MINE_INIT))
+        entry = METHODS.get(method, METHODS[PLANS])
+        if entry.init is None:
+            return self.init_of(entry.needs or PLANS)
+        return getattr(self.own[method if method in METHODS else PLANS], entry.init)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, ready for JSON."""
-        return asdict(self)
+    def as_dict(self, methods: Iterable[str] | None = None) -> dict[str, Any]:
+        """Return the settings by name, ready for JSON; of own ones those of `methods`."""
+        common = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "own"}
+        own = [self.own[name] for name in METHODS if methods is None or name in methods]
+        return common | {one.name: getattr(each, one.name) for each in own for one in fields(each)}
+
+
+def kinds() -> dict[str, Any]:
+    """Return the type of every setting, by name."""
+    found = {name: kind for one in _classes() for name, kind in get_type_hints(one).items()}
+    return {name: kind for name, kind in found.items() if name != "own"}
+
+
+def _classes() -> list[type]:
+    return [Settings, *(entry.settings for entry in METHODS.values())]
+
+
+def _in_epochs(one: Any) -> bool:
+    return bool(one.metadata.get("epochs"))
+
+
+def _replaced(settings: Any, values: Mapping[str, Any]) -> Any:
+    names = {one.name for one in fields(settings)} - {"own"}
+    return replace(settings, **{name: value for name, value in values.items() if name in names})
 
 
 def pick_device(name: str) -> str:
@@ -138,16 +175,3 @@ def pick_autocast(name: str, device: str) -> str:
     if name == "auto":
         return "bfloat16" if device.startswith("cuda") else "none"
     return name
-
-
-def rewind_point(text: str) -> str | int:
-    """Return IMP's rewinding as IMP takes it: "init", "learning-rate" or a step number.
-
-    Raises:
-        GemkernError: `text` is none of these.
-    """
-    if text in ("init", "learning-rate"):
-        return text
-    if text.isdecimal():
-        return int(text)
-    raise GemkernError(f"IMP cannot rewind to {text!r}: give init, learning-rate or a step number")

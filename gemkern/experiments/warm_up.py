@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gemkern.experiments.laboratory import Laboratory
+from gemkern.experiments.settings import PLANS
 from gemkern.nn import convert
 from gemkern.optim import masked_layers
 from gemkern.tickets import GemMiner
@@ -25,7 +26,7 @@ def warm_up(laboratory: Laboratory) -> None:
         return
     model = laboratory.fresh_model(seed=0)
     convert(model, scores=True)
-    optimizer = laboratory.settings.score_optimizer
+    optimizer = laboratory.settings.own[PLANS].score_optimizer
     inputs, layers = Inputs(), masked_layers(model)
     miner = GemMiner(
         model, DENSITY, EPOCHS, 1, optimizer=optimizer, seed=0, fused=True, accelerated=ALWAYS

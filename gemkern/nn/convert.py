@@ -70,19 +70,19 @@ def convert(model: nn.Module, filter_fn: Filter | None = None, scores: bool = Fa
 
     Raises:
         GemkernError: there is nothing to mask, or the model is itself a layer (use
-            `MaskedConv2d.from_conv` or `MaskedLinear.from_linear`).
+            `MaskedConv2d.from_dense` or `MaskedLinear.from_dense`).
     """
 
     def mask(module: nn.Module) -> nn.Module:
         if isinstance(module, nn.Conv2d):
-            return MaskedConv2d.from_conv(module, scores)
+            return MaskedConv2d.from_dense(module, scores)
         assert isinstance(module, nn.Linear)
-        return MaskedLinear.from_linear(module, scores)
+        return MaskedLinear.from_dense(module, scores)
 
     if type(model) in (nn.Conv2d, nn.Linear):
         raise GemkernError(
             f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
-            "place: use MaskedConv2d.from_conv or MaskedLinear.from_linear"
+            "place: use MaskedConv2d.from_dense or MaskedLinear.from_dense"
         )
     report = _replace(model, _why_not_masked, mask, filter_fn, tied_or_bypassed(model))
     if not report.converted:
@@ -144,19 +144,19 @@ def unconvert(model: nn.Module) -> Report:
         The names of the layers that became plain.
 
     Raises:
-        GemkernError: the model is itself a masked layer (use `to_conv` or `to_linear`).
+        GemkernError: the model is itself a masked layer (use `to_dense` or `to_dense`).
     """
 
     def bake(module: nn.Module) -> nn.Module:
         if isinstance(module, MaskedConv2d):
-            return module.to_conv()
+            return module.to_dense()
         assert isinstance(module, MaskedLinear)
-        return module.to_linear()
+        return module.to_dense()
 
     if isinstance(model, Masked):
         raise GemkernError(
             f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
-            "place: use its to_conv or to_linear"
+            "place: use its to_dense or to_dense"
         )
     decelerate(model)
     return _replace(model, _why_not_plain, bake, None, {})

@@ -221,12 +221,12 @@ class MaskedLinear(Masked, nn.Linear):
         return y.contiguous().view(*input.shape[:-1], self.out_features)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, scores: bool = False) -> MaskedLinear:
+    def from_dense(cls, linear: nn.Linear, scores: bool = False) -> MaskedLinear:
         """Return a masked layer that shares the parameters of `linear`."""
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, "meta")
         return _adopt(layer, linear, scores)
 
-    def to_linear(self) -> nn.Linear:
+    def to_dense(self) -> nn.Linear:
         """Return a plain layer with the zeros in its weight."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, "meta")
         return _bake(plain, self)
@@ -302,11 +302,11 @@ class MaskedConv2d(Masked, nn.Conv2d):
         return ops.masked_conv2d(input, self.weight, self.scores, self.active, self.bias, *geometry)
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, scores: bool = False) -> MaskedConv2d:
+    def from_dense(cls, conv: nn.Conv2d, scores: bool = False) -> MaskedConv2d:
         """Return a masked layer that shares the parameters of `conv`."""
         return _adopt(cls(**_geometry(conv), device="meta"), conv, scores)
 
-    def to_conv(self) -> nn.Conv2d:
+    def to_dense(self) -> nn.Conv2d:
         """Return a plain layer with the zeros in its weight."""
         return _bake(nn.Conv2d(**_geometry(self), device="meta"), self)
 

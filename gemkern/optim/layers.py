@@ -64,6 +64,17 @@ def whole_shape(layer: Any) -> torch.Size:
     return torch.Size(getattr(layer, "whole_shape", layer.weight.shape))
 
 
+def density(model: nn.Module) -> float:
+    """Return the fraction of the maskable weights of `model` that is active; reads the device.
+
+    Raises:
+        GemkernError: the model has no masked layers.
+    """
+    layers = masked_layers(unwrapped(model)).values()
+    left = torch.stack([layer.active.sum().cpu() for layer in layers]).sum()
+    return int(left) / sum(whole_shape(layer).numel() for layer in layers)
+
+
 def is_sharded(tensor: object) -> bool:
     """Return whether `tensor` is a DTensor; to import its class takes seconds."""
     return type(tensor).__name__ == "DTensor"

@@ -3,29 +3,28 @@
 from gemkern.report.console import (
     gain_table,
     markdown_table,
-    paired_gain,
     race_table,
     settings_table,
-    summarise,
 )
 from gemkern.report.environment import devices, info, versions
-from gemkern.report.figures import draw_race, race_figure
-from gemkern.report.run_folder import RunFolder
+from gemkern.report.figures import draw_race, race_figure, ticket_figure
 from gemkern.report.savings import savings_markdown, savings_table
+from gemkern.report.show import jobs_table, overlap_table, ticket_table
 
 __all__ = [
-    "RunFolder",
     "devices",
     "draw_race",
     "gain_table",
     "info",
+    "jobs_table",
     "markdown_table",
-    "paired_gain",
+    "overlap_table",
     "race_figure",
     "race_table",
     "savings_markdown",
     "savings_table",
     "settings_table",
-    "summarise",
+    "ticket_figure",
+    "ticket_table",
     "versions",
 ]

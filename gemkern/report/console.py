@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
-from statistics import fmean, stdev
 from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gemkern.errors import GemkernError
-from gemkern.experiments.records import Run
+from gemkern.experiments.records import Failure, Run
+from gemkern.experiments.summary import by_method, gains, paired_gain, summarise
 
 NONE = "-"
 SETTINGS_COLUMNS = 2
@@ -33,26 +32,13 @@ HEADERS = (
 )
 
 
-def summarise(runs: Sequence[Run], reference: str = "imp") -> list[dict[str, Any]]:
-    """One dictionary a method, in the order in which the methods first appear.
+def race_table(
+    runs: Sequence[Run], reference: str = "imp", failures: Sequence[Failure] = ()
+) -> Table:
+    """`summarise` for a terminal, and a row for each job that failed.
 
-    Means over seeds. Accuracies and density are fractions; a `_std` is the sample standard
-    deviation (n - 1), None for a single seed. A speedup is the mean seconds of `reference` over
-    those of the method, for the search alone (`find_speedup`) and with finetuning
-    (`total_speedup`); None where either of them took no time or `reference` was not raced.
+    In 80 columns names of methods may fold, numbers are whole.
     """
-    by_method = _by_method(runs)
-    rows = [_summary(method, of_method) for method, of_method in by_method.items()]
-    rival = next((row for row in rows if row["method"] == reference), None)
-    for row in rows:
-        for part in ("find", "total"):
-            base = rival[f"{part}_seconds"] if rival else 0.0
-            row[f"{part}_speedup"] = _ratio(base, row[f"{part}_seconds"])
-    return rows
-
-
-def race_table(runs: Sequence[Run], reference: str = "imp") -> Table:
-    """`summarise` for a terminal; in 80 columns names of methods may fold, numbers are whole."""
     table = Table(
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -66,6 +52,9 @@ def race_table(runs: Sequence[Run], reference: str = "imp") -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     for row in summarise(runs, reference):
         table.add_row(*map(Text, _cells(row)))
+    for failure in failures:
+        seeds = ", ".join(map(str, failure.seeds))
+        table.add_row(Text(f"{failure.method}, seed {seeds}"), Text("failed"))
     return table
 
 
@@ -79,23 +68,6 @@ def markdown_table(runs: Sequence[Run], reference: str = "imp") -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def paired_gain(runs: Sequence[Run], method: str, rival: str) -> tuple[float, float | None]:
-    """How far `method` finishes above `rival`: mean and standard error over the seeds both ran.
-
-    Fractions of the test set, after finetuning. The standard error is the sample standard
-    deviation of the differences, seed by seed, over sqrt(n); None for a single seed.
-
-    Raises:
-        GemkernError: no seed was run with both.
-    """
-    gains = _gains(runs, method, rival)
-    if not gains:
-        raise GemkernError(
-            f"{method} and {rival} share no seed to compare; race both with the same seeds"
-        )
-    return fmean(gains), stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else None
-
-
 def gain_table(
     runs: Sequence[Run], method: str = "gem-miner", rivals: Iterable[str] | None = None
 ) -> Table:
@@ -107,9 +79,7 @@ def gain_table(
         GemkernError: no seed was run with both.
     """
     if rivals is None:
-        rivals = [
-            name for name in _by_method(runs) if name != method and _gains(runs, method, name)
-        ]
+        rivals = [name for name in by_method(runs) if name != method and gains(runs, method, name)]
     table = Table.grid()
     for rival in rivals:
         table.add_row(Text(_gain_sentence(runs, method, rival)))
@@ -130,30 +100,6 @@ def settings_table(settings: Mapping[str, Any]) -> Table:
     return table
 
 
-def _summary(method: str, runs: Sequence[Run]) -> dict[str, Any]:
-    def mean(value: Callable[[Run], float]) -> float:
-        return fmean(value(run) for run in runs)
-
-    def std(value: Callable[[Run], float]) -> float | None:
-        return stdev(value(run) for run in runs) if len(runs) > 1 else None
-
-    return {
-        "method": method,
-        "seeds": [run.seed for run in runs],
-        "density": mean(lambda run: run.density),
-        "weights_left": mean(lambda run: run.weights_left),
-        "accuracy_before": mean(lambda run: run.accuracy_before),
-        "accuracy_before_std": std(lambda run: run.accuracy_before),
-        "accuracy_after": mean(lambda run: run.accuracy_after),
-        "accuracy_after_std": std(lambda run: run.accuracy_after),
-        "find_epochs": mean(lambda run: run.find_epochs),
-        "finetune_epochs": mean(lambda run: run.finetune_epochs),
-        "find_seconds": mean(lambda run: run.find_seconds),
-        "total_seconds": mean(lambda run: run.find_seconds + run.finetune_seconds),
-        "step_ms": mean(lambda run: run.step_ms),
-    }
-
-
 def _cells(row: dict[str, Any]) -> list[str]:
     """One row of HEADERS."""
     return [
@@ -171,7 +117,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _caption(runs: Sequence[Run], reference: str) -> str:
-    counts = sorted({len(of_method) for of_method in _by_method(runs).values()})
+    counts = sorted({len(of_method) for of_method in by_method(runs).values()})
     return (
         f"Seeds: {' or '.join(map(str, counts))}; ± is one sample standard deviation.\n"
         f"Speed: seconds of {reference} / seconds of the method."
@@ -180,7 +126,7 @@ def _caption(runs: Sequence[Run], reference: str) -> str:
 
 def _gain_sentence(runs: Sequence[Run], method: str, rival: str) -> str:
     gain, error = paired_gain(runs, method, rival)
-    seeds = len(_gains(runs, method, rival))
+    seeds = len(gains(runs, method, rival))
     sentence = (
         f"{method} {'beats' if gain >= 0 else 'trails'} {rival} by {100 * abs(gain):.2f} points"
     )
@@ -189,26 +135,6 @@ def _gain_sentence(runs: Sequence[Run], method: str, rival: str) -> str:
     if error is not None and error > ROUNDING:
         sentence += f" ({abs(gain) / error:.1f} standard errors)"
     return f"{sentence} over {seeds} {'seed' if seeds == 1 else 'seeds'}"
-
-
-def _gains(runs: Sequence[Run], method: str, rival: str) -> list[float]:
-    """The differences in final accuracy, seed by seed."""
-    mine, theirs = (
-        {run.seed: run.accuracy_after for run in runs if run.method == name}
-        for name in (method, rival)
-    )
-    return [accuracy - theirs[seed] for seed, accuracy in mine.items() if seed in theirs]
-
-
-def _by_method(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    by_method: dict[str, list[Run]] = {}
-    for run in runs:
-        by_method.setdefault(run.method, []).append(run)
-    return by_method
-
-
-def _ratio(base: float, seconds: float) -> float | None:
-    return base / seconds if base > 0 and seconds > 0 else None
 
 
 def _setting(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from statistics import fmean
 
@@ -18,17 +18,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Phase, Run
 from gemkern.files import write_atomically
+from gemkern.tickets import METHODS, Ticket
 
-# Okabe and Ito's palette, told apart by colour-blind readers too.
-COLOURS = {
-    "gem-miner": "#D55E00",
-    "imp": "#0072B2",
-    "random": "#009E73",
-    "dense": "#000000",
-    "smart-ratio": "#CC79A7",
-    "shuffled": "#E69F00",
-    "reinitialised": "#56B4E9",
-}
+# Out of Okabe and Ito's palette, told apart by colour-blind readers too.
+COLOURS = {name: entry.colour for name, entry in METHODS.items()}
 OTHER_COLOURS = ("#7F7F7F", "#B2B2B2")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES: dict[Phase, str] = {"find": "--", "finetune": "-"}
@@ -37,6 +30,7 @@ LEVELS: dict[Phase, float] = {"find": 2.0, "finetune": 3.0}
 WORDS: dict[Phase, str] = {"find": "searching", "finetune": "finetuning"}
 
 SIZE_INCHES = (10.0, 7.6)
+TICKET_INCHES = (10.0, 4.0)
 DOTS_PER_INCH = 160
 TEXT_POINTS = 10
 LEGEND_COLUMNS = 6
@@ -82,6 +76,31 @@ def draw_race(runs: Sequence[Run], epochs: Sequence[EpochRecord]) -> Figure:
         fontsize=TEXT_POINTS,
     )
     return figure
+
+
+def ticket_figure(tickets: Mapping[str, Ticket], path: str | os.PathLike[str]) -> None:
+    """Write the densities of tickets, layer by layer, as a PNG.
+
+    Args:
+        tickets: by the names under which they are drawn.
+
+    Raises:
+        GemkernError: the file cannot be written.
+    """
+    figure = Figure(figsize=TICKET_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    layers = list(dict.fromkeys(name for ticket in tickets.values() for name in ticket.masks))
+    values = []
+    for (name, ticket), marker in zip(tickets.items(), cycle(MARKERS), strict=False):
+        own = [100 * ticket.layer_density.get(layer, math.nan) for layer in layers]
+        axes.plot(range(len(layers)), own, marker=marker, ls=":", label=name)
+        values += [value for value in own if not math.isnan(value)]
+    _log_with_zero(axes, values)
+    _name_layers(axes, layers)
+    axes.legend(frameon=False, fontsize=TEXT_POINTS)
+    _tidy(axes)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def _colours(methods: Iterable[str]) -> dict[str, str]:
@@ -147,6 +166,10 @@ def _draw_layers(axes: Axes, runs: Sequence[Run], colours: dict[str, str]) -> No
         line.set_clip_on(False)
         drawn += y
     _log_with_zero(axes, drawn)
+    _name_layers(axes, layers)
+
+
+def _name_layers(axes: Axes, layers: Sequence[str]) -> None:
     shown = range(0, len(layers), 1 + len(layers) // LAYER_LABELS)
     names = [layers[index] for index in shown]
     axes.set_xticks(shown, names, rotation=60, ha="right", rotation_mode="anchor")

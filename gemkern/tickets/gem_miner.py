@@ -9,15 +9,17 @@ to [0, 1]; at planned epochs the lowest of them, over the whole network, freeze 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import decelerate
+from gemkern.nn import convert, decelerate
 from gemkern.numbers import whole_number
 from gemkern.optim import ScoreAdam, ScoreSGD
+from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import freeze_epochs, freeze_rate, share, weights_left
 from gemkern.tickets.search import Search, remove_lowest, select_lowest
@@ -59,8 +61,8 @@ class GemMiner(Search):
             authors' code does: the score moves to the float below, in passes of their own.
         unlearnt: layers whose scores no gradient ever reached: "refuse" raises at the end of an
             epoch, "keep" freezes none of their weights, and so more of the others'.
-        seed: draws new scores, uniform in [0, 1), and is written into the ticket as that of the
-            model; None leaves the scores as they are.
+        seed: draws new scores, uniform in [0, 1); None leaves the scores as they are.
+        model_seed: of the model's initial weights, for the ticket.
         name: of the network, for the ticket.
         fused: layers compute with effective weights that the score step writes, all mask work of a
             training step in one launch. Gradients then never reach `scores.grad`: leave it off to
@@ -71,6 +73,8 @@ class GemMiner(Search):
     Raises:
         GemkernError: the model has no scores, an unknown choice, or a plan that cannot be.
     """
+
+    optimizer: ScoreSGD | ScoreAdam
 
     def __init__(
         self,
@@ -90,8 +94,9 @@ class GemMiner(Search):
         half: str = "up",
         unlearnt: str = "refuse",
         seed: int | None = None,
+        model_seed: int | None = None,
         name: str | None = None,
-        fused: bool = False,
+        fused: bool = True,
         accelerated: Accelerated = False,
     ) -> None:
         super().__init__(model, epochs)
@@ -113,11 +118,12 @@ class GemMiner(Search):
         self._keep = keep
         self._half = half
         self._unlearnt = unlearnt
-        self._seed = None if seed is None else whole_number("the seed", seed)
+        seed = None if seed is None else whole_number("the seed", seed)
+        self._model_seed = None if model_seed is None else whole_number("the seed", model_seed)
         self._name = name
         self._lr = DEFAULT_LR[optimizer] if lr is None else lr
         self._factor = rate(schedule)
-        self._optimizer = (
+        self.optimizer = (
             ScoreSGD(model, lr=self._lr, momentum=momentum, l2=l2, fused=fused)
             if optimizer == "sgd"
             else ScoreAdam(model, lr=self._lr, l2=l2, fused=fused)
@@ -125,7 +131,7 @@ class GemMiner(Search):
         if seed is not None:
             self._draw_scores(seed)
         self._enter(0)
-        self._begin(self._optimizer, accelerated)
+        self._begin(self.optimizer, accelerated)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimiser's state, the epoch, how many weights were active in the first, and
@@ -135,7 +141,7 @@ class GemMiner(Search):
         """
         return {
             "epoch": self.epoch,
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "steps_of_epoch": self._steps_of_epoch,
             "began_with": self._began_with,
             "forms": self.forms.state_dict(),
@@ -149,7 +155,7 @@ class GemMiner(Search):
         """
         self._plan_freezes(state["began_with"])
         self._steps_of_epoch = state["steps_of_epoch"]
-        self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.forms.load_state_dict(state["forms"])
         self._enter(state["epoch"])
 
@@ -159,11 +165,11 @@ class GemMiner(Search):
         Raises:
             GemkernError: there are none.
         """
-        self._require_gradient(self._optimizer.has_gradients())
-        self._optimizer.step()
+        self._require_gradient(self.optimizer.has_gradients())
+        self.optimizer.step()
         if self._half == "down":
             self._lower_halves()
-            self._optimizer.refresh()
+            self.optimizer.refresh()
         self.model.zero_grad(set_to_none=True)
 
     def _close_epoch(self) -> bool:
@@ -206,7 +212,7 @@ class GemMiner(Search):
 
     def _unlearnt_layers(self) -> list[str]:
         """Return the names of the layers whose scores no gradient ever reached."""
-        learnt = self._optimizer.has_learnt
+        learnt = self.optimizer.has_learnt
         return [name for name, layer in self.layers.items() if not learnt(layer)]
 
     def _check_learnt(self) -> None:
@@ -238,7 +244,7 @@ class GemMiner(Search):
             for name, layer in self.layers.items()
         }
         return Ticket.from_model(
-            self.model, method="gem-miner", masks=masks, name=self._name, seed=self._seed
+            self.model, method="gem-miner", masks=masks, name=self._name, seed=self._model_seed
         )
 
     def _scores(self) -> list[Tensor]:
@@ -256,15 +262,51 @@ class GemMiner(Search):
     def _enter(self, epoch: int) -> None:
         self.epoch = epoch
         if epoch == self.epochs:
-            self._optimizer.release()
+            self.optimizer.release()
             decelerate(self.model)
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = self._lr * self._factor(epoch, self.epochs)
         if self._half == "down":
             self._lower_halves()
-        self._optimizer.refresh()
+        self.optimizer.refresh()
 
 
 def _check_choice(what: str, chosen: str, choices: tuple[str, ...]) -> None:
     if chosen not in choices:
         raise GemkernError(f"{what} cannot be {chosen!r}: choose one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True)
+class GemMinerSettings:
+    """The settings of Gem-Miner in a race."""
+
+    mine_init: str = option(
+        "signed_constant", "Initial weights of Gem-Miner and of what is drawn from its ticket."
+    )
+    mine_epochs: int = option(150, "Epochs of the search.", epochs=True)
+    freeze_every: int = option(5, "Epochs between freezes.", epochs=True)
+    score_optimizer: str = option("sgd", "What moves the scores: sgd or adam.")
+    score_lr: float = option(0.1, "Learning rate of the scores in the first epoch.")
+    l2: float = option(5e-5, "Factor of the regulariser of the scores.")
+
+
+def mined(start: Start) -> GemMiner:
+    """Return the search of Gem-Miner."""
+    model, own = start.fresh(start.seed), start.own
+    convert(model, scores=True)
+    return GemMiner(
+        model,
+        start.density,
+        own.mine_epochs,
+        own.freeze_every,
+        optimizer=own.score_optimizer,
+        lr=own.score_lr,
+        l2=own.l2,
+        seed=start.seed,
+        model_seed=start.seed,
+        name=start.name,
+        accelerated=start.accelerated(),
+    )
+
+
+ENTRY = Entry(mined, colour="#D55E00", settings=GemMinerSettings, init="mine_init")

@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import decelerate
+from gemkern.nn import convert, decelerate
 from gemkern.numbers import whole_number
-from gemkern.optim import carrying
+from gemkern.optim import MaskedSGD, carrying
 from gemkern.optim.effective import leaf_grad
+from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.schedules import imp_weights_left
 from gemkern.tickets.search import Search, remove_lowest
 from gemkern.tickets.state import load_weights_state, weights_state, zero_masked_weights
@@ -29,7 +30,7 @@ from gemkern.training.weights import WeightTraining
 class IMP(Search):
     """Find a ticket in `model`, whose weights learn (`gemkern.convert(model)`), round by round.
 
-    A round trains for `epochs` whole epochs, removes the smallest magnitudes over all layers, ties
+    A round trains for `round_epochs` epochs, removes the smallest magnitudes over all layers, ties
     by lowest index, and rewinds. The ticket is what stands after the last round's rewind. Rewinding
     to step k puts weights, all other parameters, batch-norm statistics, momentum and the place in
     the learning-rate schedule back to what they were after k steps of the first round; from there
@@ -41,12 +42,12 @@ class IMP(Search):
             remove the layers with the largest fan-in first.
         density: fraction of the maskable weights that remains in the end, in (0, 1); less than is
             active at first.
-        epochs: length of one round; `.epochs` is that of all rounds.
+        round_epochs: length of one round; `.epochs` is that of all rounds.
         prune: fraction of the remaining weights that a round removes; the last removes just enough.
         rewind: "init" (step 0), a step of the first round, or "learning-rate": keep the trained
             weights and begin the schedule and the momentum anew.
         lr, momentum, weight_decay, schedule: of `gemkern.training.WeightTraining`.
-        seed: of the model's initial weights, for the ticket.
+        model_seed: of the model's initial weights, for the ticket.
         name: of the network, for the ticket.
         accelerated: True to run the layers on the sparse kernels wherever steps are faster for it,
             which is measured; or another choice of `gemkern.training.Forms`.
@@ -55,11 +56,13 @@ class IMP(Search):
         GemkernError: the model has scores, an unknown rewinding, or a plan that cannot be.
     """
 
+    optimizer: MaskedSGD
+
     def __init__(
         self,
         model: nn.Module,
         density: float,
-        epochs: int,
+        round_epochs: int,
         *,
         prune: float = 0.2,
         rewind: str | int = "init",
@@ -67,11 +70,11 @@ class IMP(Search):
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         schedule: str = "cosine",
-        seed: int | None = None,
+        model_seed: int | None = None,
         name: str | None = None,
         accelerated: Accelerated = False,
     ) -> None:
-        super().__init__(model, epochs)
+        super().__init__(model, round_epochs)
         for layer_name, layer in self.layers.items():
             if layer.scores is not None:
                 raise GemkernError(
@@ -94,7 +97,7 @@ class IMP(Search):
         self._rewind_step = _rewind_step(rewind)
         self._steps = 0
         self._point: _RewindPoint | None = None
-        self._seed = None if seed is None else whole_number("the seed", seed)
+        self._model_seed = None if model_seed is None else whole_number("the seed", model_seed)
         self._name = name
         self._mark_rewind_point()
         self._begin(self._training.optimizer, accelerated)
@@ -178,7 +181,7 @@ class IMP(Search):
             )
 
     def _close_round(self, index: int) -> None:
-        with carrying(self._training.optimizer, self.layers.values()):
+        with carrying(self.optimizer, self.layers.values()):
             decelerate(self.model)
         active = [layer.active for layer in self.layers.values()]
         remove_lowest(self._magnitudes(), active, self._removals[index])
@@ -187,7 +190,7 @@ class IMP(Search):
         else:
             self._point.restore(self.model, self._training)
         zero_masked_weights(self.model)
-        self._training.optimizer.refresh()
+        self.optimizer.refresh()
 
     def _mark_rewind_point(self) -> None:
         if self._steps == self._rewind_step:
@@ -202,7 +205,7 @@ class IMP(Search):
             method="imp",
             weights=None if self._point is None else self._point.weights,
             name=self._name,
-            seed=self._seed,
+            seed=self._model_seed,
         )
 
     def _magnitudes(self) -> list[Tensor]:
@@ -241,3 +244,49 @@ def _rewind_step(rewind: str | int) -> int | None:
         return whole_number("the step", rewind, least=0)
     except GemkernError:
         raise GemkernError(unknown) from None
+
+
+@dataclass(frozen=True)
+class IMPSettings:
+    """The settings of IMP in a race."""
+
+    imp_init: str = option("kaiming_normal", "Initial weights of IMP.")
+    imp_epochs: int = option(150, "Epochs of a round.", epochs=True)
+    imp_rewind: str = option("1000", "Where a round rewinds to: init, learning-rate or a step.")
+    imp_lr: float = option(0.1, "Learning rate of the first epoch of a round.")
+    imp_prune: float = option(0.2, "Fraction of the remaining weights that a round removes.")
+
+
+def pruned(start: Start) -> IMP:
+    """Return the search of IMP, down to the number of weights that all tickets keep."""
+    model, own = start.fresh(start.seed), start.own
+    convert(model)
+    return IMP(
+        model,
+        start.weights / start.total,
+        own.imp_epochs,
+        prune=own.imp_prune,
+        rewind=rewind_point(own.imp_rewind),
+        lr=own.imp_lr,
+        weight_decay=start.weight_decay,
+        schedule=start.schedule,
+        model_seed=start.seed,
+        name=start.name,
+        accelerated=start.accelerated(),
+    )
+
+
+def rewind_point(text: str) -> str | int:
+    """Return a rewinding that is written down as `IMP` takes it.
+
+    Raises:
+        GemkernError: it is not "init", "learning-rate" or a step.
+    """
+    if text in ("init", "learning-rate"):
+        return text
+    if text.isdecimal():
+        return int(text)
+    raise GemkernError(f"IMP cannot rewind to {text!r}: give init, learning-rate or a step number")
+
+
+ENTRY = Entry(pruned, colour="#0072B2", settings=IMPSettings, init="imp_init")

@@ -8,6 +8,9 @@ import torch
 
 from gemkern.numbers import whole_number
 
+# Rivals draw positions and weights of their own: a shift that keeps their seeds apart from a run's.
+RIVAL_SEED = 10_000
+
 
 def generator(purpose: str, seed: int) -> torch.Generator:
     """Return a CPU generator that depends on nothing but `purpose` and `seed`.

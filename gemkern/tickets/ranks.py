@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 
 from gemkern.errors import GemkernError
 from gemkern.nn.buckets import holds_any, in_buckets
-from gemkern.tickets.ticket_file import hash_tensor
+from gemkern.tensor_file import hash_tensor
 
 
 def train_together(layers: Mapping[str, Any]) -> bool:

@@ -11,7 +11,8 @@ import dataclasses
 import torch
 from torch import nn
 
-from gemkern.tickets.randomness import generator
+from gemkern.tickets.entry import Entry, Start
+from gemkern.tickets.randomness import RIVAL_SEED, generator
 from gemkern.tickets.ticket import Ticket
 
 
@@ -25,8 +26,8 @@ def shuffled(ticket: Ticket, *, seed: int) -> Ticket:
     return dataclasses.replace(ticket, masks=masks, method="shuffled")
 
 
-def reinitialised(ticket: Ticket, fresh: nn.Module, *, seed: int | None = None) -> Ticket:
-    """Return the masks of `ticket` over the weights of `fresh`, which `seed` initialised.
+def reinitialised(ticket: Ticket, fresh: nn.Module, *, model_seed: int | None = None) -> Ticket:
+    """Return the masks of `ticket` over the weights of `fresh`, which `model_seed` initialised.
 
     Args:
         fresh: a model of the same architecture, converted or not; it is not changed.
@@ -40,5 +41,22 @@ def reinitialised(ticket: Ticket, fresh: nn.Module, *, seed: int | None = None) 
         method="reinitialised",
         masks=ticket.masks,
         name=ticket.model,
-        seed=seed,
+        seed=model_seed,
     )
+
+
+def permuted(start: Start) -> Ticket:
+    """Permute the mined ticket's mask within each layer."""
+    assert start.ticket is not None
+    return shuffled(start.ticket, seed=2 * RIVAL_SEED + start.seed)
+
+
+def begun_anew(start: Start) -> Ticket:
+    """Keep the mined ticket's masks over other initial weights of the same distribution."""
+    assert start.ticket is not None
+    seed = RIVAL_SEED + start.seed
+    return reinitialised(start.ticket, start.fresh(seed), model_seed=seed)
+
+
+SHUFFLED = Entry(permuted, colour="#E69F00", needs="gem-miner")
+REINITIALISED = Entry(begun_anew, colour="#56B4E9", needs="gem-miner")

@@ -36,12 +36,14 @@ class Search(ABC):
         total: how many weights can be masked.
         epochs: how long the search lasts.
         epoch: how many epochs are finished.
+        optimizer: of what learns.
         forms: which layers run sparse, and the record of it.
     """
 
+    optimizer: torch.optim.Optimizer
     forms: Forms
     # Of the initial weights, for the ticket.
-    _seed: int | None = None
+    _model_seed: int | None = None
 
     def __init__(self, model: nn.Module, epochs: int) -> None:
         self.model = unwrapped(model)
@@ -62,6 +64,7 @@ class Search(ABC):
 
     def _begin(self, optimizer: torch.optim.Optimizer, accelerated: Accelerated) -> None:
         """Finish the making of a search, with the optimiser of what learns."""
+        self.optimizer = optimizer
         self.forms = Forms(self.model, optimizer, accelerated)
         self._join_ranks()
 
@@ -159,7 +162,7 @@ class Search(ABC):
         """Begin as the first rank does, if DistributedDataParallel trains the model by now."""
         if not self._has_ranks and ranks.train_together(self.layers):
             self._has_ranks = True
-            self._seed = ranks.first_of(self._seed)
+            self._model_seed = ranks.first_of(self._model_seed)
             ranks.take_from_first(self._start())
 
     @abstractmethod

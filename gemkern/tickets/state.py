@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
 from gemkern.optim import is_masked, masked_layers
-from gemkern.tickets.ticket_file import hash_tensor
+from gemkern.tensor_file import hash_tensor
 
 
 def key(layer: str, entry: str) -> str:

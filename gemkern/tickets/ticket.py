@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gemkern import ops
+from gemkern import ops, tensor_file
 from gemkern.errors import GemkernError
 from gemkern.nn import convert, decelerate, why_not_masked
 from gemkern.numbers import whole_number
 from gemkern.optim import is_masked, masked_layers, unwrapped, whole_shape
-from gemkern.tickets import ticket_file
 from gemkern.tickets.state import (
     checksum,
     load_weights_state,
     weights_state,
     zero_masked_weights,
 )
+
+FILE = tensor_file.Kind("ticket", 1, "Ticket.save", "copy it again or make the ticket again")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +170,7 @@ class Ticket:
             if is_masked(module) and name not in self.masks:
                 raise self._misfit(f"the ticket has no mask for its layer {name!r}")
 
-    def save(self, path: ticket_file.StrPath, weights: bool = True) -> None:
+    def save(self, path: tensor_file.StrPath, weights: bool = True) -> None:
         """Write the ticket to a safetensors file, one bit for each maskable weight.
 
         Args:
@@ -193,20 +194,20 @@ class Ticket:
             density=self.density,
             checksum=self.checksum,
         )
-        ticket_file.write(path, asdict(header), tensors)
+        tensor_file.write(path, FILE, asdict(header), tensors)
 
     @classmethod
-    def load(cls, path: ticket_file.StrPath) -> Ticket:
+    def load(cls, path: tensor_file.StrPath) -> Ticket:
         """Read a ticket that `save` wrote, and check it against itself.
 
         Raises:
             GemkernError: the file is missing, foreign, of another version or damaged.
         """
-        facts, tensors = ticket_file.read(path)
+        facts, tensors = tensor_file.read(path, FILE)
         try:
             header = _Header(**facts)
         except TypeError as error:
-            raise ticket_file.damaged(path, f"its header is not complete ({error})") from error
+            raise FILE.damaged(path, f"its header is not complete ({error})") from error
         weights = {
             name.removeprefix("weight/"): tensor
             for name, tensor in tensors.items()
@@ -224,11 +225,11 @@ class Ticket:
             weights=weights or None,
         )
         if ticket.density != header.density:
-            raise ticket_file.damaged(
+            raise FILE.damaged(
                 path, f"its masks have density {ticket.density}, its header says {header.density}"
             )
         if weights and checksum(weights, ticket.masks) != ticket.checksum:
-            raise ticket_file.damaged(path, "its weights do not match their checksum")
+            raise FILE.damaged(path, "its weights do not match their checksum")
         return ticket
 
     def _check_weights(self, model: nn.Module) -> None:
@@ -279,12 +280,12 @@ def _describe(tensor: Tensor | None) -> str:
 
 
 def _unpack(
-    path: ticket_file.StrPath, layer: str, packed: Tensor | None, shape: Sequence[int]
+    path: tensor_file.StrPath, layer: str, packed: Tensor | None, shape: Sequence[int]
 ) -> Tensor:
     needed = math.ceil(math.prod(shape) / 8)
     if packed is None or packed.dtype != torch.uint8 or packed.shape != (needed,):
         found = "missing" if packed is None else f"{tuple(packed.shape)} of {packed.dtype}"
-        raise ticket_file.damaged(
+        raise FILE.damaged(
             path,
             f"the mask of layer {layer!r} is {found} where its shape {tuple(shape)} needs "
             f"{needed} bytes",

@@ -3,13 +3,14 @@
 from gemkern.training.forms import Forms
 from gemkern.training.loop import (
     EpochStats,
-    Method,
     Trainee,
+    Training,
     evaluate,
     train,
     train_together,
 )
 from gemkern.training.rates import RATES, rate
+from gemkern.training.step import Method
 from gemkern.training.weights import WeightTraining
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Forms",
     "Method",
     "Trainee",
+    "Training",
     "WeightTraining",
     "evaluate",
     "rate",

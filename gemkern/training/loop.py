@@ -1,4 +1,4 @@
-"""One loop for every method."""
+"""One loop for every method, which can be left after any step and gone on with."""
 
 from __future__ import annotations
 
@@ -7,39 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, repeat
-from typing import Protocol
+from itertools import repeat
+from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
-from gemkern.data import Dataset, Split, TrainingBatches, eval_batches
+from gemkern.data import Data, Share
+from gemkern.data.batches import WHOLE
 from gemkern.errors import GemkernError
 from gemkern.training.graphs import Call, in_turn, ways_to_run
 from gemkern.training.numerics import reproducible_numerics
-from gemkern.training.step import TrainingStep, autocasting
-
-
-class Method(Protocol):
-    """What the loop asks of a method: Gem-Miner, IMP, plain training of weights, ..."""
-
-    @property
-    def epochs(self) -> int: ...
-
-    @property
-    def capturable(self) -> bool:
-        """Whether `learn` is worth a replay of its captured graph, as long as the run lasts."""
-
-    def learn(self) -> None:
-        """Learn from the gradients that are there, and clear them: the device's part of a step."""
-
-    def end_step(self) -> None:
-        """Finish a step: the host's part."""
-
-    def step(self) -> None:
-        """Do both parts of a step, for loops other than this."""
-
-    def end_epoch(self) -> None: ...
+from gemkern.training.randomness import random_state, restore_random_state
+from gemkern.training.step import Method, TrainingStep, autocasting
 
 
 @dataclass(frozen=True)
@@ -73,7 +53,7 @@ class Trainee:
 def train(
     model: nn.Module,
     method: Method,
-    dataset: Dataset,
+    data: Data,
     *,
     batch_size: int,
     seed: int,
@@ -89,81 +69,172 @@ def train(
 
     Args:
         model, method, seed, on_epoch: as in `Trainee`.
-        batch_size: images a step.
-        autocast: the dtype of products and convolutions, such as torch.bfloat16; None for that of
-            the weights.
-        graph: on a CUDA device, capture the step once and replay it, if that is possible.
+        data, batch_size, autocast, graph: as in `Training`.
 
     Raises:
         GemkernError: the loss became infinite or NaN, or the batch is larger than the split.
     """
     trainee = Trainee(model, method, seed, on_epoch)
-    train_together([trainee], dataset, batch_size=batch_size, autocast=autocast, graph=graph)
+    train_together([trainee], data, batch_size=batch_size, autocast=autocast, graph=graph)
 
 
 def train_together(
     trainees: Sequence[Trainee],
-    dataset: Dataset,
+    data: Data,
     *,
     batch_size: int,
     autocast: torch.dtype | None = None,
     graph: bool = True,
 ) -> None:
-    """Train several models as `train` trains one: a step of each, then the next step of each.
+    """Train several models as `train` trains one: `Training`, from its beginning to its end.
+
+    Raises:
+        GemkernError: as `train`, or the methods do not last equally long.
+    """
+    Training(trainees, data, batch_size=batch_size, autocast=autocast, graph=graph).run()
+
+
+class Training:
+    """Several models in training: a step of each, then the next step of each.
 
     On a CUDA device the steps of all are captured as one graph, in which they run side by side: a
     small network alone leaves most of the device idle. Models that draw no random numbers learn to
     the same bits as alone. The seconds of an epoch are each one's equal share.
 
+    To go on with a training, make it anew, load the states of the models and the methods, then
+    this one's: the place in the epoch, what was measured of it, and the random numbers to come.
+
+    Args:
+        batch_size: images a step; that of the loader where `data` are loaders.
+        autocast: the dtype of products and convolutions, such as torch.bfloat16; None for that of
+            the weights.
+        graph: on a CUDA device, capture the step once and replay it, if that is possible.
+        share: which part of each batch is trained on here.
+
+    Attributes:
+        epoch, step: how many epochs are finished, and how many steps of the next.
+
     Raises:
-        GemkernError: as `train`, or the methods do not last equally long.
+        GemkernError: the methods do not last equally long, or there is no batch.
     """
-    lengths = sorted({trainee.method.epochs for trainee in trainees})
-    if len(lengths) != 1:
-        raise GemkernError(
-            f"methods that last {lengths} epochs cannot be trained together: "
-            "give one at least, and all the same length"
+
+    def __init__(
+        self,
+        trainees: Sequence[Trainee],
+        data: Data,
+        *,
+        batch_size: int,
+        autocast: torch.dtype | None = None,
+        graph: bool = True,
+        share: Share = WHOLE,
+    ) -> None:
+        lengths = sorted({trainee.method.epochs for trainee in trainees})
+        if len(lengths) != 1:
+            raise GemkernError(
+                f"methods that last {lengths} epochs cannot be trained together: "
+                "give one at least, and all the same length"
+            )
+        self._trainees, (self._epochs,), self._share = trainees, lengths, share
+        self._steps = [
+            TrainingStep(
+                trainee.model,
+                trainee.method,
+                data.training(batch_size, trainee.seed, share),
+                autocast,
+            )
+            for trainee in trainees
+        ]
+        self._runs: Iterator[Call] = (
+            ways_to_run(self._steps) if graph else repeat(partial(in_turn, self._steps))
         )
-    steps = [_step(trainee, dataset, batch_size, autocast) for trainee in trainees]
-    runs = ways_to_run(steps) if graph else repeat(partial(in_turn, steps))
-    with reproducible_numerics():
-        for epoch in range(*lengths):
-            started = _now(dataset)
-            losses = _train_epoch(trainees, steps, runs, epoch)
-            for trainee, loss in zip(trainees, losses, strict=True):
-                _check_loss(loss, epoch, trainee.method.epochs)
-                trainee.method.end_epoch()
-            seconds = (_now(dataset) - started) / len(trainees)
-            for trainee, loss, step in zip(trainees, losses, steps, strict=True):
-                trainee.on_epoch(EpochStats(epoch + 1, loss, seconds, step.count))
+        self.epoch = self.step = 0
+        self._seconds = 0.0
+        self._loaded: dict[str, Any] | None = None
 
+    def run(
+        self,
+        is_due: Callable[[], bool] = lambda: False,
+        keep: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Train to the end.
 
-def _step(
-    trainee: Trainee, dataset: Dataset, batch_size: int, autocast: torch.dtype | None
-) -> TrainingStep:
-    batches = TrainingBatches(
-        dataset.train,
-        batch_size,
-        seed=trainee.seed,
-        mean=dataset.mean,
-        std=dataset.std,
-        augment=dataset.augment,
-    )
-    return TrainingStep(trainee.model, trainee.method, batches, autocast)
+        Args:
+            is_due: asked after each step; says whether `keep` is to be called before the next.
+            keep: called then and after each epoch, outside the timed part; it may raise to stop.
 
+        Raises:
+            GemkernError: the loss became infinite or NaN.
+        """
+        with reproducible_numerics():
+            while self.epoch < self._epochs:
+                self._train_epoch(is_due, keep)
+                keep()
 
-def _train_epoch(
-    trainees: Sequence[Trainee], steps: Sequence[TrainingStep], runs: Iterator[Call], epoch: int
-) -> list[float]:
-    """Return the mean loss of each trainee."""
-    for trainee, step in zip(trainees, steps, strict=True):
-        trainee.model.train()
-        step.begin(epoch)
-    for run in islice(runs, steps[0].count):
-        run()
-        for trainee in trainees:
-            trainee.method.end_step()
-    return [step.mean_loss() for step in steps]
+    def state_dict(self) -> dict[str, Any]:
+        """Return what goes on, beside the states of the models and the methods, to the same bits.
+
+        Reads the device.
+        """
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self._seconds,
+            "losses": [step.total.cpu() for step in self._steps],
+            "random": random_state(self._steps[0].device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, on models and methods whose own states are loaded."""
+        self.epoch, self.step, self._seconds = state["epoch"], state["step"], state["seconds"]
+        self._loaded = state
+
+    def _train_epoch(self, is_due: Callable[[], bool], keep: Callable[[], None]) -> None:
+        started = self._now()
+        self._begin_epoch()
+        while self.step < self._steps[0].count:
+            if self.step and is_due():
+                self._seconds += self._now() - started
+                keep()
+                started = self._now()
+            next(self._runs)()
+            for trainee in self._trainees:
+                trainee.method.end_step()
+            self.step += 1
+        losses = self._of_all_ranks([step.mean_loss() for step in self._steps])
+        for trainee, loss in zip(self._trainees, losses, strict=True):
+            _check_loss(loss, self.epoch, self._epochs)
+            trainee.method.end_epoch()
+        seconds = (self._seconds + self._now() - started) / len(self._trainees)
+        self.epoch, self.step, self._seconds = self.epoch + 1, 0, 0.0
+        for trainee, loss, step in zip(self._trainees, losses, self._steps, strict=True):
+            trainee.on_epoch(EpochStats(self.epoch, loss, seconds, step.count))
+
+    def _begin_epoch(self) -> None:
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and self.step == 0:
+            restore_random_state(loaded["random"])
+        for trainee, step in zip(self._trainees, self._steps, strict=True):
+            trainee.model.train()
+            step.begin(self.epoch, self.step)
+        if loaded is not None and self.step > 0:
+            for step, total in zip(self._steps, loaded["losses"], strict=True):
+                step.total.copy_(total)
+            # On the way to the batch numbers may have been drawn that had been drawn before.
+            restore_random_state(loaded["random"])
+
+    def _of_all_ranks(self, losses: list[float]) -> list[float]:
+        """Return the mean of each loss over the shares of a batch."""
+        if self._share == WHOLE:
+            return losses
+        summed = torch.tensor(losses, dtype=torch.float64, device=self._steps[0].device)
+        distributed.all_reduce(summed)
+        return (summed / self._share.ranks).tolist()
+
+    def _now(self) -> float:
+        device = self._steps[0].device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
 
 
 def _check_loss(loss: float, epoch: int, epochs: int) -> None:
@@ -176,29 +247,25 @@ def _check_loss(loss: float, epoch: int, epochs: int) -> None:
 
 def evaluate(
     model: nn.Module,
-    split: Split,
-    dataset: Dataset,
+    data: Data,
+    split: str = "test",
     *,
     batch_size: int = 500,
     autocast: torch.dtype | None = None,
 ) -> float:
-    """Return the fraction of `split` that `model` classifies correctly, in evaluation mode.
+    """Return the fraction of a split that `model` classifies correctly, in evaluation mode.
 
     Args:
-        autocast: as in `train`.
+        split: "train", "validation" or "test".
+        autocast: as in `Training`.
     """
     was_training = model.training
     model.eval()
-    device = split.images.device
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    with torch.inference_mode(), autocasting(device, autocast):
-        for images, labels in eval_batches(split, batch_size, mean=dataset.mean, std=dataset.std):
-            correct += (model(images).argmax(1) == labels).sum()
+    correct, count = [], 0
+    with torch.inference_mode():
+        for images, labels in data.evaluation(split, batch_size):
+            with autocasting(images.device, autocast):
+                correct.append((model(images).argmax(1) == labels).sum())
+            count += len(labels)
     model.train(was_training)
-    return correct.item() / len(split)
-
-
-def _now(dataset: Dataset) -> float:
-    if dataset.train.images.is_cuda:
-        torch.cuda.synchronize(dataset.train.images.device)
-    return time.perf_counter()
+    return int(torch.stack(correct).sum()) / count

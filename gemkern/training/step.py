@@ -9,21 +9,36 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gemkern.data import TrainingBatches
+from gemkern.data import Batches
 from gemkern.optim.effective import clear_leaf_grads
 
 
-class Learner(Protocol):
-    """The device's part of a method."""
+class Method(Protocol):
+    """What the loop asks of a method: Gem-Miner, IMP, plain training of weights, ..."""
 
     @property
-    def capturable(self) -> bool: ...
+    def epochs(self) -> int: ...
 
-    def learn(self) -> None: ...
+    @property
+    def capturable(self) -> bool:
+        """Whether `learn` is worth a replay of its captured graph, as long as the run lasts."""
+
+    def learn(self) -> None:
+        """Learn from the gradients that are there, and clear them: the device's part of a step."""
+
+    def end_step(self) -> None:
+        """Finish a step: the host's part."""
+
+    def step(self) -> None:
+        """Do both parts of a step, for loops other than this."""
+
+    def end_epoch(self) -> None: ...
 
 
 class TrainingStep:
     """Take the next batch, and learn from it: the same work on the same tensors at every call.
+
+    `total` is the sum of the losses of the epoch so far, where it lies.
 
     No number is read by the host. What changes from step to step, or from epoch to epoch, does so
     where it lies, so a captured graph of a call is worth a call.
@@ -37,15 +52,15 @@ class TrainingStep:
     def __init__(
         self,
         model: nn.Module,
-        learner: Learner,
-        batches: TrainingBatches,
+        method: Method,
+        batches: Batches,
         autocast: torch.dtype | None,
     ) -> None:
         self._model = model
-        self._learner = learner
+        self._method = method
         self._batches = batches
         self._autocast = autocast
-        self._total = torch.zeros((), device=batches.device)
+        self.total = torch.zeros((), device=batches.device)
 
     @property
     def device(self) -> torch.device:
@@ -54,25 +69,25 @@ class TrainingStep:
     @property
     def capturable(self) -> bool:
         """Whether a captured graph of a call would be worth a call."""
-        return self._learner.capturable
+        return self._method.capturable and self._batches.capturable
 
     @property
     def count(self) -> int:
         """How many steps there are in an epoch."""
         return len(self._batches)
 
-    def begin(self, epoch: int) -> None:
-        """Go to the first batch of `epoch`, and count its losses from zero."""
-        self._batches.begin(epoch)
-        self._total.zero_()
+    def begin(self, epoch: int, step: int = 0) -> None:
+        """Go to the batch of `step` of `epoch`, and count losses from zero."""
+        self._batches.begin(epoch, step)
+        self.total.zero_()
 
     def __call__(self) -> None:
         images, labels = self._batches.take()
         with autocasting(self.device, self._autocast):
             loss = F.cross_entropy(self._model(images), labels)
         loss.backward()
-        self._learner.learn()
-        self._total += loss.detach()
+        self._method.learn()
+        self.total += loss.detach()
 
     def clear_gradients(self) -> None:
         """Forget the gradients that a call left when it was interrupted."""
@@ -81,7 +96,7 @@ class TrainingStep:
 
     def mean_loss(self) -> float:
         """Return the mean loss of the epoch that has ended; reads the device."""
-        return self._total.item() / self.count
+        return self.total.item() / self.count
 
 
 def autocasting(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:

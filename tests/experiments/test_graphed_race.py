@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from recorded_graphs import RecordedGraphs
-from tiny_race import settings, state
+from tiny_race import Race, settings, state, without_clock
 
-from gemkern.experiments.laboratory import Laboratory, Notebook
-from gemkern.experiments.race import race
-from gemkern.experiments.search import mine
+from gemkern.experiments.laboratory import Laboratory
 from gemkern.tickets import Ticket
 from gemkern.training import graphs, weights
 
 METHODS = ("gem-miner", "imp", "dense")
 Tickets = dict[tuple[str, int], Ticket]
-TIMED = ("seconds", "find_seconds", "finetune_seconds", "step_ms")
 
 
 @pytest.fixture
@@ -32,15 +28,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> RecordedGraphs:
 
 def held(seeds: Sequence[int] = (0,), **changes: Any) -> tuple[list[dict[str, Any]], Tickets]:
     """Return the runs of a race without their clocks, and its tickets."""
-    tickets: Tickets = {}
-    runs = race(
-        Laboratory(settings(accelerate="never", imp_rewind="3", **changes)),
-        METHODS,
-        seeds,
-        on_ticket=lambda method, seed, ticket: tickets.update({(method, seed): ticket}),
-    )
-    measured = [dataclasses.asdict(run) for run in runs]
-    return [{k: v for k, v in run.items() if k not in TIMED} for run in measured], tickets
+    laboratory = Laboratory(settings(accelerate="never", imp_rewind="3", **changes))
+    race = Race(laboratory).hold(METHODS, seeds)
+    return list(map(without_clock, race.runs)), race.tickets
 
 
 def assert_same(ours: tuple[Any, Tickets], theirs: tuple[Any, Tickets]) -> None:
@@ -81,5 +71,5 @@ def test_autocast_reaches_training_and_evaluation(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(model_type, "forward", watched)
     laboratory = Laboratory(settings(autocast="bfloat16"))
-    mine(laboratory, [Notebook("gem-miner", 0, lambda record: None)])
+    Race(laboratory).hold(["gem-miner"])
     assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}

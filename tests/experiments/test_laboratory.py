@@ -1,4 +1,4 @@
-"""The notebook adds up, and the laboratory trains alike for all and opens the test set last."""
+"""The laboratory trains alike for all and opens the test set last; a course adds up."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny_race import Opened, sealed, settings
+from tiny_race import Opened, Race, finetuned, sealed, settings
 from torch import Tensor, nn
 
 import gemkern as gk
 from gemkern.data import Split
 from gemkern.errors import GemkernError
-from gemkern.experiments.laboratory import Laboratory, Notebook
+from gemkern.experiments.laboratory import Laboratory
 from gemkern.experiments.records import EpochRecord, Phase
+from gemkern.experiments.work import Course
 from gemkern.optim import masked_layers
-from gemkern.tickets import GemMiner, Ticket, weights_left
-from gemkern.training import EpochStats, evaluate
+from gemkern.tickets import Ticket, weights_left
+from gemkern.training import evaluate
 
 SPLITS = ("train", "validation", "test")
 
 
-def silent_notebook(seed: int = 0) -> Notebook:
-    return Notebook("tested", seed, on_epoch=lambda record: None)
-
-
-def filled_notebook(*phases: tuple[Phase, Sequence[float]], steps: int = 4) -> Notebook:
-    """Return a notebook with epochs of the given seconds."""
-    notebook = silent_notebook()
+def filled(*phases: tuple[Phase, Sequence[float]], steps: int = 4) -> Course:
+    """Return a course with epochs of the given seconds."""
+    course, total = Course(0), 0.0
     for phase, durations in phases:
         for epoch, seconds in enumerate(durations, start=1):
-            stats = EpochStats(epoch, loss=1.0, seconds=seconds, steps=steps)
-            notebook.write(phase, stats, density=0.5, validation=0.9)
-    return notebook
+            total += seconds
+            times = {"seconds": total, "step_ms": 1e3 * seconds / steps}
+            record = EpochRecord(
+                "tested", 0, phase, epoch, density=0.5, loss=1.0, validation_accuracy=0.9, **times
+            )
+            course.records.append(record)
+    return course
 
 
 def half_masked(laboratory: Laboratory, seed: int = 0) -> nn.Module:
@@ -44,10 +45,8 @@ def half_masked(laboratory: Laboratory, seed: int = 0) -> nn.Module:
     return model
 
 
-def miner(laboratory: Laboratory) -> GemMiner:
-    model = laboratory.fresh_model(0)
-    gk.convert(model, scores=True)
-    return GemMiner(model, 0.3, 3, 1, optimizer="adam", lr=0.05, seed=0)
+def half_ticket(laboratory: Laboratory, seed: int = 0) -> Ticket:
+    return Ticket.from_model(half_masked(laboratory, seed), method="half", seed=seed)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -59,35 +58,25 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_record_says_all_of_its_epoch_and_is_handed_on() -> None:
-    seen: list[EpochRecord] = []
-    notebook = Notebook("imp", 3, seen.append)
-    notebook.write("find", EpochStats(7, loss=0.25, seconds=2.0, steps=8), 0.5, validation=0.75)
-    expected = EpochRecord(
-        method="imp",
-        seed=3,
-        phase="find",
-        epoch=7,
-        density=0.5,
-        loss=0.25,
-        validation_accuracy=0.75,
-        seconds=2.0,
-        step_ms=250.0,
-    )
-    assert notebook.records == seen == [expected]
+    held = Race(Laboratory(settings())).hold(["imp"], [3])
+    first, second = held.records[:2]
+    assert (first.method, first.seed, first.phase, first.epoch) == ("imp", 3, "find", 1)
+    assert second.seconds > first.seconds > 0
+    assert first.step_ms == pytest.approx(1e3 * first.seconds / 4), "four batches of 32 images"
+    assert 0 <= first.validation_accuracy <= 1
+    assert first.density == 0.5
 
 
-def test_seconds_go_on_from_epoch_to_epoch_and_belong_to_their_phase() -> None:
-    notebook = filled_notebook(("find", [2.0, 1.0]), ("finetune", [4.0, 0.5, 0.5]))
-    assert [record.seconds for record in notebook.records] == [2.0, 3.0, 7.0, 7.5, 8.0]
-    assert (notebook.seconds("find"), notebook.seconds("finetune")) == (3.0, 5.0)
-    assert (notebook.epochs("find"), notebook.epochs("finetune")) == (2, 3)
+def test_seconds_belong_to_their_phase() -> None:
+    course = filled(("find", [2.0, 1.0]), ("finetune", [4.0, 0.5, 0.5]))
+    assert (course.seconds("find"), course.seconds("finetune")) == (3.0, 5.0)
+    assert (len(course.of("find")), len(course.of("finetune"))) == (2, 3)
 
 
 def test_a_phase_that_was_not_run_took_no_time() -> None:
-    searched, finetuned = filled_notebook(("find", [2.0])), filled_notebook(("finetune", [3.0]))
-    assert (searched.epochs("finetune"), searched.seconds("finetune")) == (0, 0.0)
-    assert (finetuned.epochs("find"), finetuned.seconds("find")) == (0, 0.0)
-    assert finetuned.seconds("finetune") == 3.0
+    assert filled(("find", [2.0])).seconds("finetune") == 0.0
+    assert filled(("finetune", [3.0])).seconds("find") == 0.0
+    assert filled(("finetune", [3.0])).seconds("finetune") == 3.0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +89,7 @@ def test_a_phase_that_was_not_run_took_no_time() -> None:
 def test_the_step_is_a_median_of_the_search_if_there_was_one(
     phases: list[tuple[Phase, list[float]]], expected: float
 ) -> None:
-    assert filled_notebook(*phases).step_ms() == pytest.approx(expected)
+    assert filled(*phases).step_ms() == pytest.approx(expected)
 
 
 def test_a_fresh_model_is_a_function_of_its_seed_and_fits_the_data() -> None:
@@ -109,63 +98,59 @@ def test_a_fresh_model_is_a_function_of_its_seed_and_fits_the_data() -> None:
     torch.rand(3)
     assert same(first.state_dict(), laboratory.fresh_model(5).state_dict())
     assert not same(first.state_dict(), laboratory.fresh_model(6).state_dict())
-    images = laboratory.dataset.train.images[:2].float()
-    assert first(images).shape == (2, laboratory.dataset.classes)
+    images = laboratory.data.train.images[:2].float()
+    assert first(images).shape == (2, laboratory.data.classes)
 
 
 def test_finetuning_keeps_masked_weights_exactly_zero() -> None:
-    laboratory, notebook = Laboratory(settings()), silent_notebook()
-    model = half_masked(laboratory)
-    before = weights(model)
-    laboratory.finetune([model], 0.5, [notebook])
-    for name, layer in masked_layers(model).items():
+    laboratory = Laboratory(settings())
+    ticket = half_ticket(laboratory)
+    _, work = finetuned(laboratory, ticket, 0)
+    before = ticket.weights
+    assert before is not None
+    for name, layer in masked_layers(work.model).items():
         assert not layer.weight[~layer.active].any(), name
         moved = layer.weight != before[f"{name}.weight"]
         assert moved[layer.active].float().mean() > 0.9, name
-    assert [(record.phase, record.epoch, record.density) for record in notebook.records] == [
-        ("finetune", 1, 0.5),
-        ("finetune", 2, 0.5),
+    (course,) = work.courses
+    assert [(record.phase, record.epoch, record.density) for record in course.records] == [
+        ("finetune", 1, ticket.density),
+        ("finetune", 2, ticket.density),
     ]
 
 
 def test_a_search_runs_to_its_end_and_its_densities_are_written_down() -> None:
-    laboratory, notebook = Laboratory(settings()), silent_notebook()
-    search = miner(laboratory)
-    laboratory.find([search], [notebook])
-    planned = [1.0, *(left / search.total for left in weights_left(search.total, 0.3, 3, 1))]
-    assert [record.density for record in notebook.records] == planned
-    assert {record.phase for record in notebook.records} == {"find"}
-    assert search.ticket().density == planned[-1]
+    laboratory = Laboratory(settings())
+    held = Race(laboratory).hold(["gem-miner"])
+    total = laboratory.maskable_weights
+    planned = [1.0, *(left / total for left in weights_left(total, 0.3, 3, 1))]
+    found = [record.density for record in held.records if record.phase == "find"]
+    assert found == planned
+    assert held.tickets["gem-miner", 0].density == planned[-1]
 
 
 def test_epochs_are_judged_on_the_validation_split() -> None:
-    laboratory, notebook = Laboratory(settings()), silent_notebook()
-    model = half_masked(laboratory)
-    laboratory.finetune([model], 0.5, [notebook])
-    dataset = laboratory.dataset
-    accuracies = {split: evaluate(model, getattr(dataset, split), dataset) for split in SPLITS}
-    assert len(set(accuracies.values())) == len(SPLITS), "the splits can be told apart"
-    assert notebook.records[-1].validation_accuracy == accuracies["validation"]
-    assert laboratory.test(model) == accuracies["test"]
-
-
-def test_the_test_set_is_opened_by_a_test_alone() -> None:
     laboratory = Laboratory(settings())
-    laboratory.dataset = dataclasses.replace(
-        laboratory.dataset, test=sealed(laboratory.dataset.test)
-    )
-    search = miner(laboratory)
-    laboratory.find([search], [silent_notebook()])
-    model = laboratory.with_ticket(search.ticket(), 0)
-    laboratory.finetune([model], 0.3, [silent_notebook()])
+    run, work = finetuned(laboratory, half_ticket(laboratory), 0)
+    accuracies = {split: evaluate(work.model, laboratory.data, split) for split in SPLITS}
+    assert len(set(accuracies.values())) == len(SPLITS), "the splits can be told apart"
+    assert work.courses[0].records[-1].validation_accuracy == accuracies["validation"]
+    assert run.accuracy_after == laboratory.test(work.model) == accuracies["test"]
+
+
+def test_the_test_set_is_opened_by_a_test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory = Laboratory(settings())
+    laboratory.data = dataclasses.replace(laboratory.data, test=sealed(laboratory.data.test))
     with pytest.raises(Opened):
-        laboratory.test(model)
+        laboratory.test(laboratory.fresh_model(0))
+    monkeypatch.setattr(Laboratory, "test", lambda laboratory, model: 0.5)
+    Race(laboratory).hold(["gem-miner", "dense"])
 
 
 def blackened(laboratory: Laboratory, split: str) -> Laboratory:
-    original: Split = getattr(laboratory.dataset, split)
+    original: Split = getattr(laboratory.data, split)
     black = Split(torch.zeros_like(original.images), original.labels)
-    laboratory.dataset = dataclasses.replace(laboratory.dataset, **{split: black})
+    laboratory.data = dataclasses.replace(laboratory.data, **{split: black})
     return laboratory
 
 
@@ -173,9 +158,8 @@ def blackened(laboratory: Laboratory, split: str) -> Laboratory:
 def test_weights_learn_from_the_training_split_alone(split: str) -> None:
     learnt = []
     for laboratory in (Laboratory(settings()), blackened(Laboratory(settings()), split)):
-        model = half_masked(laboratory)
-        laboratory.finetune([model], 0.5, [silent_notebook()])
-        learnt.append(weights(model))
+        _, work = finetuned(laboratory, half_ticket(laboratory), 0)
+        learnt.append(weights(work.model))
     assert same(*learnt) is (split != "train")
 
 

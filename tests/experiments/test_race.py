@@ -3,57 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 
 import pytest
 import torch
-from tiny_race import SETTINGS, kept_by_layer, sealed, settings, state
+from tiny_race import (
+    SETTINGS,
+    Race,
+    finetuned,
+    kept_by_layer,
+    sealed,
+    settings,
+    state,
+    without_clock,
+)
 
 import gemkern as gk
-from gemkern.experiments.laboratory import Laboratory, Notebook
-from gemkern.experiments.race import finetune_tickets, race, total_epochs
-from gemkern.experiments.records import EpochRecord, Run
-from gemkern.experiments.search import RIVAL_SEED, Found, maskable_weights
+from gemkern.experiments.laboratory import Laboratory, rehearse
 from gemkern.tickets import GemMiner, Ticket, smart_ratio_counts, weights_left
+from gemkern.tickets.randomness import RIVAL_SEED
+from gemkern.training import train
 
 METHODS = ("random", "dense", "smart-ratio", "imp", "gem-miner", "reinitialised", "shuffled")
 TICKETED = tuple(method for method in METHODS if method != "dense")
 SEEDS = (1, 0)
 
 
-@dataclass
-class Race:
-    """What a race returned and reported."""
-
-    laboratory: Laboratory
-    runs: list[Run] = field(default_factory=list)
-    tickets: dict[tuple[str, int], Ticket] = field(default_factory=dict)
-    records: list[EpochRecord] = field(default_factory=list)
-
-    def run(self, method: str, seed: int) -> Run:
-        (found,) = (run for run in self.runs if (run.method, run.seed) == (method, seed))
-        return found
-
-    def hold(self, methods: tuple[str, ...] = METHODS, seeds: tuple[int, ...] = SEEDS) -> Race:
-        def keep(method: str, seed: int, ticket: Ticket) -> None:
-            assert (method, seed) not in self.tickets
-            self.tickets[method, seed] = ticket
-
-        self.runs = race(
-            self.laboratory, methods, seeds, on_epoch=self.records.append, on_ticket=keep
-        )
-        return self
-
-
 @pytest.fixture(scope="module")
 def held() -> Race:
-    return Race(Laboratory(settings())).hold()
-
-
-def without_clock(measured: Run | EpochRecord) -> dict[str, object]:
-    timed = ("seconds", "find_seconds", "finetune_seconds", "step_ms")
-    fields = dataclasses.asdict(measured)
-    return {name: value for name, value in fields.items() if name not in timed}
+    return Race(Laboratory(settings())).hold(METHODS, SEEDS)
 
 
 def assert_same_bits(one: Ticket, other: Ticket) -> None:
@@ -69,7 +46,7 @@ def test_runs_come_in_the_order_of_methods_then_seeds(held: Race) -> None:
 
 
 def test_every_ticket_keeps_the_same_number_of_weights(held: Race) -> None:
-    total = maskable_weights(held.laboratory)
+    total = held.laboratory.maskable_weights
     matched = weights_left(total, 0.3, 3, 1)[-1]
     for method in TICKETED:
         for seed in SEEDS:
@@ -149,7 +126,7 @@ def test_one_start_for_all_is_one_checksum_for_all() -> None:
 
 def test_imp_empties_no_layer_as_it_does_from_signed_constants() -> None:
     emptied = {}
-    for init in ("signed_constant", SETTINGS.imp_init):
+    for init in ("signed_constant", SETTINGS.own["imp"].imp_init):
         held = Race(Laboratory(settings(density=0.1, imp_init=init))).hold(("imp",), (0,))
         densities = held.run("imp", 0).layer_density.values()
         emptied[init] = sum(density < 0.001 for density in densities)
@@ -164,7 +141,7 @@ def test_imp_rewinds_statistics_too(held: Race) -> None:
 
 
 def test_a_seed_gives_the_same_race_to_the_bit(held: Race) -> None:
-    again = Race(Laboratory(settings())).hold(seeds=(0, 1))
+    again = Race(Laboratory(settings())).hold(METHODS, (0, 1))
     assert list(map(without_clock, again.runs)) == list(map(without_clock, held.runs))
     by_run = sorted(held.records, key=lambda record: record.seed)
     assert list(map(without_clock, again.records)) == list(map(without_clock, by_run))
@@ -174,8 +151,8 @@ def test_a_seed_gives_the_same_race_to_the_bit(held: Race) -> None:
 
 def test_seeds_at_once_race_as_they_do_one_by_one(held: Race) -> None:
     seeds = (1, 0, 2)
-    together = Race(Laboratory(settings(seeds_at_once=2))).hold(seeds=seeds)
-    third = Race(held.laboratory).hold(seeds=(2,))
+    together = Race(Laboratory(settings(seeds_at_once=2))).hold(METHODS, seeds)
+    third = Race(held.laboratory).hold(METHODS, (2,))
     alone = sorted([*held.runs, *third.runs], key=lambda run: (METHODS.index(run.method), run.seed))
     assert list(map(without_clock, together.runs)) == list(map(without_clock, alone))
     for method in TICKETED:
@@ -203,12 +180,13 @@ def test_another_seed_is_another_race(held: Race, method: str) -> None:
 
 def test_the_dense_network_is_trained_by_the_recipe_of_the_tickets(held: Race) -> None:
     run = held.run("dense", 0)
-    assert (run.density, run.weights_left) == (1.0, maskable_weights(held.laboratory))
+    assert (run.density, run.weights_left) == (1.0, held.laboratory.maskable_weights)
     assert (run.find_epochs, run.find_seconds, run.layer_density) == (0, 0.0, {})
     model = held.laboratory.fresh_model(0, "dense")
     assert len(model.conv.weight.abs().unique()) > 100, "Kaiming normal"
     assert run.accuracy_before == held.laboratory.test(model)
-    held.laboratory.finetune([model], 1.0, [Notebook("dense", 0, lambda record: None)])
+    method = held.laboratory.finetuning(model)
+    train(model, method, held.laboratory.data, batch_size=SETTINGS.batch_size, seed=0)
     assert run.accuracy_after == held.laboratory.test(model)
 
 
@@ -217,7 +195,7 @@ def test_gem_miner_is_measured_as_mined_before_finetuning() -> None:
     model = held.laboratory.fresh_model(0)
     gk.convert(model, scores=True)
     miner = GemMiner(model, 0.9, 3, 1, optimizer="adam", lr=0.05, l2=1e-5, seed=0)
-    held.laboratory.find([miner], [Notebook("gem-miner", 0, lambda record: None)])
+    train(model, miner, held.laboratory.data, batch_size=16, seed=0)
     ready_to_finetune = held.laboratory.with_ticket(held.tickets["gem-miner", 0], 0)
     mined, unmined = map(held.laboratory.test, (model, ready_to_finetune))
     assert mined != unmined, "the mined network and the finetuned one's start can be told apart"
@@ -230,23 +208,21 @@ def test_a_run_is_the_finetuning_of_its_ticket(held: Race, method: str) -> None:
     model = held.laboratory.with_ticket(ticket, 1)
     if method != "gem-miner":
         assert run.accuracy_before == held.laboratory.test(model)
-    held.laboratory.finetune([model], ticket.density, [Notebook(method, 1, lambda record: None)])
+    tuning = held.laboratory.finetuning(model)
+    train(model, tuning, held.laboratory.data, batch_size=SETTINGS.batch_size, seed=1)
     assert run.accuracy_after == held.laboratory.test(model)
 
 
-@pytest.mark.parametrize("accuracy", [None, 0.125])
-def test_a_ticket_alone_is_finetuned_and_tested(held: Race, accuracy: float | None) -> None:
-    ticket = held.tickets["imp", 0]
-    notebook = Notebook("imp", 0, lambda record: None)
-    (run,) = finetune_tickets(held.laboratory, [notebook], [Found(ticket, accuracy)])
+def test_a_ticket_alone_is_finetuned_and_tested(held: Race) -> None:
+    run, _ = finetuned(held.laboratory, held.tickets["imp", 0], 0)
     raced = held.run("imp", 0)
-    assert run.accuracy_before == (raced.accuracy_before if accuracy is None else accuracy)
+    assert run.accuracy_before == raced.accuracy_before
     assert (run.accuracy_after, run.finetune_epochs) == (raced.accuracy_after, 2)
     assert (run.find_epochs, run.find_seconds) == (0, 0.0)
 
 
 def test_every_epoch_is_reported_and_foreseen(held: Race) -> None:
-    assert total_epochs(held.laboratory, METHODS, SEEDS) == len(held.records)
+    foreseen = rehearse(held.laboratory, METHODS)
     for method in METHODS:
         found, tuned = (
             [
@@ -257,7 +233,7 @@ def test_every_epoch_is_reported_and_foreseen(held: Race) -> None:
             for phase in ("find", "finetune")
         )
         run = held.run(method, 0)
-        assert total_epochs(held.laboratory, [method], [0]) == len(found) + len(tuned)
+        assert foreseen[method] == len(found)
         assert found == list(range(1, run.find_epochs + 1))
         assert tuned == list(range(1, run.finetune_epochs + 1)) == [1, 2]
     assert held.run("imp", 0).find_epochs == 2, "0.5 and 0.3 of the weights"
@@ -273,9 +249,7 @@ def test_seconds_and_steps_of_a_run_are_those_of_its_epochs(held: Race) -> None:
 
 def test_no_method_trains_on_the_test_set(monkeypatch: pytest.MonkeyPatch) -> None:
     laboratory = Laboratory(settings())
-    laboratory.dataset = dataclasses.replace(
-        laboratory.dataset, test=sealed(laboratory.dataset.test)
-    )
+    laboratory.data = dataclasses.replace(laboratory.data, test=sealed(laboratory.data.test))
     monkeypatch.setattr(Laboratory, "test", lambda laboratory, model: 0.5)
-    held = Race(laboratory).hold(seeds=(0,))
+    held = Race(laboratory).hold(METHODS)
     assert {run.accuracy_after for run in held.runs} == {0.5}

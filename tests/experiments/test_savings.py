@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
-from tiny_race import settings
+from tiny_race import Race, settings
 
 from gemkern import GemkernError
 from gemkern.experiments.laboratory import Laboratory
 from gemkern.experiments.presets import resolve
-from gemkern.experiments.race import race
 from gemkern.experiments.records import Run, Saving
 from gemkern.training import trial
 
@@ -30,9 +28,8 @@ def short_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 def raced(
     methods: tuple[str, ...] = METHODS, records: Any = None, **changes: Any
 ) -> tuple[list[Run], list[Saving]]:
-    savings: list[Saving] = []
-    laboratory = Laboratory(settings(**LONG, **changes), records)
-    return race(laboratory, methods, [0], on_saving=savings.append), savings
+    held = Race(Laboratory(settings(**LONG, **changes), records)).hold(methods)
+    return held.runs, held.savings
 
 
 def results(runs: list[Run]) -> list[tuple[float, float, dict[str, float]]]:
@@ -81,9 +78,8 @@ def test_what_does_not_run_sparse_says_nothing(changes: dict[str, str]) -> None:
 
 
 def test_seeds_that_train_together_share_their_seconds(short_trials: None) -> None:
-    savings: list[Saving] = []
     both = settings(**LONG, accelerate="measure", seeds_at_once=2)
-    race(Laboratory(both), ["gem-miner"], [0, 1], on_saving=savings.append)
+    savings = Race(Laboratory(both)).hold(["gem-miner"], [0, 1]).savings
     assert len(savings) == 4
     for saving in savings:
         *_, last = [entry for entry in saving.record if "ms" in entry]
@@ -102,4 +98,4 @@ def test_what_is_no_choice_and_no_folder_is_refused() -> None:
 
 def test_settings_measure_by_default() -> None:
     assert resolve("digits", {}).accelerate == "measure"
-    assert dataclasses.asdict(resolve("digits", {}, ["accelerate=never"]))["accelerate"] == "never"
+    assert resolve("digits", {}, ["accelerate=never"]).as_dict()["accelerate"] == "never"

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.presets import PAPER, PRESETS, nearest_preset, resolve
-from gemkern.experiments.settings import pick_autocast, pick_device, rewind_point
+from gemkern.experiments.settings import Settings, pick_autocast, pick_device
 from gemkern.models import NAMES
+from gemkern.tickets.imp import rewind_point
+
+
+def mined(settings: Settings) -> Any:
+    return settings.own["gem-miner"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_complete(name: str) -> None:
     settings = resolve(name, {"data_dir": "somewhere"})
     assert settings.model in NAMES
-    assert settings.freeze_every < settings.mine_epochs
-    rewind_point(settings.imp_rewind)
+    assert mined(settings).freeze_every < mined(settings).mine_epochs
+    rewind_point(settings.own["imp"].imp_rewind)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -27,10 +34,11 @@ def test_a_papers_preset_is_named_by_its_density(name: str) -> None:
 
 def test_the_default_run_of_the_paper() -> None:
     settings = resolve("resnet20-1.44", {})
-    assert (settings.mine_epochs, settings.freeze_every, settings.batch_size) == (150, 5, 128)
-    assert (settings.score_optimizer, settings.score_lr, settings.l2) == ("sgd", 0.1, 5e-5)
-    assert (settings.finetune_lr, settings.finetune_schedule) == (0.01, "multistep")
-    assert (settings.imp_epochs, settings.imp_rewind, settings.imp_prune) == (150, "1000", 0.2)
+    of = settings.as_dict().__getitem__
+    assert (of("mine_epochs"), of("freeze_every"), of("batch_size")) == (150, 5, 128)
+    assert (of("score_optimizer"), of("score_lr"), of("l2")) == ("sgd", 0.1, 5e-5)
+    assert (of("finetune_lr"), of("finetune_schedule")) == (0.01, "multistep")
+    assert (of("imp_epochs"), of("imp_rewind"), of("imp_prune")) == (150, "1000", 0.2)
 
 
 def inits(*assignments: str) -> list[str]:
@@ -86,7 +94,7 @@ def test_the_nearest_preset(
 
 def test_the_data_stay_what_was_asked_for_when_the_preset_is_of_other_data() -> None:
     settings = resolve(None, {"data": "mnist", "model": "resnet20"})
-    assert (settings.data, settings.mine_epochs) == ("mnist", 150)
+    assert (settings.data, mined(settings).mine_epochs) == ("mnist", 150)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +122,13 @@ def test_on_a_cpu_steps_are_as_exact_as_the_weights() -> None:
 
 def test_a_budget_scales_every_length() -> None:
     settings = resolve("resnet20-1.44", {}).scaled(0.1)
-    lengths = (settings.mine_epochs, settings.finetune_epochs, settings.imp_epochs)
+    lengths = (
+        mined(settings).mine_epochs,
+        settings.finetune_epochs,
+        settings.own["imp"].imp_epochs,
+    )
     assert lengths == (15, 15, 15)
-    assert settings.freeze_every == 1
+    assert mined(settings).freeze_every == 1
     with pytest.raises(GemkernError, match="budget is 0"):
         settings.scaled(0)
 
@@ -124,7 +136,7 @@ def test_a_budget_scales_every_length() -> None:
 @pytest.mark.parametrize("epochs", [0, -3])
 def test_a_budget_makes_no_epochs_out_of_none(epochs: int) -> None:
     settings = resolve("digits", {"mine_epochs": epochs, "freeze_every": epochs}).scaled(1.0)
-    assert (settings.mine_epochs, settings.freeze_every) == (epochs, epochs)
+    assert (mined(settings).mine_epochs, mined(settings).freeze_every) == (epochs, epochs)
 
 
 def test_a_folder_of_any_size_is_used_whole_unless_a_limit_is_given() -> None:

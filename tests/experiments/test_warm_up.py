@@ -33,14 +33,14 @@ def test_it_runs_what_a_race_will_run(served: list[str], optimizer: str) -> None
         settings(score_optimizer=optimizer, batch_size=64, accelerate="measure")
     )
     before = laboratory.fresh_model(seed=0).state_dict()
-    images = laboratory.dataset.train.images.clone()
+    images = laboratory.data.train.images.clone()
     warm_up(laboratory)
     # Six steps of the search, two of finetuning, and each layer four times alone: the seven
     # convolutions of ResNet-8.
     assert len(served) == (6 + 2 + 4) * 7
     after = laboratory.fresh_model(seed=0).state_dict()
     assert all(torch.equal(before[entry], after[entry]) for entry in before)
-    assert torch.equal(laboratory.dataset.train.images, images)
+    assert torch.equal(laboratory.data.train.images, images)
 
 
 def test_nothing_runs_where_nothing_would_be_used(

@@ -133,7 +133,7 @@ def test_copies_stay_compressed(copied: Any) -> None:
 def test_it_becomes_plain(name: str) -> None:
     layer, twin, x = pair(name, scores=True)
     layer.compress()
-    plain = layer.to_conv() if name == "conv" else layer.to_linear()
+    plain = layer.to_dense()
     torch.testing.assert_close(plain(x), twin(x), rtol=1e-4, atol=1e-5)
 
 

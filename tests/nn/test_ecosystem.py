@@ -98,7 +98,7 @@ def test_export(scores: bool) -> None:
 def test_autocast(scores: bool) -> None:
     model = make_model(scores)
     plain = nn.Sequential(*[copy.deepcopy(layer) for layer in model])
-    for index, make in ((0, "to_conv"), (2, "to_conv"), (4, "to_linear")):
+    for index, make in ((0, "to_dense"), (2, "to_dense"), (4, "to_dense")):
         plain[index] = getattr(model[index], make)()
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = model(X), plain(X)

@@ -43,9 +43,9 @@ def assert_same(plain: nn.Module, masked: nn.Module, x: Tensor) -> None:
 def twins(layer: nn.Module, scores: bool = False) -> tuple[Any, Any]:
     """Return the layer, and a masked one with equal parameters of its own."""
     if isinstance(layer, nn.Conv2d):
-        masked: Any = MaskedConv2d.from_conv(layer, scores)
+        masked: Any = MaskedConv2d.from_dense(layer, scores)
     else:
-        masked = MaskedLinear.from_linear(layer, scores)
+        masked = MaskedLinear.from_dense(layer, scores)
     for name in ("weight", "bias"):
         own = getattr(layer, name)
         if own is not None:

@@ -11,13 +11,12 @@ from rich.console import Console, RenderableType
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import Run
+from gemkern.experiments.summary import paired_gain, summarise
 from gemkern.report.console import (
     gain_table,
     markdown_table,
-    paired_gain,
     race_table,
     settings_table,
-    summarise,
 )
 
 

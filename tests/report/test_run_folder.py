@@ -13,9 +13,9 @@ import pytest
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Run
-from gemkern.report.console import summarise
+from gemkern.experiments.run_folder import RunFolder
+from gemkern.experiments.summary import summarise
 from gemkern.report.environment import devices, versions
-from gemkern.report.run_folder import RunFolder
 
 Race = tuple[list[Run], list[EpochRecord]]
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from gemkern import GemkernError
 from gemkern.experiments.records import Saving
-from gemkern.report import RunFolder, savings_markdown, savings_table
+from gemkern.experiments.run_folder import RunFolder
+from gemkern.report import savings_markdown, savings_table
 
 SAVINGS = [
     Saving("imp", 0, "find", 100, 20.0, 10.0),

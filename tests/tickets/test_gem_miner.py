@@ -30,7 +30,7 @@ def converted(seed=0):
 
 
 def miner_of(model, density=0.1, epochs=6, freeze_every=1, **options):
-    return GemMiner(model, density, epochs, freeze_every, **{"seed": 1, **options})
+    return GemMiner(model, density, epochs, freeze_every, **{"seed": 1, "model_seed": 1, **options})
 
 
 def scores(model):

@@ -208,7 +208,7 @@ def test_momentum_and_weight_decay_revive_no_weight(rewind):
 
 def test_the_ticket_holds_the_weights_of_the_rewind_point():
     model, initial = converted(), network().state_dict()
-    imp = imp_of(model, seed=3, name="tiny")
+    imp = imp_of(model, model_seed=3, name="tiny")
     run(model, imp)
     ticket = imp.ticket()
     assert (ticket.method, ticket.model, ticket.seed) == ("imp", "tiny", 3)

@@ -162,14 +162,14 @@ def test_whole_numbers_of_other_libraries_are_whole_numbers(three: Any, tmp_path
     drawn = [random_numbers(Stream.EPOCH, *of).random() for of in ((three, three), (3, 3))]
     assert drawn[0] == drawn[1]
     model = masked(True, TOTAL)
-    miner = GemMiner(model, 0.3, three, 1, seed=three)
+    miner = GemMiner(model, 0.3, three, 1, seed=three, model_seed=three)
     assert miner.epochs == 3
     run(model, miner)
     miner.ticket().save(tmp_path / "mined.safetensors")
     loaded = Ticket.load(tmp_path / "mined.safetensors")
     assert (loaded.seed, type(loaded.seed)) == (3, int)
     plain = masked(False, TOTAL)
-    imp = IMP(plain, 0.3, three, rewind=three, seed=three)
+    imp = IMP(plain, 0.3, three, rewind=three, model_seed=three)
     assert imp.epochs == 3 * imp.rounds
     assert WeightTraining(plain, three).epochs == 3
     assert smart_ratio_ticket(plain, 0.3, seed=three, model_seed=three).seed == 3
@@ -190,7 +190,7 @@ def test_what_is_no_whole_number_is_refused_before_the_first_step(number: Any) -
         with pytest.raises(GemkernError, match=r"the seed is .*: give a whole number"):
             GemMiner(masked(True, TOTAL), 0.3, 5, 1, seed=number)
         with pytest.raises(GemkernError, match=r"the seed is .*: give a whole number"):
-            IMP(masked(False, TOTAL), 0.3, 5, seed=number)
+            IMP(masked(False, TOTAL), 0.3, 5, model_seed=number)
 
 
 def test_gradients_of_a_loss_that_was_scaled_count() -> None:

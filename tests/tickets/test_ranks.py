@@ -27,11 +27,11 @@ def network(rank: int, scores: bool) -> nn.Module:
 
 
 def miner(model: nn.Module, rank: int) -> gk.GemMiner:
-    return gk.GemMiner(model, 0.1, 3, 1, seed=rank)
+    return gk.GemMiner(model, 0.1, 3, 1, seed=rank, model_seed=rank)
 
 
 def imp(model: nn.Module, rank: int) -> gk.IMP:
-    return gk.IMP(model, 0.2, 1, prune=0.6, seed=rank)
+    return gk.IMP(model, 0.2, 1, prune=0.6, model_seed=rank)
 
 
 SEARCHES: dict[str, tuple[bool, Callable[[nn.Module, int], Any]]] = {

@@ -39,7 +39,7 @@ def test_reinitialising_keeps_the_masks_and_takes_other_weights(convert):
     expected = network(seed=9).state_dict()
     if convert:
         gk.convert(fresh, scores=True)
-    other = reinitialised(original, fresh, seed=9)
+    other = reinitialised(original, fresh, model_seed=9)
     assert_same_state(dict(other.masks), dict(original.masks))
     assert_same_state(dict(other.weights), dict(expected))
     assert not same_bits(other.weights["0.weight"], original.weights["0.weight"])

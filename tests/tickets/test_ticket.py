@@ -17,10 +17,11 @@ from tiny_search import (
 from torch import nn
 
 import gemkern as gk
-from gemkern import ops
+from gemkern import ops, tensor_file
 from gemkern.errors import GemkernError
-from gemkern.tickets import Ticket, ticket_file
+from gemkern.tickets import Ticket
 from gemkern.tickets.state import checksum
+from gemkern.tickets.ticket import FILE
 from gemkern.training import WeightTraining
 
 LAYERS = ("0", "4")
@@ -174,14 +175,14 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
 )
 def test_a_wrong_header_is_refused(tmp_path, text, message):
     path = tmp_path / "t"
-    save_file({"mask/0": torch.ones(2)}, path, metadata={ticket_file.HEADER: text})
+    save_file({"mask/0": torch.ones(2)}, path, metadata={FILE.header: text})
     with pytest.raises(GemkernError, match=message):
         Ticket.load(path)
 
 
 def test_parts_are_what_save_writes(tmp_path):
     header, tensors = parts(ticket())
-    ticket_file.write(tmp_path / "t", header, tensors)
+    tensor_file.write(tmp_path / "t", FILE, header, tensors)
     assert (tmp_path / "t").read_bytes() == saved(tmp_path).read_bytes()
 
 
@@ -202,7 +203,7 @@ def test_parts_are_what_save_writes(tmp_path):
 def test_a_file_that_contradicts_itself_is_refused(tmp_path, change, message):
     header, tensors = parts(ticket())
     change(header, tensors)
-    ticket_file.write(tmp_path / "t", header, tensors)
+    tensor_file.write(tmp_path / "t", FILE, header, tensors)
     with pytest.raises(GemkernError, match=message):
         Ticket.load(tmp_path / "t")
 

@@ -69,7 +69,7 @@ def test_it_learns(network: nn.Module, stripes: Dataset) -> None:
     assert [s.epoch for s in stats] == [1, 2, 3, 4, 5]
     assert all(s.steps == 96 // 16 and s.seconds > 0 for s in stats)
     assert stats[-1].loss < 0.5 * stats[0].loss
-    assert evaluate(network, stripes.test, stripes) > 0.9
+    assert evaluate(network, stripes) > 0.9
 
 
 def test_the_same_seed_gives_the_same_bits(network: nn.Module, stripes: Dataset) -> None:
@@ -219,16 +219,16 @@ def test_evaluation_counts_exactly_and_changes_nothing(stripes: Dataset) -> None
         constant[1].bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
     constant.train()
     expected = (stripes.test.labels == 1).sum().item() / 30
-    assert evaluate(constant, stripes.test, stripes, batch_size=7) == expected
+    assert evaluate(constant, stripes, batch_size=7) == expected
     assert constant.training
     assert constant[2].training
     constant.eval()
-    assert evaluate(constant, stripes.test, stripes) == expected
+    assert evaluate(constant, stripes) == expected
     assert not constant.training
 
 
 def test_evaluation_uses_running_statistics(network: nn.Module, stripes: Dataset) -> None:
     run(network, stripes)
     before = network[1].running_mean.clone()
-    evaluate(network, stripes.test, stripes)
+    evaluate(network, stripes)
     assert torch.equal(network[1].running_mean, before)

@@ -1,4 +1,5 @@
-"""The file of a ticket: safetensors with a JSON header, and a digest by which any damage shows."""
+"""Files of tensors and plain values: safetensors with a JSON header, and a digest by which any
+damage shows."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,13 +20,33 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.files import write_atomically
 
-FORMAT = 1
-HEADER, DIGEST = "gemkern.ticket", "digest"
+DIGEST = "digest"
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
 
-def write(path: StrPath, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+@dataclass(frozen=True)
+class Kind:
+    """What a file is: a word for messages, a version of its content, and where else to get it."""
+
+    word: str
+    version: int
+    writer: str
+    remedy: str
+
+    @property
+    def header(self) -> str:
+        """The key of the header in the metadata of safetensors."""
+        return f"gemkern.{self.word}"
+
+    def damaged(self, path: StrPath, what: str) -> GemkernError:
+        """Return the error for a file that is not what was written."""
+        return GemkernError(f"the {self.word} file {path} is damaged: {what}; {self.remedy}")
+
+
+def write(
+    path: StrPath, kind: Kind, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
     """Write `header` (plain JSON values) and `tensors` to `path`, whole or not at all.
 
     Equal content makes equal bytes.
@@ -33,16 +55,16 @@ def write(path: StrPath, header: Mapping[str, Any], tensors: Mapping[str, Tensor
         GemkernError: the file cannot be written.
     """
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps({"format": FORMAT, **header})
+    text = json.dumps({"format": kind.version, **header})
     whole = {**on_host, DIGEST: torch.tensor(_digest(text, on_host), dtype=torch.uint8)}
-    write_atomically(path, lambda temporary: _save(whole, temporary, text))
+    write_atomically(path, lambda temporary: _save(whole, temporary, {kind.header: text}))
 
 
-def read(path: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: StrPath, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return the header and the tensors, on the CPU, as they were written.
 
     Raises:
-        GemkernError: `path` is missing, no ticket, of another format version, or damaged.
+        GemkernError: `path` is missing, of another kind or version, or damaged.
     """
     try:
         with safe_open(Path(path), framework="pt") as file:
@@ -50,21 +72,14 @@ def read(path: StrPath) -> tuple[dict[str, Any], dict[str, Tensor]]:
             names = file.keys()
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except FileNotFoundError as error:
-        raise GemkernError(f"there is no ticket file {path}: check the path") from error
+        raise GemkernError(f"there is no {kind.word} file {path}: check the path") from error
     except (OSError, SafetensorError) as error:
-        raise damaged(path, f"it cannot be read as safetensors ({error})") from error
-    header = _header(path, metadata)
+        raise kind.damaged(path, f"it cannot be read as safetensors ({error})") from error
+    header = _header(path, kind, metadata)
     digest = tensors.pop(DIGEST, None)
-    if digest is None or digest.tolist() != _digest(metadata[HEADER], tensors):
-        raise damaged(path, "its content does not match its digest")
+    if digest is None or digest.tolist() != _digest(metadata[kind.header], tensors):
+        raise kind.damaged(path, "its content does not match its digest")
     return header, tensors
-
-
-def damaged(path: StrPath, what: str) -> GemkernError:
-    """Return the error for a ticket file that is not what was written."""
-    return GemkernError(
-        f"the ticket file {path} is damaged: {what}; copy it again or make the ticket again"
-    )
 
 
 def hash_tensor(digest: Any, name: str, tensor: Tensor) -> None:
@@ -73,9 +88,9 @@ def hash_tensor(digest: Any, name: str, tensor: Tensor) -> None:
     digest.update(_bytes(tensor))
 
 
-def _save(tensors: dict[str, Tensor], path: Path, header: str) -> None:
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     try:
-        save_file(tensors, path, metadata={HEADER: header})
+        save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:
         # What the operating system refused (a full disk) comes out of safetensors as its own error.
         raise OSError(str(error)) from error
@@ -86,22 +101,22 @@ def _bytes(tensor: Tensor) -> np.ndarray:
     return whole.reshape(-1).view(torch.uint8).numpy()
 
 
-def _header(path: StrPath, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if HEADER not in metadata:
+def _header(path: StrPath, kind: Kind, metadata: Mapping[str, str]) -> dict[str, Any]:
+    if kind.header not in metadata:
         raise GemkernError(
-            f"{path} is not a ticket file of gemkern: give a file that Ticket.save wrote"
+            f"{path} is not a {kind.word} file of gemkern: give a file that {kind.writer} wrote"
         )
     try:
-        header = json.loads(metadata[HEADER])
+        header = json.loads(metadata[kind.header])
     except json.JSONDecodeError as error:
-        raise damaged(path, f"its header is not JSON ({error})") from error
+        raise kind.damaged(path, f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
-        raise damaged(path, "its header is not a JSON object")
+        raise kind.damaged(path, "its header is not a JSON object")
     version = header.pop("format", None)
-    if version != FORMAT:
+    if version != kind.version:
         raise GemkernError(
-            f"the ticket file {path} has format version {version} where version {FORMAT} is read "
-            "here: update gemkern or make the ticket again"
+            f"the {kind.word} file {path} has format version {version} where version "
+            f"{kind.version} is read here: update gemkern or make the {kind.word} again"
         )
     return header
 

@@ -1,0 +1,10 @@
+"""Where commands print."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+# A log has no width of its own: give it room for the widest table.
+console = Console(width=None if sys.stdout.isatty() else 110)

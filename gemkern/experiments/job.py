@@ -1,0 +1,136 @@
+"""A job: one method at one density for one group of seeds, as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gemkern.errors import GemkernError
+from gemkern.experiments.records import Phase
+from gemkern.experiments.settings import PLANS, Settings
+from gemkern.tickets import METHODS
+
+PHASES: tuple[Phase, ...] = ("find", "finetune")
+# What says where a job runs, not what it comes to.
+PLACES = ("data_dir", "checkpoint_minutes")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run, as plain data: it is all that another machine has to be told.
+
+    Attributes:
+        method: its name in the table of methods.
+        seeds: what train together.
+        settings: those that the method reads, by name.
+        phases: "find" a ticket, "finetune" it, or both.
+        ticket: for a job that finetunes alone, the checksum of the ticket that it is given.
+    """
+
+    method: str
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    phases: tuple[Phase, ...] = PHASES
+    ticket: str | None = None
+
+    @property
+    def hash(self) -> str:
+        """Return what tells this job from every other, in hex; places do not count."""
+        content = asdict(self)
+        content["settings"] = {
+            name: value for name, value in self.settings.items() if name not in PLACES
+        }
+        text = json.dumps(content, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Return the name of the job's folder: readable, and no other job's."""
+        seeds = "-".join(str(seed) for seed in self.seeds)
+        density = f"{self.settings['density']:g}"
+        return f"{self.method}-{density}-seed{seeds}-{self.hash[:8]}"
+
+    @property
+    def needs(self) -> str | None:
+        """Return the method whose tickets this job is given."""
+        found = METHODS[self.method].needs if self.method in METHODS else None
+        return found if "find" in self.phases else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the job in JSON's types."""
+        return asdict(self) | {"seeds": list(self.seeds), "phases": list(self.phases)}
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Job:
+        """Return the job that `as_dict` wrote down.
+
+        Raises:
+            GemkernError: it is not whole.
+        """
+        try:
+            return cls(
+                **{
+                    **values,
+                    "seeds": tuple(values["seeds"]),
+                    "phases": tuple(values["phases"]),
+                    "settings": dict(values["settings"]),
+                }
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise GemkernError(
+                f"a job is not whole ({error}): begin the run anew in another folder"
+            ) from error
+
+
+def plan(settings: Settings, methods: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+    """Return the jobs of a race, in an order in which each finds what it needs.
+
+    Seeds train together, as many as the settings' `seeds_at_once`.
+
+    Raises:
+        GemkernError: the methods do not fit together, or a seed is repeated.
+    """
+    check_methods(tuple(methods))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise GemkernError("seeds are missing or repeated: give each of them once")
+    groups = [
+        tuple(seeds[first : first + settings.seeds_at_once])
+        for first in range(0, len(seeds), settings.seeds_at_once)
+    ]
+    ordered = sorted(methods, key=lambda method: METHODS[method].needs is not None)
+    return [job(settings, method, group) for group in groups for method in ordered]
+
+
+def job(
+    settings: Settings,
+    method: str,
+    seeds: Sequence[int],
+    phases: tuple[Phase, ...] = PHASES,
+    ticket: str | None = None,
+) -> Job:
+    """Return the job of a method and a group of seeds, with the settings that it reads."""
+    entry = METHODS.get(method)
+    read = {PLANS, method} | ({entry.needs} if entry and entry.needs else set())
+    return Job(method, tuple(seeds), settings.as_dict(read), phases, ticket)
+
+
+def check_methods(methods: tuple[str, ...]) -> None:
+    """Check that a race can be run with `methods`.
+
+    Raises:
+        GemkernError: none is given, one is unknown or given twice, or one needs a ticket of another
+            that is not among them.
+    """
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods or len(set(methods)) < len(methods):
+        what = f"{unknown[0]!r} is not a method" if unknown else "methods are missing or repeated"
+        raise GemkernError(f"{what}: give --methods as a list out of {', '.join(METHODS)}")
+    for method in methods:
+        needed = METHODS[method].needs
+        if needed is not None and needed not in methods:
+            raise GemkernError(
+                f"{method} is drawn from the ticket of {needed}: add {needed} to --methods"
+            )

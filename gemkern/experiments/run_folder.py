@@ -1,0 +1,294 @@
+"""What a run leaves behind: its configuration, a folder for each job, and what they came to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gemkern.errors import GemkernError
+from gemkern.experiments.job import Job
+from gemkern.experiments.job_folder import (
+    EPOCHS,
+    JobFolder,
+    State,
+    append_epoch,
+    damaged,
+    read_epochs,
+    read_json,
+    write_epochs,
+)
+from gemkern.experiments.records import EpochRecord, Failure, Run, Saving, as_record
+from gemkern.experiments.summary import summarise
+from gemkern.files import write_atomically, write_json
+from gemkern.tickets import METHODS, Ticket
+
+CONFIG, RESULTS, JOBS = "config.json", "results.json", "jobs"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run: `config.json`, `jobs/`, `epochs.jsonl` and `results.json`.
+
+    What is at its top is gathered from the jobs, which can be run anywhere and moved. Files are
+    valid JSON: a number that is not finite (the loss of a run that diverged) is written as null,
+    which is read as NaN.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        config: Mapping[str, Any],
+        command: str,
+        jobs: Sequence[Job] = (),
+        about: Mapping[str, Any] | None = None,
+    ) -> RunFolder:
+        """Make the folder and write what was asked for.
+
+        Args:
+            config: what was asked for, by name.
+            command: by which.
+            about: with what versions, on what devices.
+
+        Raises:
+            GemkernError: the folder is that of a run already, or cannot be written.
+        """
+        folder = cls.check_new(path)
+        content = {
+            "command": command,
+            "config": config,
+            **(about or {}),
+            "jobs": [job.as_dict() for job in jobs],
+        }
+        write_json(folder.path / CONFIG, content)
+        return folder
+
+    @classmethod
+    def check_new(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Check that no run was begun at `path`.
+
+        Raises:
+            GemkernError: one was.
+        """
+        folder = cls(Path(path))
+        for name in (RESULTS, EPOCHS, JOBS):
+            if (folder.path / name).exists():
+                raise GemkernError(
+                    f"{folder.path} already holds the {name} of a run{folder._progress()}; go on "
+                    "with --resume, or choose another --out"
+                )
+        return folder
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Return the folder that `create` made at `path`.
+
+        Raises:
+            GemkernError: there is none.
+        """
+        folder = cls(Path(path))
+        if not (folder.path / CONFIG).is_file():
+            raise GemkernError(
+                f"{folder.path} holds no {CONFIG}; name a folder that a run was told with --out"
+            )
+        return folder
+
+    def config(self) -> dict[str, Any]:
+        """Return what `create` wrote.
+
+        Raises:
+            GemkernError: it is damaged.
+        """
+        return read_json(self.path / CONFIG)
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs of the run, in the order in which they can be run.
+
+        Raises:
+            GemkernError: they are damaged.
+        """
+        return [Job.of(job) for job in self.config().get("jobs", [])]
+
+    def folder_of(self, job: Job) -> JobFolder:
+        """Return the folder of a job, made if need be."""
+        return JobFolder.create(self.path / JOBS / job.name, job)
+
+    def state_of(self, job: Job) -> State:
+        """Return how far a job is; nothing is made."""
+        path = self.path / JOBS / job.name
+        return JobFolder(path).state() if path.exists() else "waiting"
+
+    def given(self, job: Job) -> list[Ticket]:
+        """Return the tickets that a job needs of another.
+
+        Raises:
+            GemkernError: that job failed, or has not finished.
+        """
+        if job.needs is None:
+            return []
+        (needed,) = [
+            one for one in self.jobs() if (one.method, one.seeds) == (job.needs, job.seeds)
+        ]
+        if (state := self.state_of(needed)) != "finished":
+            raise GemkernError(
+                f"{job.method} needs the ticket of {needed.method}, whose job is {state}: "
+                f"gemkern job {self.path / JOBS / needed.name}"
+            )
+        found = self.folder_of(needed).tickets()
+        return [Ticket.load(found[seed]) for seed in job.seeds]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process run these jobs.
+
+        Raises:
+            GemkernError: another does, or the folder cannot be written.
+        """
+        with JobFolder(self.path).locked():
+            yield
+
+    def append(self, epoch: EpochRecord) -> None:
+        """Add one line to `epochs.jsonl`, on its way to the disk when this returns.
+
+        Raises:
+            GemkernError: the file cannot be written.
+        """
+        append_epoch(self.path / EPOCHS, epoch)
+
+    def gather(self) -> None:
+        """Write `results.json`, `epochs.jsonl` and the tickets as the jobs have them by now.
+
+        Raises:
+            GemkernError: a file cannot be written.
+        """
+        runs, savings, failures, epochs, left = [], [], [], [], []
+        for job in self.jobs():
+            state, folder = self.state_of(job), JobFolder(self.path / JOBS / job.name)
+            if state != "waiting":
+                epochs += folder.epochs()
+                self._copy_tickets(folder)
+            if state == "finished":
+                result = folder.result()
+                runs += result.runs
+                savings += result.savings
+            elif state == "failed":
+                failures.append(Failure(job.method, job.seeds, folder.failure()))
+            else:
+                left.append(job.name)
+        methods = self.config()["config"].get("methods", list(METHODS))
+        runs.sort(key=lambda run: (_place(methods, run.method), run.seed))
+        write_epochs(self.path / EPOCHS, epochs)
+        self._write(runs, savings, failures, left)
+
+    def finish(self, runs: Sequence[Run], savings: Sequence[Saving] = ()) -> None:
+        """Write `results.json`: every run, what they come to, and savings.
+
+        Raises:
+            GemkernError: the file cannot be written.
+        """
+        self._write(runs, savings, [], [])
+
+    def runs(self) -> list[Run]:
+        """Return the runs that have finished.
+
+        Raises:
+            GemkernError: `results.json` is missing (nothing has finished) or damaged.
+        """
+        return [as_record(Run, entry) for entry in self._results("runs", Run)]
+
+    def savings(self) -> list[Saving]:
+        """Return what acceleration saved in the runs that have finished.
+
+        Raises:
+            GemkernError: `results.json` is missing or damaged.
+        """
+        return [as_record(Saving, entry) for entry in self._results("savings", Saving)]
+
+    def failures(self) -> list[Failure]:
+        """Return the jobs that failed.
+
+        Raises:
+            GemkernError: `results.json` is missing or damaged.
+        """
+        found = read_json(self.path / RESULTS)
+        return [Failure(**entry) for entry in found.get("failed", [])]
+
+    def records(self) -> dict[tuple[str, int, str], list[dict[str, Any]]]:
+        """Return how runs were accelerated (`gemkern.training.Forms`), by method, seed and phase.
+
+        Raises:
+            GemkernError: `results.json` is missing (the run has not finished) or damaged.
+        """
+        return {(one.method, one.seed, one.phase): one.record for one in self.savings()}
+
+    def tickets(self) -> dict[tuple[str, int], Path]:
+        """Return the files of the tickets that were found, by method and seed."""
+        return {
+            (job.method, seed): self.path / path.name
+            for job in self.jobs()
+            for seed, path in JobFolder(self.path / JOBS / job.name).tickets().items()
+        }
+
+    def epochs(self) -> list[EpochRecord]:
+        """Return the epochs appended so far, in their order.
+
+        Raises:
+            GemkernError: `epochs.jsonl` is missing (no epoch has finished) or damaged.
+        """
+        return read_epochs(self.path / EPOCHS)
+
+    def _results(self, name: str, kind: type[Any]) -> list[Any]:
+        path = self.path / RESULTS
+        found = read_json(path)
+        try:
+            entries = list(found[name])
+            for entry in entries:
+                as_record(kind, entry)
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(str(path), error) from error
+        return entries
+
+    def _write(
+        self,
+        runs: Sequence[Run],
+        savings: Sequence[Saving],
+        failures: Sequence[Failure],
+        left: Sequence[str],
+    ) -> None:
+        content = {
+            "summary": summarise(runs),
+            "runs": [asdict(run) for run in runs],
+            "savings": [asdict(saving) for saving in savings],
+            "failed": [asdict(failure) for failure in failures],
+            "left": left,
+        }
+        write_json(self.path / RESULTS, content)
+
+    def _copy_tickets(self, folder: JobFolder) -> None:
+        for path in folder.tickets().values():
+            copy = self.path / path.name
+            if not copy.exists() or copy.stat().st_mtime < path.stat().st_mtime:
+                write_atomically(copy, partial(shutil.copyfile, path))
+
+    def _progress(self) -> str:
+        """Return how far the run is, for a sentence."""
+        try:
+            states = [self.state_of(job) for job in self.jobs()]
+        except (GemkernError, KeyError):
+            return ""
+        if not states:
+            return ""
+        return f", of which {states.count('finished')} of {len(states)} jobs are finished"
+
+
+def _place(methods: Sequence[str], method: str) -> int:
+    return methods.index(method) if method in methods else len(methods)

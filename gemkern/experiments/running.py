@@ -1,0 +1,126 @@
+"""One job, run in its folder: from its last checkpoint to its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+from gemkern.errors import GemkernError
+from gemkern.experiments.checkpoints import Checkpoints
+from gemkern.experiments.job_folder import JobFolder, Result, ticket_name
+from gemkern.experiments.laboratory import Laboratory
+from gemkern.experiments.ranks import ALONE, Ranks
+from gemkern.experiments.records import EpochRecord
+from gemkern.experiments.run_folder import RunFolder
+from gemkern.experiments.settings import Settings
+from gemkern.experiments.stopping import Stop, Stopped
+from gemkern.experiments.work import Work
+from gemkern.tickets import Ticket
+from gemkern.training.forms import CHOICES
+
+
+def run_job(
+    folder: JobFolder,
+    laboratory: Laboratory,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+    stop: Stop | None = None,
+    ranks: Ranks = ALONE,
+) -> Result:
+    """Do what is left of the job in `folder`, and write down what it comes to.
+
+    Args:
+        laboratory: of the job's settings.
+        on_epoch: hears of each epoch that is trained now.
+        stop: looked at after each step; then a checkpoint is written and `Stopped` raised.
+        ranks: those that train together; the first has the folder, the others hear from it.
+
+    Raises:
+        Busy: another process runs the job.
+        GemkernError: the job fails.
+        Stopped: the run was told to.
+    """
+    stop = stop or Stop()
+    with folder.locked() if ranks.is_first else nullcontext():
+        if ranks.from_first(lambda: folder.state() == "finished"):
+            return ranks.from_first(folder.result)
+        job, given = ranks.from_first(lambda: (folder.job(), folder.given()))
+
+        def note(record: EpochRecord) -> None:
+            if ranks.is_first:
+                folder.append(record)
+                on_epoch(record)
+
+        def found(seed: int, ticket: Ticket) -> None:
+            if ranks.is_first:
+                ticket.save(folder.path / ticket_name(job.method, seed))
+
+        work = Work(job, laboratory, given, note, found, ranks.share, ranks.wrap)
+        state = ranks.from_first(lambda: folder.checkpoints().load())
+        if state is not None:
+            _check_form(state, ranks)
+            work.load_state_dict(state)
+        if ranks.is_first:
+            # What was trained after the checkpoint is trained again.
+            folder.rewrite(work.records())
+        keeper = Keeper(work, folder, stop, ranks)
+        with stop.between_steps():
+            runs = work.run(keeper.is_due, keeper.keep)
+        savings = [saving for course in work.courses for saving in course.savings]
+        if ranks.is_first:
+            folder.finish(runs, savings)
+        return Result(runs, savings)
+
+
+def laboratory_of(settings: Settings) -> Laboratory:
+    """Return where jobs of these settings run, with the records that they may replay.
+
+    Raises:
+        GemkernError: as `Laboratory`, or the run to be replayed cannot be read.
+    """
+    chosen = settings.accelerate
+    return Laboratory(settings, None if chosen in CHOICES else RunFolder.load(chosen).records())
+
+
+def _check_form(state: dict[str, Any], ranks: Ranks) -> None:
+    """Check that ranks can go on with what was trained.
+
+    Raises:
+        GemkernError: its layers run sparse, which ranks cannot change while they train.
+    """
+    forms = [method["forms"]["compressed"] for method in state["methods"] if "forms" in method]
+    if ranks.count > 1 and any(forms):
+        raise GemkernError(
+            "layers of this run are sparse by now, which DistributedDataParallel cannot follow: go "
+            "on in one process"
+        )
+
+
+class Keeper:
+    """Writes checkpoints when they are due, and stops when that is asked for."""
+
+    def __init__(self, work: Work, folder: JobFolder, stop: Stop, ranks: Ranks) -> None:
+        self._work, self._stop, self._ranks = work, stop, ranks
+        self._checkpoints = Checkpoints(folder.path, work.job.hash)
+        self._seconds = 60 * float(work.job.settings["checkpoint_minutes"])
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether a checkpoint is to be written before the next step."""
+        here = self._stop.requested or time.monotonic() - self._last >= self._seconds
+        return self._ranks.any(here)
+
+    def keep(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            GemkernError: it cannot be written.
+            Stopped: that was asked for.
+        """
+        if self._ranks.is_first:
+            self._checkpoints.save(self._work.state_dict())
+        self._work.pause()
+        self._last = time.monotonic()
+        if self._ranks.any(self._stop.requested):
+            raise Stopped

@@ -8,7 +8,7 @@ ZOO := .venv-zoo
 METHODS := dense,gem-miner,imp,random,shuffled,reinitialised
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint bench zoo clean
+.PHONY: demo test lint bench soak zoo clean
 
 demo: $(READY)
 	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
@@ -24,6 +24,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak
 
 zoo: $(ZOO)/ready
 	$(ZOO)/bin/python -m benchmarks.zoo

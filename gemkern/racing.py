@@ -20,6 +20,7 @@ from gemkern.experiments.presets import resolve
 from gemkern.experiments.race import check_resumed, run_in_turn
 from gemkern.experiments.records import EpochRecord, Failure, Run, Saving
 from gemkern.experiments.run_folder import CONFIG, RunFolder
+from gemkern.experiments.settings import lengths
 from gemkern.experiments.summary import summarise
 from gemkern.numbers import whole_number
 from gemkern.report import devices, markdown_table, versions
@@ -62,6 +63,7 @@ def race(
     methods: Sequence[str] = ("dense", "gem-miner", "imp", "random"),
     density: float | None = None,
     seeds: int | Iterable[int] = 3,
+    epochs: int | None = None,
     preset: str | None = None,
     out: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -78,6 +80,7 @@ def race(
         methods: names in `gemkern.tickets.METHODS`.
         density: fraction of the maskable weights that remains.
         seeds: how many, or which.
+        epochs: of a search, of a round of IMP and of finetuning; None for the preset's.
         preset: named settings, as --preset.
         out: folder for results, tickets and checkpoints; None to keep nothing.
         resume: go on with the race in `out`.
@@ -90,6 +93,7 @@ def race(
     own_build = None if isinstance(build, str) else build
     own_data = None if isinstance(data, str) else as_data(data)
     chosen = {
+        **lengths(epochs),
         **settings,
         "density": density,
         "model": build if isinstance(build, str) else own.name_of(build),

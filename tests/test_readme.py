@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from benchmarks import readme
 from benchmarks.figures import DENSITY_FIGURE, digest_in
 from benchmarks.readme import BLOCK, README, RESULTS, drawn, filled
 from benchmarks.result_files import kept
+from gemkern.experiments.run_folder import RunFolder
 
 TEXT = README.read_text(encoding="utf-8")
 
@@ -55,10 +59,37 @@ def test_what_is_not_measured_is_said() -> None:
         filled("<!-- steps: cpu-no-machine -->\n<!-- end -->")
 
 
-@pytest.mark.parametrize("number", range(len(re.findall(r"```python\n", TEXT))))
-def test_the_code_runs_as_printed(
-    number: int, tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(str(tmp_path))
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+(OWN,) = [block for block in BLOCKS if block.startswith("# own.py")]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go where README's own module is."""
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_the_code_runs_as_printed(number: int, own: Path) -> None:
     torch.manual_seed(0)
-    exec(re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)[number], {})
+    exec(BLOCKS[number], {"__name__": "readme"})
+
+
+def test_the_command_of_an_own_race_runs_as_printed(own: Path) -> None:
+    (command,) = re.findall(r"^gemkern (race --model own:build .*)$", TEXT, re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "gemkern", *shlex.split(command)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    runs = RunFolder.load(own / "runs" / "race").runs()
+    assert len(runs) == 8
+    accuracies = {run.method: run.accuracy_after for run in runs}
+    assert accuracies["dense"] > 0.8
+    ticket = own / "runs" / "race" / "gem-miner-seed0.ticket.safetensors"
+    words = ["finetune", str(ticket), "--data", "own:data", "--epochs", "1"]
+    again = subprocess.run([sys.executable, "-m", "gemkern", *words], capture_output=True)
+    assert again.returncode == 0, "a ticket of an own network is finetuned by its name"

@@ -14,7 +14,8 @@ import typer
 from gemkern.errors import GemkernError
 from gemkern.experiments.logs import LOGS
 from gemkern.experiments.presets import resolve
-from gemkern.experiments.settings import Settings
+from gemkern.experiments.ray_engine import ray_package
+from gemkern.experiments.settings import Settings, lengths
 from gemkern.tickets import METHODS
 
 # Settings of all methods that have an option of their own name.
@@ -32,6 +33,52 @@ Assign = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for results, tickets and figures.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")]
 Log = Annotated[str, typer.Option(help="jsonl, or tensorboard for its event files too.")]
+
+ENGINES = ("process", "ray", "none")
+By = Annotated[str, typer.Option(help="process: here, in turn; ray: a cluster; none: only list.")]
+Address = Annotated[
+    str | None, typer.Option(help="Of the Ray cluster; auto for that of this machine.")
+]
+Cpus = Annotated[float | None, typer.Option(min=0, help="CPUs that a job takes of a Ray node.")]
+Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs; a fraction shares one.")]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a race was asked to be run by; None where nothing was said."""
+
+    name: str
+    address: str | None
+    cpus_per_job: float | None
+    gpus_per_job: float | None
+
+    def __post_init__(self) -> None:
+        if self.name not in ENGINES:
+            raise GemkernError(
+                f"no engine is called {self.name!r}: give --engine {' or '.join(ENGINES)}"
+            )
+        if self.name != "ray" and self.given:
+            raise GemkernError(
+                f"{self.given[0]} is an option of --engine ray: give that too, or leave it out"
+            )
+        if self.gpus_per_job and self.gpus_per_job > 1 and self.gpus_per_job % 1:
+            raise GemkernError(
+                f"a job cannot have {self.gpus_per_job:g} GPUs: give --gpus-per-job a fraction of "
+                "one, or a whole number"
+            )
+        if self.name == "ray":
+            ray_package()
+
+    @property
+    def given(self) -> list[str]:
+        """The options that were given, word by word."""
+        options = {
+            "--address": self.address,
+            "--cpus-per-job": self.cpus_per_job,
+            "--gpus-per-job": self.gpus_per_job,
+        }
+        said = [(name, str(value)) for name, value in options.items() if value is not None]
+        return [word for pair in said for word in pair]
 
 
 @dataclass(frozen=True)
@@ -68,8 +115,7 @@ class Asked:
         Raises:
             GemkernError: they do not fit together.
         """
-        lengths = {} if self.epochs is None else dict.fromkeys(_lengths(), self.epochs)
-        chosen = {**lengths, **fixed, **self.chosen}
+        chosen = {**lengths(self.epochs), **fixed, **self.chosen}
         return resolve(self.preset, chosen, self.assign).scaled(self.budget)
 
 
@@ -137,8 +183,3 @@ def _option(settings: type, name: str, panel: str | None = None) -> inspect.Para
     kind = get_type_hints(settings)[name]
     help = typer.Option(help=found.metadata["help"], rich_help_panel=panel)
     return _parameter(name, Annotated[kind | None, help], None)
-
-
-def _lengths() -> list[str]:
-    """Return the settings that say how long a phase or a round lasts."""
-    return [name for name in Settings().as_dict() if name.endswith("_epochs")]

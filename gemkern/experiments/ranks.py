@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load, save
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gemkern.data.batches import Share
 from gemkern.errors import GemkernError
 from gemkern.experiments.settings import Settings
+from gemkern.experiments.states import pack, unpack
 from gemkern.training.forms import NEVER
 from gemkern.training.synced_norms import sync_norms
 
@@ -48,7 +50,7 @@ class Ranks:
         """Return what the forward pass of a training goes through."""
         if self.count == 1:
             return model
-        return DistributedDataParallel(sync_norms(model), broadcast_buffers=False)
+        return DistributedDataParallel(sync_norms(model))
 
     def of(self, settings: Settings) -> Settings:
         """Return the settings as ranks can have them: layers and steps keep their form."""
@@ -72,6 +74,18 @@ class Ranks:
         if found[1] is not None:
             raise found[1]
         return found[0]
+
+    def state_from_first(self, make: Callable[[], Any]) -> Any:
+        """Return the state, tensors and plain values, that `make` returns on the first rank."""
+        if self.count == 1:
+            return make()
+
+        def packed() -> tuple[Any, bytes]:
+            tree, tensors = pack(make())
+            return tree, save(tensors)
+
+        tree, content = self.from_first(packed)
+        return unpack(tree, load(content))
 
     def any(self, here: bool) -> bool:
         """Return whether it is so on any rank."""

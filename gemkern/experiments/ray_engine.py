@@ -1,27 +1,47 @@
 """The jobs of a run as tasks of a Ray cluster.
 
-A task is a job's folder, which all nodes have to see. Ray retries a task whose worker died, and the
-job goes on from its last checkpoint.
+A task is the path of a job's folder, which all nodes see: what comes of it lies there. Ray runs a
+task again whose worker died, and the job goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gemkern import waiting
 from gemkern.errors import GemkernError
 from gemkern.experiments.job import Job
-from gemkern.experiments.job_folder import JobFolder, Result
+from gemkern.experiments.job_folder import Busy, JobFolder, Result, State
+from gemkern.experiments.laboratory import Laboratory
 from gemkern.experiments.race import OnEpoch, OnResult
 from gemkern.experiments.run_folder import RunFolder
 from gemkern.experiments.running import laboratory_of, run_job
 from gemkern.experiments.settings import Settings
 from gemkern.experiments.stopping import Stop, Stopped
+from gemkern.experiments.warm_up import warm_up
+from gemkern.nn import keep_freed_memory
 
 # Seconds between looks at what the tasks have written.
 LOOK = 0.5
+# Seconds in which a cancelled job ends its step and writes a checkpoint; then its worker is killed.
+# A scheduler that sends SIGTERM kills after half a minute.
+GRACE = 20.0
+# Seconds after which a file server shows everywhere what was written, and forgets a dead node.
+LEASE = 120.0
+# How often a job is run again whose worker died: one that always kills it comes to an end.
+RETRIES = 20
+# Makes a task of the folders of a job and to run in.
+Submit = Callable[[str, str], Any]
+# What the threads of a job are to have from this process, where it was said here.
+THREADS = ("OMP_NUM_THREADS", *waiting.SAID)
 
 
 def run_on_ray(
@@ -30,111 +50,236 @@ def run_on_ray(
     address: str | None = None,
     cpus: float = 1.0,
     gpus: float = 0.0,
-    retries: int = -1,
+    retries: int = RETRIES,
     on_epoch: OnEpoch = lambda record: None,
     on_result: OnResult = lambda job, result: None,
     stop: Stop | None = None,
 ) -> None:
     """Run the jobs that are left of a run as Ray tasks, each when the ticket it needs is there.
 
+    Jobs run in this process's working folder, which all nodes see as they see the run's. They have
+    as many threads as CPUs, unless OMP_NUM_THREADS says otherwise here. A job that fails is written
+    down, and the others go on. What has finished is gathered after each job, and where the run is
+    told to stop: then tasks are cancelled.
+
     Args:
-        address: of the cluster; None for one on this machine alone, "auto" for the one around it.
+        address: of the cluster; "auto" for the one on this machine; None for that in RAY_ADDRESS,
+            else for a new one of this machine alone.
         cpus, gpus: what a job takes of a node; fractions share it.
         retries: how often a job whose worker died is run again; -1 as often as it takes.
         on_epoch, on_result, stop: as in `run_in_turn`.
 
     Raises:
         Busy: another process runs these jobs.
-        GemkernError: Ray is not installed or there is no cluster at `address`.
+        GemkernError: Ray is not installed, there is no cluster at `address`, no node of it has what
+            a job takes, or the folder cannot be written.
         Stopped: the run was told to.
     """
     stop = stop or Stop()
-    with folder.locked(), _cluster(address) as ray:
+    # Ray hears signals itself from when it starts: they are listened for anew.
+    with folder.locked(), _cluster(address) as ray, stop.listening():
+        tasks = _Tasks(folder, ray, _submitter(ray, cpus, gpus, retries), on_epoch, on_result)
         folder.gather()
-        task = ray.remote(_task).options(num_cpus=cpus, num_gpus=gpus, max_retries=retries)
-        left = [job for job in folder.jobs() if folder.state_of(job) != "finished"]
-        shown = {job.name: len(folder.folder_of(job).epochs()) for job in folder.jobs()}
-        running: dict[Any, Job] = {}
-        while left or running:
-            left = [job for job in left if not _begun(folder, job, task, running, on_result)]
-            done, _ = ray.wait(list(running), timeout=LOOK) if running else ([], [])
-            for job in running.values():
-                _show(folder, job, shown, on_epoch)
-            for one in done:
-                job = running.pop(one)
-                on_result(job, _ended(folder, job, ray, one))
+        with stop.between_steps():
+            try:
+                while tasks.left or tasks.running:
+                    tasks.begin()
+                    tasks.look()
+                    if stop.requested:
+                        raise Stopped
+            finally:
+                tasks.cancel()
                 folder.gather()
-            if stop.requested:
-                folder.gather()
-                raise Stopped
 
 
-def _begun(
-    folder: RunFolder, job: Job, task: Any, running: dict[Any, Job], on_result: OnResult
-) -> bool:
-    """Begin a job if what it needs is there; return whether it is to be begun no more."""
-    own = folder.folder_of(job)
-    if job.needs is not None and not own.given():
-        needed = next(
-            one for one in folder.jobs() if (one.method, one.seeds) == (job.needs, job.seeds)
-        )
-        state = folder.state_of(needed)
-        if state == "failed" and needed not in running.values():
-            own.fail(GemkernError(f"{job.method} needs the ticket of {job.needs}, which failed"))
-            folder.gather()
-            on_result(job, None)
-            return True
-        if state != "finished":
-            return False
-        own.give(folder.given(job))
-    running[task.remote(str(own.path.resolve()))] = job
-    return True
+class _Tasks:
+    """The jobs that are left of a run, and those that are tasks by now.
+
+    Args:
+        submit: makes a task of a job's folder and the folder to run in.
+        on_epoch, on_result: as in `run_on_ray`.
+    """
+
+    def __init__(
+        self, folder: RunFolder, ray: Any, submit: Submit, on_epoch: OnEpoch, on_result: OnResult
+    ) -> None:
+        self._folder, self._ray, self._submit = folder, ray, submit
+        self._on_epoch, self._on_result = on_epoch, on_result
+        self.left = [job for job in folder.jobs() if folder.state_of(job) != "finished"]
+        self.running: dict[Any, Job] = {}
+        self._told = {job.name: len(folder.folder_of(job).epochs()) for job in self.left}
+
+    def begin(self) -> None:
+        """Submit the jobs that wait for no other's ticket."""
+        to_end = {(job.method, job.seeds) for job in (*self.left, *self.running.values())}
+        for job in [job for job in self.left if (job.needs, job.seeds) not in to_end]:
+            self.left.remove(job)
+            own = self._folder.folder_of(job)
+            try:
+                own.give(self._folder.given(job))
+            except GemkernError as error:
+                own.try_to_fail(error)
+                self._end(job, None)
+            else:
+                self.running[self._submit(str(own.path.resolve()), os.getcwd())] = job
+
+    def look(self) -> None:
+        """Wait a moment; tell of epochs, and of jobs that have ended."""
+        if not self.running:
+            return
+        done, _ = self._ray.wait(list(self.running), timeout=LOOK)
+        for job in self.running.values():
+            self._tell(job)
+        for task in done:
+            job = self.running.pop(task)
+            own = self._folder.folder_of(job)
+            state = _state_after(own, self._ray, task)
+            if state == "stopped":
+                # Its node was told to stop, and this run was not.
+                self.left.append(job)
+            else:
+                self._end(job, own.result() if state == "finished" else None)
+
+    def cancel(self) -> None:
+        """Let jobs write a checkpoint and end, and kill the workers of those that do not."""
+        if not self.running:
+            return
+        tasks = list(self.running)
+        for task in tasks:
+            self._ray.cancel(task)
+        _, late = self._ray.wait(tasks, num_returns=len(tasks), timeout=GRACE)
+        for task in late:
+            self._ray.cancel(task, force=True)
+
+    def _tell(self, job: Job) -> None:
+        """Tell of new epochs; of those that are trained again after a death it was told."""
+        epochs = self._folder.folder_of(job).epochs()
+        for record in epochs[self._told[job.name] :]:
+            self._on_epoch(record)
+        self._told[job.name] = max(self._told[job.name], len(epochs))
+
+    def _end(self, job: Job, result: Result | None) -> None:
+        self._folder.gather()
+        self._on_result(job, result)
 
 
-def _task(path: str) -> None:
-    """Run the job in a folder, in a process of a node."""
-    own = JobFolder(Path(path))
-    try:
-        run_job(own, laboratory_of(Settings.of(own.job().settings)))
-    except Exception as error:
-        own.try_to_fail(error)
+def ray_package() -> Any:
+    """Return Ray, imported.
 
-
-def _ended(folder: RunFolder, job: Job, ray: Any, task: Any) -> Result | None:
-    own = folder.folder_of(job)
-    try:
-        ray.get(task)
-    except Exception as error:
-        # The worker died more often than it was to be tried again.
-        own.try_to_fail(error)
-    return own.result() if own.state() == "finished" else None
-
-
-def _show(folder: RunFolder, job: Job, shown: dict[str, int], on_epoch: OnEpoch) -> None:
-    epochs = folder.folder_of(job).epochs()
-    for record in epochs[shown[job.name] :]:
-        on_epoch(record)
-    shown[job.name] = max(shown[job.name], len(epochs))
-
-
-@contextlib.contextmanager
-def _cluster(address: str | None) -> Iterator[Any]:
+    Raises:
+        GemkernError: it is not installed.
+    """
+    # What is measured here is nobody else's business; who wants to tell may say so.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError as error:
         raise GemkernError(
-            "ray is not installed: pip install gemkern[ray], or leave --engine out"
+            f"Ray cannot be imported ({error}): pip install gemkern[ray], or leave --engine out"
         ) from error
-    mine = not ray.is_initialized()
-    if mine:
-        try:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False)
-        except (ConnectionError, ValueError) as error:
-            raise GemkernError(
-                f"there is no Ray cluster at {address!r} ({error}): start one with ray start --head"
-            ) from error
+    return ray
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[Any]:
+    """Be connected to a cluster; one that is begun here ends with the body."""
+    ray = ray_package()
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"address": address}
+    if address is None and "RAY_ADDRESS" not in os.environ:
+        # Tasks pass no objects: the smallest store is large enough.
+        options = {"address": "local", "object_store_memory": 80 * 2**20}
+    try:
+        ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise GemkernError(
+            f"there is no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({error}): "
+            "start one with ray start --head, or leave --address out"
+        ) from error
     try:
         yield ray
     finally:
-        if mine:
-            ray.shutdown()
+        ray.shutdown()
+
+
+def _submitter(ray: Any, cpus: float, gpus: float, retries: int) -> Submit:
+    """Return what begins a task.
+
+    Raises:
+        GemkernError: no node has what it takes.
+    """
+    wanted = {"CPU": cpus, "GPU": gpus}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(node.get(kind, 0) >= wanted[kind] for kind in wanted) for node in nodes):
+        raise GemkernError(
+            f"a job is to have {cpus:g} CPUs and {gpus:g} GPUs, which no node of the cluster has: "
+            "give less with --cpus-per-job and --gpus-per-job, or start such a node first"
+        )
+    said = {name: os.environ[name] for name in THREADS if name in os.environ}
+    options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries}
+    return ray.remote(**options, runtime_env={"env_vars": said})(_task).remote
+
+
+def _task(path: str, here: str) -> State:
+    """Run the job in a folder as `gemkern job` does; return how far it is.
+
+    Args:
+        here: the folder to run in, in which own networks and data are found.
+
+    Raises:
+        GemkernError: this node does not see the folders, or another process keeps the job.
+    """
+    # As the command line does, before any thread is started.
+    torch.set_flush_denormal(True)
+    keep_freed_memory()
+    for needed in (path, here):
+        if not os.path.isdir(needed):
+            raise GemkernError(
+                f"{needed} is not there on {socket.gethostname()}: let all nodes share it"
+            )
+    os.chdir(here)
+    own, stop = JobFolder(Path(path)), Stop()
+    try:
+        with stop.listening():
+            laboratory = laboratory_of(Settings.of(own.job().settings))
+            warm_up(laboratory)
+            _run(own, laboratory, stop)
+    except Stopped:
+        pass
+    except Busy:
+        raise
+    except Exception as error:
+        own.try_to_fail(error)
+    return own.state()
+
+
+def _run(own: JobFolder, laboratory: Laboratory, stop: Stop) -> None:
+    """Run a job, when nobody else does: a node that died may hold its lock for some time."""
+    deadline = time.monotonic() + LEASE
+    while True:
+        try:
+            run_job(own, laboratory, stop=stop)
+            return
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK)
+
+
+def _state_after(own: JobFolder, ray: Any, task: Any) -> State:
+    """Return how far the job is whose task has ended; what went wrong is written down."""
+    try:
+        state = ray.get(task)
+    except Exception as error:
+        # Ray's own error of a task holds the whole story of the other process in its words.
+        own.try_to_fail(getattr(error, "cause", None) or error)
+        return "failed"
+    deadline = time.monotonic() + LEASE
+    while own.state() != state:
+        if time.monotonic() > deadline:
+            own.fail(GemkernError(f"what the job wrote to {own.path} on its node is not seen here"))
+            return "failed"
+        time.sleep(LOOK)
+    return state

@@ -45,7 +45,9 @@ def run_job(
     with folder.locked() if ranks.is_first else nullcontext():
         if ranks.from_first(lambda: folder.state() == "finished"):
             return ranks.from_first(folder.result)
-        job, given = ranks.from_first(lambda: (folder.job(), folder.given()))
+        job = ranks.from_first(folder.job)
+        facts = ranks.state_from_first(lambda: [vars(ticket) for ticket in folder.given()])
+        given = [Ticket(**one) for one in facts]
 
         def note(record: EpochRecord) -> None:
             if ranks.is_first:
@@ -57,7 +59,7 @@ def run_job(
                 ticket.save(folder.path / ticket_name(job.method, seed))
 
         work = Work(job, laboratory, given, note, found, ranks.share, ranks.wrap)
-        state = ranks.from_first(lambda: folder.checkpoints().load())
+        state = ranks.state_from_first(lambda: folder.checkpoints().load())
         if state is not None:
             _check_form(state, ranks)
             work.load_state_dict(state)

@@ -95,8 +95,8 @@ class Settings:
             return max(1, round(epochs * budget)) if epochs > 0 else epochs
 
         values = self.as_dict()
-        lengths = [one.name for kind in _classes() for one in fields(kind) if _in_epochs(one)]
-        return self.changed(**{name: scale(values[name]) for name in lengths})
+        scaled = [one.name for kind in _classes() for one in fields(kind) if _in_epochs(one)]
+        return self.changed(**{name: scale(values[name]) for name in scaled})
 
     def init_of(self, method: str) -> str:
         """Return the name of the initial weights that `method` starts from."""
@@ -116,6 +116,12 @@ def kinds() -> dict[str, Any]:
     """Return the type of every setting, by name."""
     found = {name: kind for one in _classes() for name, kind in get_type_hints(one).items()}
     return {name: kind for name, kind in found.items() if name != "own"}
+
+
+def lengths(epochs: int | None) -> dict[str, int]:
+    """Return the settings that say how long a search, a round or finetuning lasts, as `epochs`."""
+    names = [name for name in kinds() if name.endswith("_epochs")]
+    return {} if epochs is None else dict.fromkeys(names, epochs)
 
 
 def _classes() -> list[type]:

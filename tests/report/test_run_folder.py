@@ -52,13 +52,14 @@ def test_runs_and_epochs_come_back(tmp_path: Path, race: Race) -> None:
 
 def test_the_configuration_says_what_ran_where(tmp_path: Path) -> None:
     config = {"density": 0.0144, "data_dir": Path("data/cifar"), "tickets": (Path("a"), "b")}
-    RunFolder.create(tmp_path, config=config, command="gemkern race --seeds 3")
+    about = {"versions": versions(), "devices": devices()}
+    RunFolder.create(tmp_path, config=config, command="gemkern race --seeds 3", about=about)
     text = (tmp_path / "config.json").read_text()
     assert json.loads(text) == {
         "command": "gemkern race --seeds 3",
         "config": {"density": 0.0144, "data_dir": "data/cifar", "tickets": ["a", "b"]},
-        "versions": versions(),
-        "devices": devices(),
+        **about,
+        "jobs": [],
     }
     assert '\n  "command"' in text, "indented by two"
 

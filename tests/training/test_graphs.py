@@ -62,12 +62,12 @@ def pruned(rewind: str | int) -> Maker:
 METHODS = {
     "dense": dense,
     "half masked": half_masked,
-    "SGD, fused": mined(fused=True),
-    "SGD": mined(),
-    "Adam, fused": mined(optimizer="adam", fused=True),
-    "Adam": mined(optimizer="adam"),
-    "authors' ties": mined(fused=True, ties="authors"),
-    "authors' halves": mined(fused=True, half="down"),
+    "SGD, fused": mined(),
+    "SGD": mined(fused=False),
+    "Adam, fused": mined(optimizer="adam"),
+    "Adam": mined(optimizer="adam", fused=False),
+    "authors' ties": mined(ties="authors"),
+    "authors' halves": mined(half="down"),
     "IMP to init": pruned("init"),
     "IMP to a warm-up": pruned(2),
     "IMP to a replay": pruned(STEPS + 2),
@@ -312,7 +312,7 @@ def test_together_none_is_captured_where_one_cannot_be(
     network: nn.Module, stripes: Dataset, recorded: RecordedGraphs
 ) -> None:
     models = [copy.deepcopy(network) for _ in range(2)]
-    makers = (mined(fused=True), mined(fused=True, accelerated=True))
+    makers = (mined(), mined(accelerated=True))
     trainees = [Trainee(model, make(model), 0) for model, make in zip(models, makers, strict=True)]
     train_together(trainees, stripes, batch_size=BATCH)
     assert recorded.captures == recorded.warm_ups == 0
@@ -335,7 +335,7 @@ def test_a_step_that_reads_the_device_is_not_captured(
 @pytest.mark.parametrize(
     "make",
     [
-        mined(fused=True, accelerated=True),
+        mined(accelerated=True),
         lambda network: (
             gk.convert(network),
             gk.IMP(network, 0.4, 2, prune=0.4, accelerated=True),

@@ -46,6 +46,8 @@ def keep(run_folder: Path, kind: str) -> None:
     found = result_files.about("")
     for part in ("config.json", "results.json"):
         found |= json.loads((run_folder / part).read_text(encoding="utf-8"))
+    for part in ("jobs", "left", "failed"):
+        found.pop(part, None)
     found["command"] = result_files.without_folders(found["command"])
     found["config"]["data_dir"] = None
     name = result_files.named(kind, result_files.used(found["config"]["device"], found["devices"]))

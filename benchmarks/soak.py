@@ -37,12 +37,12 @@ TIMED = {"seconds", "step_ms", "find_seconds", "finetune_seconds", "total_second
 # A checkpoint after every step or so: there is always one being written.
 OFTEN = ("--set", "checkpoint_minutes=0.0005")
 TINY = (
-    "--data", "digits", "--train-limit", "256", "--density", "0.2", "--device", "cpu",
-    "--set", "batch_size=32", "--set", "freeze_every=1", "--set", "mine_epochs=6",
-    "--set", "finetune_epochs=4", "--set", "imp_epochs=2", "--set", "imp_prune=0.5",
+    "--data", "digits", "--train-limit", "128", "--density", "0.2", "--device", "cpu",
+    "--set", "batch_size=32", "--set", "freeze_every=1", "--set", "mine_epochs=5",
+    "--set", "finetune_epochs=3", "--set", "imp_epochs=2", "--set", "imp_prune=0.5",
     "--set", "imp_rewind=3", "--set", "score_optimizer=adam", "--set", "score_lr=0.05",
 )  # fmt: skip
-# Sitecustomize of a process that is killed just before a file gets its name.
+# The sitecustomize of a process that is killed just before a file gets its name.
 BETWEEN = """
 import os, pathlib, signal
 renames, last = [0], int(os.environ["SOAK_RENAMES"])
@@ -54,6 +54,8 @@ def stopped(self, target):
     return replace(self, target)
 pathlib.Path.replace = stopped
 """
+# Kills of a command that is tortured.
+LEAST = 3
 # A process dies that was killed by a signal, or says that it was stopped.
 STOPPED = 130
 REFUSED = 2
@@ -86,16 +88,18 @@ class Subject:
 
 
 def subjects(ticket: Path) -> list[Subject]:
-    """Return all commands, dense and accelerated."""
-    races = ("race", "--methods", "gem-miner,imp,random,dense", "--seeds", "1")
-    commands = {"race": races, "mine": ("mine",), "imp": ("imp",)}
-    of_ticket = {"finetune": ("finetune", str(ticket))}
+    """Return all commands, dense and accelerated in turns."""
+    words = {
+        "race": ("race", "--methods", "gem-miner,imp,random,dense", "--seeds", "1", *TINY),
+        "mine": ("mine", *TINY),
+        "imp": ("imp", *TINY),
+        "finetune": ("finetune", str(ticket), *_without_density(TINY)),
+    }
     found = []
-    for choice in ("never", "always"):
-        for name, words in {**commands, **of_ticket}.items():
-            own = tuple(word for word in TINY) if name != "finetune" else _without_density(TINY)
-            words = (*words, *own, *OFTEN, "--set", f"accelerate={choice}")
-            found.append(Subject(f"{name}, accelerate={choice}", words))
+    for choices in (("never", "always"), ("always", "never")):
+        for i, (name, own) in enumerate(words.items()):
+            chosen = f"accelerate={choices[i % 2]}"
+            found.append(Subject(f"{name}, {chosen}", (*own, *OFTEN, "--set", chosen)))
     return found
 
 
@@ -232,12 +236,12 @@ class Torture:
 
 
 def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Tally:
-    """Torture all commands in turns; return what came of it."""
+    """Torture commands in turns, all if there are kills enough; return what came of it."""
     numbers, tally = random.Random(seed), Tally()
     made = folder / "made"
     Subject("mine", ("mine", *TINY, "--set", "accelerate=never")).run(made).communicate()
     (ticket,) = made.glob("*.ticket.safetensors")
-    chosen = subjects(ticket)
+    chosen = subjects(ticket)[: max(1, kills // LEAST)]
     each = [kills // len(chosen) + (i < kills % len(chosen)) for i in range(len(chosen))]
     first = 0
     for subject, count in zip(chosen, each, strict=True):

@@ -47,6 +47,9 @@ def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
     )
     assert str(ROOT) not in where
     assert gemkern.__version__ in run(python, "-m", "gemkern", "info", cwd=tmp_path)
+    # Within a clone its own package is found first, and has its kernels beside it.
+    there = run(python, "-c", "import gemkern.kernels as k; print(k.__file__)", cwd=ROOT)
+    assert there.strip() == str(ROOT / "kernels" / "__init__.py")
 
 
 def test_the_package_imports_without_what_is_optional(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_run_is_kept_under_the_name_of_its_machine(
 ) -> None:
     config = {**resolve("digits", {"device": "cpu"}).as_dict(), "data_dir": "a/b"}
     folder = RunFolder.create(tmp_path / "run", config=config, command="gemkern race --out a/b")
-    folder.finish([])
+    folder.write([])
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
     readme.keep(folder.path, "digits")
     found = result_files.kept(result_files.named("digits", result_files.used("cpu")), tmp_path)

@@ -6,15 +6,16 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gemkern.cli.console import console
-from gemkern.cli.options import Asked, with_options
+from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, with_options
 from gemkern.cli.progress import progress
 from gemkern.errors import GemkernError
 from gemkern.experiments.job import Job, check_methods, job, plan
@@ -23,6 +24,7 @@ from gemkern.experiments.laboratory import Laboratory, rehearse
 from gemkern.experiments.logs import LOGS
 from gemkern.experiments.race import check_resumed, follow, run_in_turn
 from gemkern.experiments.ranks import ALONE, Ranks, joined
+from gemkern.experiments.ray_engine import run_on_ray
 from gemkern.experiments.records import EpochRecord, Saving
 from gemkern.experiments.run_folder import CONFIG, RunFolder
 from gemkern.experiments.running import laboratory_of, run_job
@@ -62,7 +64,15 @@ def register(app: typer.Typer) -> None:
 
 
 @with_options(out="runs/race", methods=METHODS)
-def race_command(asked: Asked, methods: Methods = DEFAULT_METHODS, seeds: Seeds = 3) -> None:
+def race_command(
+    asked: Asked,
+    methods: Methods = DEFAULT_METHODS,
+    seeds: Seeds = 3,
+    engine: By = "process",
+    address: Address = None,
+    cpus_per_job: Cpus = None,
+    gpus_per_job: Gpus = None,
+) -> None:
     """Find tickets by several methods at one density, finetune them, and compare.
 
     Each method starts from weights as its authors draw them: Gem-Miner from signed constants, IMP,
@@ -71,13 +81,23 @@ def race_command(asked: Asked, methods: Methods = DEFAULT_METHODS, seeds: Seeds 
     """
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     check_methods(names)
+    chosen = Engine(engine, address, cpus_per_job, gpus_per_job)
     is_bare = asked.is_bare and (methods, seeds) == (DEFAULT_METHODS, 3)
 
     def planned(settings: Settings) -> list[Job]:
         return plan(settings, names, range(seeds))
 
-    folder, laboratory = _open(asked, is_bare, planned, {"methods": list(names), "seeds": seeds})
-    _run(folder, laboratory, asked.log, "race")
+    # A list of commands is read by another program: nothing else is printed.
+    with console.capture() if engine == "none" else nullcontext():
+        what = {"methods": list(names), "seeds": seeds}
+        folder, laboratory = _open(asked, is_bare, planned, what)
+    if engine == "none" and _list_jobs(folder):
+        return
+    if engine == "ray":
+        words = shlex.join(["race", "--engine", "ray", *chosen.given])
+        _run(folder, laboratory, asked.log, words, run=_on_ray(chosen, laboratory))
+    else:
+        _run(folder, laboratory, asked.log, "race")
     runs, failures = folder.runs(), folder.failures()
     console.print(race_table(runs, failures=failures))
     if runs:
@@ -212,7 +232,7 @@ def _open(
     """Return the folder of a run that is asked for, and where it is held."""
     exists = (asked.out / CONFIG).exists()
     if asked.resume and exists and is_bare:
-        return _reopened(asked)
+        return _reopened(asked, what)
     settings = asked.settings(**fixed)
     jobs = planned(settings)
     if asked.resume and exists:
@@ -232,9 +252,14 @@ def _open(
     return folder, laboratory
 
 
-def _reopened(asked: Asked) -> tuple[RunFolder, Laboratory]:
+def _reopened(asked: Asked, what: dict[str, Any]) -> tuple[RunFolder, Laboratory]:
     folder = RunFolder.load(asked.out)
     config = folder.config()["config"]
+    if not what.keys() <= config.keys():
+        raise GemkernError(
+            f"{asked.out} is a run of another command ({folder.config().get('command')}): go on "
+            "with that, or choose another --out"
+        )
     known = {name: value for name, value in config.items() if name in kinds()}
     return folder, laboratory_of(Settings.of(known | asked.chosen))
 
@@ -249,29 +274,53 @@ def _follow(folder: RunFolder, laboratory: Laboratory, ranks: Ranks) -> None:
             raise typer.Exit(STOPPED) from None
 
 
+def _on_ray(chosen: Engine, laboratory: Laboratory) -> Callable[..., None]:
+    """Return what runs jobs as was chosen; a job on a GPU takes one, if nothing was said."""
+    on_gpu = laboratory.settings.device.startswith("cuda")
+    cpus = 1.0 if chosen.cpus_per_job is None else chosen.cpus_per_job
+    gpus = float(on_gpu) if chosen.gpus_per_job is None else chosen.gpus_per_job
+    return partial(run_on_ray, address=chosen.address, cpus=cpus, gpus=gpus)
+
+
+def _list_jobs(folder: RunFolder) -> bool:
+    """Print the command of each job that is left, those last that need another's ticket."""
+    left = {
+        (one.method, one.seeds): folder.folder_of(one)
+        for one in folder.jobs()
+        if folder.state_of(one) != "finished"
+    }
+    for own in sorted(left.values(), key=lambda own: own.job().needs is not None):
+        awaited = left.get((own.job().needs or "", own.job().seeds))
+        after = f"  # after {awaited.path.name}" if awaited else ""
+        print(f"gemkern job {shlex.quote(str(own.path))}{after}")
+    return bool(left)
+
+
 def _run(
-    folder: RunFolder, laboratory: Laboratory, log: str, command: str, ranks: Ranks = ALONE
+    folder: RunFolder,
+    laboratory: Laboratory,
+    log: str,
+    command: str,
+    ranks: Ranks = ALONE,
+    run: Callable[..., None] | None = None,
 ) -> None:
-    """Run what is left of a run, and gather it."""
-    jobs = folder.jobs()
-    done = [record for one in jobs for record in folder.folder_of(one).epochs()]
-    finished = [one for one in jobs if folder.state_of(one) == "finished"]
-    if len(finished) < len(jobs):
-        _warm_up(laboratory)
-    left = _epochs_left(jobs, laboratory, done)
-    stop = Stop()
-    with (
-        _told_how_to_go_on(f"{command} --out {shlex.quote(str(folder.path))} --resume"),
-        stop.listening(),
-        progress(left, len(done)) as show,
-        LOGS[log](folder.path) as also,
-    ):
+    """Run what is left of a run, by `run` or in turn in this process, and gather it."""
+    with _told_how_to_go_on(f"{command} --out {shlex.quote(str(folder.path))} --resume"):
+        jobs, stop = folder.jobs(), Stop()
+        done = [record for one in jobs for record in folder.folder_of(one).epochs()]
+        if run is None:
+            run = partial(run_in_turn, laboratory=laboratory, ranks=ranks)
+            if not all(folder.state_of(one) == "finished" for one in jobs):
+                _warm_up(laboratory)
+        left = _epochs_left(jobs, laboratory, done)
+        bar = progress(left, len(done))
+        with stop.listening(), bar as show, LOGS[log](folder.path) as also:
 
-        def on_epoch(record: EpochRecord) -> None:
-            show(record)
-            also(record)
+            def on_epoch(record: EpochRecord) -> None:
+                show(record)
+                also(record)
 
-        run_in_turn(folder, laboratory, on_epoch=on_epoch, stop=stop, ranks=ranks)
+            run(folder, on_epoch=on_epoch, stop=stop)
 
 
 @contextmanager

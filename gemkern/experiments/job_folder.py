@@ -99,8 +99,11 @@ class JobFolder:
         return Checkpoints(self.path, self.job().hash)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, patience: float = 2.0) -> Iterator[None]:
         """Let no other process work here.
+
+        Args:
+            patience: seconds to wait for one that only looks whether anybody works.
 
         Raises:
             Busy: another does.
@@ -108,7 +111,7 @@ class JobFolder:
         """
         lock = FileLock(self.path / LOCK)
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=patience)
         except Timeout:
             raise Busy(
                 f"another process works in {self.path}: wait for it, or choose another --out"
@@ -138,7 +141,7 @@ class JobFolder:
         if not (self.path / LOCK).exists():
             return False
         try:
-            with self.locked():
+            with self.locked(patience=0.0):
                 return False
         except Busy:
             return True

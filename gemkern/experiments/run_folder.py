@@ -114,9 +114,14 @@ class RunFolder:
         """Return the jobs of the run, in the order in which they can be run.
 
         Raises:
-            GemkernError: they are damaged.
+            GemkernError: they are damaged, or the run is older than jobs are.
         """
-        return [Job.of(job) for job in self.config().get("jobs", [])]
+        config = self.config()
+        if "jobs" not in config:
+            raise GemkernError(
+                f"{self.path} is a run of an older version, which has no jobs: choose another --out"
+            )
+        return [Job.of(job) for job in config["jobs"]]
 
     def folder_of(self, job: Job) -> JobFolder:
         """Return the folder of a job, made if need be."""
@@ -187,15 +192,28 @@ class RunFolder:
         methods = self.config()["config"].get("methods", list(METHODS))
         runs.sort(key=lambda run: (_place(methods, run.method), run.seed))
         write_epochs(self.path / EPOCHS, epochs)
-        self._write(runs, savings, failures, left)
+        self.write(runs, savings, failures, left)
 
-    def finish(self, runs: Sequence[Run], savings: Sequence[Saving] = ()) -> None:
-        """Write `results.json`: every run, what they come to, and savings.
+    def write(
+        self,
+        runs: Sequence[Run],
+        savings: Sequence[Saving] = (),
+        failures: Sequence[Failure] = (),
+        left: Sequence[str] = (),
+    ) -> None:
+        """Write `results.json`: every run, what they come to, savings, and what is missing.
 
         Raises:
             GemkernError: the file cannot be written.
         """
-        self._write(runs, savings, [], [])
+        content = {
+            "summary": summarise(runs),
+            "runs": [asdict(run) for run in runs],
+            "savings": [asdict(saving) for saving in savings],
+            "failed": [asdict(failure) for failure in failures],
+            "left": left,
+        }
+        write_json(self.path / RESULTS, content)
 
     def runs(self) -> list[Run]:
         """Return the runs that have finished.
@@ -256,22 +274,6 @@ class RunFolder:
         except (ValueError, TypeError, KeyError) as error:
             raise damaged(str(path), error) from error
         return entries
-
-    def _write(
-        self,
-        runs: Sequence[Run],
-        savings: Sequence[Saving],
-        failures: Sequence[Failure],
-        left: Sequence[str],
-    ) -> None:
-        content = {
-            "summary": summarise(runs),
-            "runs": [asdict(run) for run in runs],
-            "savings": [asdict(saving) for saving in savings],
-            "failed": [asdict(failure) for failure in failures],
-            "left": left,
-        }
-        write_json(self.path / RESULTS, content)
 
     def _copy_tickets(self, folder: JobFolder) -> None:
         for path in folder.tickets().values():

@@ -79,6 +79,19 @@ def test_a_job_in_pieces_is_the_job_in_one(tmp_path: Path, method: str, choice: 
     assert not list(pieces.path.glob("checkpoint-*")), "a finished job needs none"
 
 
+@pytest.mark.parametrize("method", ["gem-miner", "imp"])
+def test_what_is_measured_goes_on_being_measured(tmp_path: Path, method: str) -> None:
+    chosen = settings(accelerate="measure", density=0.05, mine_epochs=6, imp_epochs=3)
+    pieces = JobFolder.create(tmp_path, job(chosen, method, [0]))
+    assert run_in_pieces(pieces, lambda: Laboratory(chosen), looks=7) >= 2
+    numbers = [(record.phase, record.epoch) for record in pieces.epochs()]
+    assert numbers == sorted(numbers), "find before finetune, each from its first epoch"
+    assert len(numbers) == len(set(numbers))
+    find, finetune = pieces.result().savings
+    assert {find.phase, finetune.phase} == {"find", "finetune"}
+    assert any("ms" in entry for entry in find.record), "a trial was ended"
+
+
 def test_seeds_that_train_together_go_on_together(tmp_path: Path) -> None:
     chosen = settings(seeds_at_once=2, checkpoint_minutes=0.0)
     one = job(chosen, "gem-miner", [3, 1])

@@ -28,7 +28,7 @@ def finished(path: Path, race: Race) -> RunFolder:
     folder = create(path)
     for epoch in race[1]:
         folder.append(epoch)
-    folder.finish(race[0])
+    folder.write(race[0])
     return folder
 
 
@@ -122,7 +122,7 @@ def test_a_full_disk_leaves_no_half_results(
 
     monkeypatch.setattr(Path, "write_text", half)
     with pytest.raises(GemkernError, match=r"could not write .*results\.json: No space left"):
-        folder.finish(race[0])
+        folder.write(race[0])
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 

@@ -59,7 +59,7 @@ def test_what_was_not_measured_is_left_out() -> None:
 def test_records_are_read_back(tmp_path: Path) -> None:
     record = [{"step": 3, "compressed": ["conv"], "ms": {"dense": 2.0, "sparse": 1.0}}]
     folder = RunFolder(tmp_path)
-    folder.finish([], [Saving("imp", 4, "find", 0, 2.0, math.nan, record)])
+    folder.write([], [Saving("imp", 4, "find", 0, 2.0, math.nan, record)])
     assert folder.records() == {("imp", 4, "find"): record}
     (tmp_path / "results.json").write_text('{"savings": [{"method": "imp"}]}')
     with pytest.raises(GemkernError, match="is damaged"):
@@ -67,6 +67,6 @@ def test_records_are_read_back(tmp_path: Path) -> None:
 
 
 def test_results_hold_them(tmp_path: Path) -> None:
-    RunFolder(tmp_path).finish([], SAVINGS)
+    RunFolder(tmp_path).write([], SAVINGS)
     kept = json.loads((tmp_path / "results.json").read_text())["savings"]
     assert [Saving(**entry) for entry in kept] == SAVINGS

@@ -247,19 +247,20 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Tal
     for subject, count in zip(chosen, each, strict=True):
         if not count:
             continue
-        alone, tortured = folder / "alone", folder / "tortured"
+        alone, tortured = (folder / f"{what} {first}" for what in ("alone", "tortured"))
         started = time.monotonic()
         subject.run(alone).communicate()
         torture = Torture(subject, time.monotonic() - started, numbers, tally)
         for number in range(first, first + count):
             torture.stop(tortured, number)
         first += count
-        if torture.end(tortured) == 0 and outcome(tortured) != outcome(alone):
-            tally.different.append(subject.name)
+        if torture.end(tortured) == 0:
+            ours, theirs = outcome(tortured), outcome(alone)
+            different = [name for name in theirs if ours.get(name) != theirs[name]]
+            tally.different += [f"{subject.name}: {name}" for name in different]
         say(f"{subject.name}: {count} kills")
-        if not (tally.lost or tally.different):
-            shutil.rmtree(alone)
-            shutil.rmtree(tortured, ignore_errors=True)
+        shutil.rmtree(alone)
+        shutil.rmtree(tortured, ignore_errors=True)
     return tally
 
 

@@ -270,14 +270,14 @@ class Work:
                 continue
             # Steps of all were timed together: an equal share is each one's.
             share = 1 / len(self.courses)
-            dense, steps = forms.dense_ms, forms.sparse_steps
+            dense, sparse = forms.dense_ms, forms.sparse_ms
             saving = Saving(
                 method=self.job.method,
                 seed=course.seed,
                 phase=self.phase,
-                steps=steps,
+                steps=forms.sparse_steps,
                 dense_ms=math.nan if dense is None else share * dense,
-                accelerated_ms=share * 1e3 * forms.sparse_seconds / steps if steps else math.nan,
+                accelerated_ms=math.nan if sparse is None else share * sparse,
                 record=forms.record,
             )
             course.savings.append(saving)

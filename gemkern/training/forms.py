@@ -50,7 +50,7 @@ class Forms:
             of the layers that run sparse}, and where it was measured "ms": milliseconds of a step
             in each form.
         steps: how many steps were taken.
-        sparse_steps, sparse_seconds: how many of them with a layer that ran sparse, and their time.
+        sparse_steps: how many of them with a layer that ran sparse.
 
     Raises:
         GemkernError: `accelerated` is nothing of that.
@@ -64,7 +64,9 @@ class Forms:
         self._choice, self._replayed = _read(accelerated if self._layers else False)
         self.record: list[dict[str, Any]] = []
         self.steps = 0
-        self.sparse_steps, self.sparse_seconds = 0, 0.0
+        self.sparse_steps = 0
+        # Of those that were timed: how many, and their seconds.
+        self._timed: tuple[int, float] = 0, 0.0
         self._compressed: list[str] = form_of(self._model)["compressed"]
         self._trial: Trial | None = None
         # The last trial: what it came to, how many weights were active, whether another may differ.
@@ -87,15 +89,22 @@ class Forms:
         measured = [entry["ms"][DENSE] for entry in self.record if DENSE in entry.get("ms", {})]
         return measured[-1] if measured else None
 
+    @property
+    def sparse_ms(self) -> float | None:
+        """The mean milliseconds of a step with a layer that ran sparse, where any was timed."""
+        count, seconds = self._timed
+        return 1e3 * seconds / count if count else None
+
     def end_step(self) -> None:
         """Note that a step has ended; change the form for the next one where that is due."""
         if self.never:
             return
         self.steps += 1
         seconds = None if self._ended is None else time.perf_counter() - self._ended
+        self.sparse_steps += bool(self._compressed)
         if self._compressed and seconds is not None:
-            self.sparse_steps += 1
-            self.sparse_seconds += seconds
+            count, sum_of_all = self._timed
+            self._timed = count + 1, sum_of_all + seconds
         self._attempt(lambda: self._go_on(seconds))
         self._ended = time.perf_counter()
 
@@ -115,7 +124,7 @@ class Forms:
             "left": self._left(),
             "record": list(self.record),
             "steps": self.steps,
-            "sparse": [self.sparse_steps, self.sparse_seconds],
+            "sparse": [self.sparse_steps, *self._timed],
             "compressed": self._compressed,
             "trial": None if self._trial is None else asdict(self._trial),
             "inputs": dict(self._inputs.seen),
@@ -136,7 +145,8 @@ class Forms:
         with carrying(self._optimizer, self._layers.values()):
             restore_form(self._model, state["form"])
         self.record, self.steps = list(state["record"]), state["steps"]
-        self.sparse_steps, self.sparse_seconds = state["sparse"]
+        self.sparse_steps, *timed = state["sparse"]
+        self._timed = timed[0], timed[1]
         self._compressed = state["compressed"]
         self._trial = None if state["trial"] is None else Trial(**copy.deepcopy(state["trial"]))
         self._measured, self._measured_left, self._is_settled = state["measured"]

@@ -49,6 +49,7 @@ def outcome(folder: JobFolder) -> Any:
     tickets = {seed: state(Ticket.load(path)) for seed, path in folder.tickets().items()}
     return (
         [without_clock(run) for run in result.runs],
+        [(saving.phase, saving.steps, saving.record) for saving in result.savings],
         [without_clock(record) for record in folder.epochs()],
         {seed: {k: v.tolist() for k, v in each.items()} for seed, each in tickets.items()},
     )

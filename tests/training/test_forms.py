@@ -143,7 +143,7 @@ def test_time_that_is_no_step_does_not_count(clock: Clock, slower: set[str]) -> 
             method.forms.pause()
         step(model, method, clock, by_kind(1.0, 0.5))
     assert method.forms.record[-1]["ms"] == pytest.approx({"dense": 1e3, "sparse": 500.0})
-    assert method.forms.sparse_seconds == pytest.approx(0.5 * method.forms.sparse_steps)
+    assert method.forms.sparse_ms == pytest.approx(500.0)
 
 
 def miner(model: nn.Module, accelerated: Any, epochs: int = 5) -> gk.GemMiner:

@@ -10,7 +10,9 @@ from typing import Any, get_type_hints
 
 import torch
 
+from gemkern.data import NAMES as DATA
 from gemkern.errors import GemkernError
+from gemkern.models import NAMES as NETWORKS
 from gemkern.tickets import METHODS, option
 from gemkern.training.forms import CHOICES
 
@@ -35,10 +37,10 @@ class Settings:
     `seeds_at_once` is how many seeds of a race train together.
     """
 
-    data: str = option("digits", "Data, or package.module:function.")
+    data: str = option("digits", f"{', '.join(DATA)}, or package.module:function.")
     data_dir: str | None = option(None, "Folder that holds the data.")
     train_limit: int | None = option(None, "Training images to use, balanced by class.")
-    model: str = option("resnet8", "Network, or package.module:function.")
+    model: str = option("resnet8", f"{', '.join(NETWORKS)}, or package.module:function.")
     affine: bool = option(False, "Whether batch norms learn a scale and a shift.")
     density: float = option(0.02, "Fraction of the weights to keep.")
     batch_size: int = option(128, "Images a step.")

@@ -26,7 +26,7 @@ from gemkern.tickets.state import (
 FILE = tensor_file.Kind("ticket", 1, "Ticket.save", "copy it again or make the ticket again")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ticket:
     """The masks of a network and the weights from which to finetune it.
 
@@ -95,6 +95,12 @@ class Ticket:
             seed=seed,
             checksum=checksum(weights, masks),
             weights={entry: _copy(weight) for entry, weight in weights.items()},
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Ticket of {self.method} for {self.model}: {self.weights_left} weights, "
+            f"{100 * self.density:.2f} %, seed {self.seed}>"
         )
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +12,8 @@ import typer
 from gemkern.cli.console import console
 from gemkern.data import fetching
 from gemkern.errors import GemkernError
-from gemkern.experiments.run_folder import RESULTS, RunFolder
+from gemkern.experiments.job_folder import JobFolder
+from gemkern.experiments.run_folder import JOBS, RunFolder
 from gemkern.report import (
     gain_table,
     info,
@@ -22,6 +25,8 @@ from gemkern.report import (
     ticket_table,
 )
 from gemkern.tickets import Ticket
+
+TICKET = ".ticket.safetensors"
 
 
 def register(app: typer.Typer) -> None:
@@ -41,20 +46,10 @@ def show_command(
     ] = None,
 ) -> None:
     """Show how far a run is and what it came to, or what is in a ticket; write the picture."""
-    if what.is_dir():
-        if other is not None:
-            raise GemkernError(f"{what} is a folder: give two ticket files to compare")
+    if other is None and what.is_dir():
         _show_run(RunFolder.load(what), picture or what / "race.png")
-        return
-    ticket = Ticket.load(what)
-    console.print(ticket_table(ticket))
-    tickets = {what.name: ticket}
-    if other is not None:
-        tickets[other.name if other.name != what.name else str(other)] = Ticket.load(other)
-        console.print(overlap_table(*tickets.values()))
-    path = picture or what.with_name(what.name.removesuffix(".ticket.safetensors") + ".png")
-    ticket_figure(tickets, path)
-    console.print(f"the picture is in {path}")
+    else:
+        _show_tickets([what] if other is None else [what, other], picture)
 
 
 def fetch_command(
@@ -66,7 +61,7 @@ def fetch_command(
 ) -> None:
     """Fetch a data set as it is published, and check it."""
     fetching.fetch(name, out, mirror)
-    console.print(f"{name} is in {out}: --data {name} --data-dir {out}")
+    _say(f"{name} is in {out}: --data {name} --data-dir {shlex.quote(str(out))}")
 
 
 def info_command() -> None:
@@ -75,11 +70,47 @@ def info_command() -> None:
 
 
 def _show_run(folder: RunFolder, picture: Path) -> None:
-    console.print(f"{folder.config().get('command', '')}", markup=False)
+    _say(folder.config().get("command", ""))
     console.print(jobs_table(folder))
-    runs = folder.runs() if (folder.path / RESULTS).exists() else []
+    # What jobs have by now: nothing is gathered of those that run elsewhere, one by one.
+    jobs = [JobFolder(folder.path / JOBS / job.name) for job in folder.jobs()]
+    runs = [run for own in jobs if own.state() == "finished" for run in own.result().runs]
     if runs:
         console.print(race_table(runs))
         console.print(gain_table(runs))
-        race_figure(runs, folder.epochs(), picture)
-        console.print(f"the picture is in {picture}")
+        epochs = [record for own in jobs for record in own.epochs()]
+        _draw(lambda path: race_figure(runs, epochs, path), picture)
+    else:
+        for path in sorted(folder.path.glob(f"*{TICKET}")):
+            _say(f"a ticket is in {path}")
+
+
+def _show_tickets(paths: Sequence[Path], picture: Path | None) -> None:
+    for path in paths:
+        if path.is_dir():
+            raise GemkernError(f"{path} is a folder: give two ticket files to compare")
+    tickets = [Ticket.load(path) for path in paths]
+    tables = [ticket_table(ticket) for ticket in tickets]
+    if len(tickets) > 1:
+        tables.append(overlap_table(*tickets))
+    for table in tables:
+        console.print(table)
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    drawn = dict(zip(names, tickets, strict=True))
+    beside = paths[0].with_name(paths[0].name.removesuffix(TICKET) + ".png")
+    _draw(lambda path: ticket_figure(drawn, path), picture or beside)
+
+
+def _draw(write: Callable[[Path], None], picture: Path) -> None:
+    try:
+        write(picture)
+    except GemkernError as error:
+        raise GemkernError(f"{error} with --picture") from error
+    _say(f"the picture is in {picture}")
+
+
+def _say(sentence: str) -> None:
+    """Print a line that can be copied: nothing in it is markup, and nothing breaks it."""
+    console.out(sentence)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
+import shutil
 import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tqdm import tqdm
 
 from gemkern.errors import GemkernError
+from gemkern.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -52,48 +63,115 @@ PUBLISHED = {
     ),
 }
 NAMES = tuple(PUBLISHED)
+# How often a file is asked for again that did not come, or not whole.
+RETRIES = 2
 
 
 def fetch(name: str, out: str | os.PathLike[str], mirror: str | None = None) -> list[Path]:
-    """Fetch the files of a data set into the folder `out`; those that are there are not again.
+    """Fetch the files of a data set into the folder `out`, and unpack those that are archives.
+
+    What is there already is not fetched again. Every file is whole or absent.
 
     Args:
         name: one of `NAMES`.
         mirror: the address of another folder with the same files.
 
     Raises:
-        GemkernError: there is no such data set, pooch is not installed, or a file cannot be fetched
-            or is not what was published.
+        GemkernError: there is no such data set, pooch is not installed, a file cannot be fetched or
+            written or is not what was published, or another stands in its place.
     """
     if name not in PUBLISHED:
         raise GemkernError(f"{name!r} cannot be fetched: choose one of {', '.join(NAMES)}")
+    published, folder = PUBLISHED[name], Path(out).expanduser()
+    address = mirror or published.address
+    for file, digest in published.files.items():
+        try:
+            if not _is_there(folder / file, digest):
+                _download(address, digest, folder / file)
+        except GemkernError:
+            raise
+        except Exception as error:
+            raise GemkernError(
+                f"{file} could not be fetched from {address} into {folder} ({_reason(error)}): "
+                "try again, or give another --mirror or --out"
+            ) from error
+    for file in published.files:
+        if file.endswith(".tar.gz"):
+            _unpack(folder / file, folder)
+    return [folder / file for file in published.files]
+
+
+def _is_there(path: Path, digest: str) -> bool:
+    """Return whether a file is there; data sets share names, and none takes another's place."""
+    if not path.exists():
+        return False
+    if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+        raise GemkernError(
+            f"{path} is another file than the one that is published: remove it, or choose another "
+            "--out"
+        )
+    return True
+
+
+def _download(address: str, digest: str, path: Path) -> None:
     try:
         import pooch
     except ImportError as error:
         raise GemkernError(
             "pooch is not installed: pip install gemkern[fetch], or fetch the files by hand"
         ) from error
-    published = PUBLISHED[name]
-    address = published.address if mirror is None else mirror.rstrip("/") + "/"
-    registry = {file: f"md5:{digest}" for file, digest in published.files.items()}
-    store = pooch.create(path=Path(out), base_url=address, registry=registry, retry_if_failed=2)
-    pooch.get_logger().setLevel("WARNING")
-    found = []
-    for file in published.files:
-        try:
-            found.append(Path(store.fetch(file, progressbar=True)))
-        except Exception as error:
-            raise GemkernError(
-                f"{file} could not be fetched from {address} ({error}): try again, or give another "
-                "--mirror"
-            ) from error
-    for path in found:
-        if path.name.endswith(".tar.gz"):
-            _unpack(path, Path(out))
-    return found
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A bar is for terminals alone; pooch takes one without a total for none.
+    bar = tqdm(desc=path.name, total=1, unit="B", unit_scale=True, leave=False, disable=None)
+    with TemporaryDirectory(prefix=".", dir=path.parent) as place, bar, _quiet(pooch.get_logger()):
+        registry = {path.name: f"md5:{digest}"}
+        store = pooch.create(place, address, registry=registry, retry_if_failed=RETRIES)
+        fetched = store.fetch(path.name, progressbar=bar)
+        # What pooch writes can be read by nobody else.
+        write_atomically(path, partial(shutil.copyfile, fetched))
 
 
-def _unpack(archive: Path, out: Path) -> None:
-    """Unpack an archive whose checksum was right, and nothing outside of `out`."""
-    with tarfile.open(archive) as content:
-        content.extractall(out, filter="data")
+@contextmanager
+def _quiet(logger: logging.Logger) -> Iterator[None]:
+    # Of a logger that no table of `logging` knows, a level is heard once and then remembered.
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first sentence of the innermost error, which libraries wrap in their own."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.partition(". ")[0]
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Write the files of an archive, unless any would lie outside of `folder`."""
+    try:
+        with tarfile.open(archive) as content:
+            members = content.getmembers()
+            for member in members:
+                name = Path(member.name)
+                is_inside = not name.anchor and ".." not in name.parts
+                if not (is_inside and (member.isfile() or member.isdir())):
+                    raise GemkernError(
+                        f"{archive} holds {member.name!r}, which is no file or leads out of "
+                        f"{folder}: remove it, and give another --mirror"
+                    )
+            for member in members:
+                if (file := content.extractfile(member)) is not None:
+                    _write(folder / member.name, file.read())
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise GemkernError(
+            f"{archive} cannot be unpacked into {folder} ({_reason(error)}): remove it and fetch "
+            "it again"
+        ) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    if not (path.is_file() and path.read_bytes() == content):
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))

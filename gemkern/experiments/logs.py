@@ -23,6 +23,9 @@ def jsonl(folder: Path) -> Iterator[Log]:
 def tensorboard(folder: Path) -> Iterator[Log]:
     """Write event files for TensorBoard into `folder`, a run for each method, seed and phase.
 
+    A run that is killed loses no epoch that has ended; one that goes on with a checkpoint takes the
+    place of what was trained after it.
+
     Raises:
         GemkernError: tensorboard is not installed.
     """
@@ -37,9 +40,11 @@ def tensorboard(folder: Path) -> Iterator[Log]:
     def log(record: EpochRecord) -> None:
         name = f"{record.method}/seed{record.seed}/{record.phase}"
         if name not in writers:
-            writers[name] = SummaryWriter(str(folder / EVENTS / name))
+            path = str(folder / EVENTS / name)
+            writers[name] = SummaryWriter(path, purge_step=record.epoch)
         for value in ("density", "loss", "validation_accuracy", "step_ms"):
             writers[name].add_scalar(value, getattr(record, value), record.epoch)
+        writers[name].flush()
 
     try:
         yield log

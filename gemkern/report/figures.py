@@ -98,7 +98,8 @@ def ticket_figure(tickets: Mapping[str, Ticket], path: str | os.PathLike[str]) -
         values += [value for value in own if not math.isnan(value)]
     _log_with_zero(axes, values)
     _name_layers(axes, layers)
-    axes.legend(frameon=False, fontsize=TEXT_POINTS)
+    for text in axes.legend(frameon=False, fontsize=TEXT_POINTS).get_texts():
+        text.set_parse_math(False)
     _tidy(axes)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
@@ -145,9 +146,7 @@ def _draw_density(axes: Axes, epochs: Sequence[EpochRecord], colours: dict[str, 
         x = [begin + number for number in range(1, len(together) + 1)]
         y = [100 * fmean(record.density for record in epoch) for epoch in together]
         _plot_mean(axes, x, y, colours[method], method, phase)
-    axes.set_yscale("log", subs=())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    _plain_numbers(axes.yaxis)
+    _log(axes)
     axes.set_xlabel("epochs since the start")
     axes.set_ylabel("density, %")
 
@@ -172,7 +171,8 @@ def _draw_layers(axes: Axes, runs: Sequence[Run], colours: dict[str, str]) -> No
 def _name_layers(axes: Axes, layers: Sequence[str]) -> None:
     shown = range(0, len(layers), 1 + len(layers) // LAYER_LABELS)
     names = [layers[index] for index in shown]
-    axes.set_xticks(shown, names, rotation=60, ha="right", rotation_mode="anchor")
+    # A dollar in a name begins no formula.
+    axes.set_xticks(shown, names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_ylabel("density of the layer, %")
 
 
@@ -221,8 +221,15 @@ def _log_with_zero(axes: Axes, values: Sequence[float]) -> None:
         foot = 10 ** math.floor(math.log10(min(positive)))
         axes.set_yscale("symlog", linthresh=foot, linscale=0.3)
         axes.set_ylim(bottom=0)
+        _plain_numbers(axes.yaxis)
     elif positive:
-        axes.set_yscale("log")
+        _log(axes)
+
+
+def _log(axes: Axes) -> None:
+    """A log axis with numbers beside it, be it shorter than a decade."""
+    axes.set_yscale("log", subs=())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     _plain_numbers(axes.yaxis)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich import box
 from rich.table import Table
@@ -10,27 +11,40 @@ from rich.text import Text
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.job import Job
 from gemkern.experiments.job_folder import JobFolder
+from gemkern.experiments.records import EpochRecord
 from gemkern.experiments.run_folder import JOBS, RunFolder
 from gemkern.report.console import NONE
 from gemkern.tickets import Ticket
 
 
 def jobs_table(folder: RunFolder) -> Table:
-    """One row a job: how far it is, and how it stands."""
-    table = _table("", "method", "seeds", "state", "phase", "epochs", "density\n%", "validation\n%")
+    """One row a job: how it stands, and how far it is; below, why jobs failed.
+
+    Density and validation are means over the seeds that train together.
+
+    Raises:
+        GemkernError: a file of the run is damaged.
+    """
+    table = _table("method", "seeds", "state", "phase", "epochs", "density\n%", "validation\n%")
+    whys = []
     for job in folder.jobs():
-        table.add_row(*map(Text, _job_cells(folder, job)))
+        own, state = JobFolder(folder.path / JOBS / job.name), folder.state_of(job)
+        seeds = ", ".join(map(str, job.seeds))
+        table.add_row(*map(Text, (job.method, seeds, state, *_progress(own.epochs()))))
+        if state == "failed":
+            whys.append(f"{job.method}, seed {seeds}, failed: {own.failure()}")
+    table.caption = Text("\n".join(whys)) if whys else None
     return table
 
 
 def ticket_table(ticket: Ticket) -> Table:
-    """One row a layer: what remains, and which channels are dead."""
-    table = _table(
-        f"{ticket.method} of {ticket.model}, {_seed(ticket)}: {ticket.weights_left} weights, "
-        f"{100 * ticket.density:.2f} %",
-        *("layer", "shape", "weights", "density\n%", "dead\noutputs", "dead\ninputs"),
+    """One row a layer: what remains, and how many of its channels are dead."""
+    table = _table("layer", "shape", "weights", "density\n%", "dead\noutputs", "dead\ninputs")
+    seed = "no seed" if ticket.seed is None else f"seed {ticket.seed}"
+    table.title = Text(
+        f"{ticket.method} of {ticket.model}, {seed}: "
+        f"{ticket.weights_left} weights, {100 * ticket.density:.2f} %"
     )
     for name, mask in ticket.masks.items():
         outputs, inputs = dead_channels(mask)
@@ -50,7 +64,7 @@ def overlap_table(one: Ticket, other: Ticket) -> Table:
     """How much two tickets of one network have in common, layer by layer and in all.
 
     *Common* divides the weights that both keep by those of the smaller one; *chance* is what two
-    random masks of these densities would have in common.
+    masks would have in common that keep as many weights of each layer, drawn at random.
 
     Raises:
         GemkernError: they are not of one network.
@@ -60,50 +74,49 @@ def overlap_table(one: Ticket, other: Ticket) -> Table:
             f"the tickets of {one.model} and {other.model} have different layers: compare two of "
             "one network"
         )
-    table = _table("in common", "layer", "weights", "common\n%", "chance\n%")
-    pairs = [(name, mask, other.masks[name]) for name, mask in one.masks.items()]
-    for name, mask, theirs in pairs:
-        both, least = int((mask & theirs).sum()), int(min(mask.sum(), theirs.sum()))
-        chance = int(max(mask.sum(), theirs.sum())) / mask.numel()
-        table.add_row(*map(Text, _overlap_cells(name, both, least, chance)))
-    both = sum(int((mask & theirs).sum()) for _, mask, theirs in pairs)
-    chance = max(one.density, other.density)
+    table = _table("layer", "weights\nin common", "common\n%", "chance\n%")
+    all_both, all_by_chance = 0, 0.0
+    for name, mask in one.masks.items():
+        mine, theirs = int(mask.sum()), int(other.masks[name].sum())
+        both, by_chance = int((mask & other.masks[name]).sum()), mine * theirs / mask.numel()
+        table.add_row(*map(Text, _overlap_cells(name, both, min(mine, theirs), by_chance)))
+        all_both += both
+        all_by_chance += by_chance
     least = min(one.weights_left, other.weights_left)
-    table.add_row(*map(Text, _overlap_cells("all", both, least, chance)))
+    table.add_row(*map(Text, _overlap_cells("all", all_both, least, all_by_chance)))
     return table
 
 
 def dead_channels(mask: Tensor) -> tuple[int, int]:
-    """Return how many outputs nothing reaches, and how many inputs nothing reads, in a layer."""
+    """Return how many outputs nothing reaches, and how many inputs nothing reads, in a layer.
+
+    A mask does not tell groups: where a convolution has some, an input counts as dead if it is so
+    in every group.
+    """
     outputs = mask.flatten(1).any(1)
     inputs = mask.transpose(0, 1).flatten(1).any(1)
     return int((~outputs).sum()), int((~inputs).sum())
 
 
-def _job_cells(folder: RunFolder, job: Job) -> Sequence[str]:
-    own, state = JobFolder(folder.path / JOBS / job.name), folder.state_of(job)
-    epochs = own.epochs() if state != "waiting" else []
-    seeds = ", ".join(map(str, job.seeds))
-    said = f"failed: {own.failure()}" if state == "failed" else state
+def _progress(epochs: Sequence[EpochRecord]) -> tuple[str, str, str, str]:
+    """Return phase, number of epochs, density and validation."""
     if not epochs:
-        return job.method, seeds, said, NONE, "0", NONE, NONE
-    last = epochs[-1]
-    validation = f"{100 * last.validation_accuracy:.2f}"
-    density = f"{100 * last.density:.2f}"
-    return job.method, seeds, said, last.phase, str(len(epochs)), density, validation
+        return NONE, "0", NONE, NONE
+    last = {record.seed: record for record in epochs}.values()
+    density = fmean(record.density for record in last)
+    validation = fmean(record.validation_accuracy for record in last)
+    return epochs[-1].phase, str(len(epochs)), f"{100 * density:.2f}", f"{100 * validation:.2f}"
 
 
-def _overlap_cells(name: str, both: int, least: int, chance: float) -> Sequence[str]:
-    common = f"{100 * both / least:.2f}" if least else NONE
-    return name, f"{both} of {least}", common, f"{100 * chance:.2f}"
+def _overlap_cells(name: str, both: int, least: int, by_chance: float) -> Sequence[str]:
+    shares = (f"{100 * count / least:.2f}" if least else NONE for count in (both, by_chance))
+    return name, f"{both} of {least}", *shares
 
 
-def _seed(ticket: Ticket) -> str:
-    return "no seed" if ticket.seed is None else f"seed {ticket.seed}"
-
-
-def _table(title: str, *headers: str) -> Table:
-    table = Table(title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD)
-    for header in headers:
-        table.add_column(header, justify="left" if header == headers[0] else "right")
+def _table(first: str, *numbers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
+    # A name is folded where there is no room for it, never cut.
+    table.add_column(first, overflow="fold")
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
     return table

@@ -134,11 +134,11 @@ class _Tasks:
             job = self.running.pop(task)
             own = self._folder.folder_of(job)
             state = _state_after(own, self._ray, task)
-            if state == "stopped":
+            if state in ("finished", "failed"):
+                self._end(job, own.result() if state == "finished" else None)
+            else:
                 # Its node was told to stop, and this run was not.
                 self.left.append(job)
-            else:
-                self._end(job, own.result() if state == "finished" else None)
 
     def cancel(self) -> None:
         """Let jobs write a checkpoint and end, and kill the workers of those that do not."""
@@ -187,17 +187,29 @@ def _cluster(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    options: dict[str, Any] = {"address": address}
-    if address is None and "RAY_ADDRESS" not in os.environ:
-        # Tasks pass no objects: the smallest store is large enough.
-        options = {"address": "local", "object_store_memory": 80 * 2**20}
+    where = address or os.environ.get("RAY_ADDRESS")
+    # Tasks pass no objects: the smallest store is large enough.
+    new = {} if where else {"object_store_memory": 80 * 2**20}
     try:
-        ray.init(**options, include_dashboard=False, log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        if where not in (None, "auto", "local"):
+            # Ray itself would try for minutes.
+            host, _, port = where.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(
+            where or "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            **new,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
         raise GemkernError(
-            f"there is no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({error}): "
-            "start one with ray start --head, or leave --address out"
+            f"the Ray cluster at {where or 'this machine'} cannot be joined ({error}): start it "
+            "with ray start --head, or leave --address out"
         ) from error
+    except SystemExit:
+        # Ray's own answer to SIGTERM while it starts.
+        raise Stopped from None
     try:
         yield ray
     finally:
@@ -218,11 +230,18 @@ def _submitter(ray: Any, cpus: float, gpus: float, retries: int) -> Submit:
             "give less with --cpus-per-job and --gpus-per-job, or start such a node first"
         )
     said = {name: os.environ[name] for name in THREADS if name in os.environ}
-    options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": retries}
-    return ray.remote(**options, runtime_env={"env_vars": said})(_task).remote
+
+    def task(path: str, here: str) -> State:
+        # Goes to the worker as it stands here: what is said is said before PyTorch is loaded.
+        os.environ.update(said)
+        from gemkern.experiments.ray_engine import run_task
+
+        return run_task(path, here)
+
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=retries)(task).remote
 
 
-def _task(path: str, here: str) -> State:
+def run_task(path: str, here: str) -> State:
     """Run the job in a folder as `gemkern job` does; return how far it is.
 
     Args:

@@ -180,6 +180,18 @@ def test_a_ticket_beside_itself(
     assert "all 2 of 2 100.00 33.33" in " ".join(capfd.readouterr().out.split())
 
 
+def test_tickets_of_one_name_are_told_apart_by_their_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [a_ticket(tmp_path / folder / "one.ticket.safetensors", 0) for folder in ("a", "b")]
+    drawn = []
+    monkeypatch.setattr(
+        "gemkern.cli.looks.ticket_figure", lambda tickets, path: drawn.append(tickets)
+    )
+    assert call(monkeypatch, "show", *paths) == 0
+    assert [list(tickets) for tickets in drawn] == [[str(path) for path in paths]]
+
+
 @contextmanager
 def read_only(monkeypatch: pytest.MonkeyPatch, place: Path) -> Iterator[None]:
     """Let the operating system refuse to write in `place`, whoever asks."""

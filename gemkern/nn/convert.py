@@ -156,7 +156,7 @@ def unconvert(model: nn.Module) -> Report:
     if isinstance(model, Masked):
         raise GemkernError(
             f"the model is itself a layer ({type(model).__name__}) and cannot be replaced in "
-            "place: use its to_dense or to_dense"
+            "place: use its to_dense"
         )
     decelerate(model)
     return _replace(model, _why_not_plain, bake, None, {})

@@ -87,7 +87,7 @@ def test_the_command_in_the_docstring_runs() -> None:
     found = re.search(r"^    python (\S+)$", example("in_accelerate").__doc__ or "", re.MULTILINE)
     assert found is not None
     run = subprocess.run(
-        [sys.executable, found[1]], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, found[1]], cwd=ROOT, capture_output=True, text=True, timeout=280
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "went on to a ticket of 5.00% of the weights\n"

@@ -20,6 +20,9 @@ from gemkern.experiments.run_folder import RunFolder
 from gemkern.tickets import Ticket
 from gemkern.training.synced_norms import sync_norms
 
+# Each starts processes that import PyTorch, on cores that may be busy.
+pytestmark = pytest.mark.timeout(900)
+
 MINE = [
     "mine", "--data", "digits", "--train-limit", "128", "--density", "0.2", "--device", "cpu",
     "--set", "batch_size=32", "--set", "mine_epochs=4", "--set", "freeze_every=1",
@@ -42,7 +45,7 @@ def together(*arguments: str | Path, ranks: int = 2, **options: Any) -> subproce
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, output + errors
     return output + errors
 
@@ -83,13 +86,13 @@ def test_a_run_of_two_ranks_is_gone_on_with_by_any_number(
     out = tmp_path / "run"
     long = [*MINE, "--set", "mine_epochs=40", "--set", "freeze_every=10"]
     process = together(*long, "--out", out)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (out / "epochs.jsonl").exists() or not (out / "epochs.jsonl").read_text():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=100)
+    process.communicate(timeout=300)
     assert process.returncode != 0
     done = len(RunFolder.load(out).epochs())
     assert 1 <= done < 40
@@ -106,7 +109,7 @@ def test_a_run_of_two_ranks_is_gone_on_with_by_any_number(
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     process = together(*MINE, "--set", "batch_size=33", "--out", tmp_path / "run")
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode != 0
     assert "a batch of 33 images cannot be shared by 2 ranks" in errors
 

@@ -31,7 +31,7 @@ from gemkern.experiments.ray_engine import run_task
 from gemkern.experiments.run_folder import RunFolder
 from gemkern.experiments.running import run_job
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(900)
 
 SHORT = [
     "race", "--data", "digits", "--train-limit", "128", "--density", "0.3", "--device", "cpu",
@@ -102,6 +102,8 @@ def quiet() -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray would leave one in the home folder.
+        patch.setenv("RAY_AUTH_TOKEN", "of-this-test" * 3)
         patch.delenv("RAY_ADDRESS", raising=False)
         yield folder
     try:
@@ -226,7 +228,7 @@ def test_a_signal_stops_a_race_which_goes_on_anywhere(
 
         (job,) = wait_for(halfway)
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, errors

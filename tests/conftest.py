@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch import distributed
+
+
+@pytest.fixture(autouse=True)
+def exact_denormals() -> Iterator[None]:
+    """Let no test leave denormals flushed, as commands do for as long as their process lives."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

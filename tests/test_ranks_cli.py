@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command import call
+from command import call, wait_for
 from ranks_apart import on_every_rank
 from torch import nn
 
@@ -86,11 +85,8 @@ def test_a_run_of_two_ranks_is_gone_on_with_by_any_number(
     out = tmp_path / "run"
     long = [*MINE, "--set", "mine_epochs=40", "--set", "freeze_every=10"]
     process = together(*long, "--out", out)
-    deadline = time.monotonic() + 300
-    while not (out / "epochs.jsonl").exists() or not (out / "epochs.jsonl").read_text():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    epochs_file = out / "epochs.jsonl"
+    wait_for(lambda: epochs_file.exists() and epochs_file.read_text(), process, 300)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=300)
     assert process.returncode != 0

@@ -7,14 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import call
+from command import call, fail_at, wait_for
 
 from benchmarks.soak import outcome
 from gemkern.experiments.run_folder import RunFolder
@@ -94,7 +91,7 @@ def test_a_signal_ends_with_one_line_that_says_how_to_go_on(
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     epochs_file = out / "epochs.jsonl"
-    wait_for(lambda: epochs_file.exists() and bool(epochs_file.read_text()), process)
+    wait_for(lambda: epochs_file.exists() and bool(epochs_file.read_text()), process, 200)
     process.send_signal(number)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 130
@@ -110,32 +107,18 @@ def test_a_signal_ends_with_one_line_that_says_how_to_go_on(
         [sys.executable, "-m", "gemkern", command, "--out", out, "--resume"],
         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
     )  # fmt: skip
-    wait_for(lambda: len((out / "epochs.jsonl").read_text().splitlines()) > records + 1, process)
+    wait_for(lambda: len(epochs_file.read_text().splitlines()) > records + 1, process, 200)
     process.send_signal(signal.SIGTERM)
     assert process.wait(200) == 130
     epochs = [record.epoch for record in RunFolder.load(out).epochs()]
     assert epochs == list(range(1, len(epochs) + 1))
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_job_that_fails_does_not_take_the_race_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pruned = METHODS["imp"]
-
-    def broken(start: Start) -> Any:
-        if start.seed == 1:
-            raise ZeroDivisionError("by chance")
-        return pruned.make(start)
-
-    monkeypatch.setitem(METHODS, "imp", replace(pruned, make=broken))
+    fail_at(monkeypatch, "imp", 1, ZeroDivisionError("by chance"))
     words = [*SHORT, "--methods", "imp,dense", "--seeds", "2"]
     assert call(monkeypatch, "race", *words, "--out", tmp_path) == 1
     shown = capfd.readouterr().out

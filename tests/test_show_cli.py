@@ -13,16 +13,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from command import call
+from command import call, fail_at
 
 from gemkern.experiments.records import EpochRecord
-from gemkern.tickets import METHODS, Start, Ticket
+from gemkern.tickets import Ticket
 
 SHORT = [
     "--data", "digits", "--train-limit", "128", "--density", "0.3", "--device", "cpu",
@@ -118,14 +117,7 @@ def test_a_run_while_it_runs_and_after_it_was_stopped(
 def test_a_run_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured
 ) -> None:
-    pruned = METHODS["imp"]
-
-    def broken(start: Start) -> Any:
-        if start.seed == 1:
-            raise ZeroDivisionError("by [chance]")
-        return pruned.make(start)
-
-    monkeypatch.setitem(METHODS, "imp", replace(pruned, make=broken))
+    fail_at(monkeypatch, "imp", 1, ZeroDivisionError("by [chance]"))
     words = [*SHORT, "--methods", "imp", "--seeds", "2"]
     assert call(monkeypatch, "race", *words, "--out", tmp_path) == 1
     capfd.readouterr()

@@ -12,8 +12,7 @@ import typer
 from gemkern.cli.console import console
 from gemkern.data import fetching
 from gemkern.errors import GemkernError
-from gemkern.experiments.job_folder import JobFolder
-from gemkern.experiments.run_folder import JOBS, RunFolder
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.report import (
     gain_table,
     info,
@@ -73,7 +72,7 @@ def _show_run(folder: RunFolder, picture: Path) -> None:
     _say(folder.config().get("command", ""))
     console.print(jobs_table(folder))
     # What jobs have by now: nothing is gathered of those that run elsewhere, one by one.
-    jobs = [JobFolder(folder.path / JOBS / job.name) for job in folder.jobs()]
+    jobs = [folder.look_at(job) for job in folder.jobs()]
     runs = [run for own in jobs if own.state() == "finished" for run in own.result().runs]
     if runs:
         console.print(race_table(runs))

@@ -284,11 +284,7 @@ def _on_ray(chosen: Engine, laboratory: Laboratory) -> Callable[..., None]:
 
 def _list_jobs(folder: RunFolder) -> bool:
     """Print the command of each job that is left, those last that need another's ticket."""
-    left = {
-        (one.method, one.seeds): folder.folder_of(one)
-        for one in folder.jobs()
-        if folder.state_of(one) != "finished"
-    }
+    left = {(one.method, one.seeds): folder.folder_of(one) for one in folder.left()}
     for own in sorted(left.values(), key=lambda own: own.job().needs is not None):
         awaited = left.get((own.job().needs or "", own.job().seeds))
         after = f"  # after {awaited.path.name}" if awaited else ""
@@ -310,7 +306,7 @@ def _run(
         done = [record for one in jobs for record in folder.folder_of(one).epochs()]
         if run is None:
             run = partial(run_in_turn, laboratory=laboratory, ranks=ranks)
-            if not all(folder.state_of(one) == "finished" for one in jobs):
+            if folder.left():
                 _warm_up(laboratory)
         left = _epochs_left(jobs, laboratory, done)
         bar = progress(left, len(done))
@@ -337,8 +333,7 @@ def _end(folder: RunFolder) -> None:
     """Say what failed, and let the exit code say it."""
     failures = folder.failures()
     for failure in failures:
-        seeds = ", ".join(map(str, failure.seeds))
-        console.print(f"{failure.method}, seed {seeds}, failed: {failure.why}", markup=False)
+        console.print(failure.sentence, markup=False)
     if failures:
         raise typer.Exit(FAILED)
 

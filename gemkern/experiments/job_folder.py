@@ -55,8 +55,8 @@ class JobFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path, job: Job, given: Sequence[Ticket] = ()) -> JobFolder:
-        """Make the folder of `job`, with the tickets that it is given.
+    def create(cls, path: Path, job: Job) -> JobFolder:
+        """Make the folder of `job`, if need be.
 
         Raises:
             GemkernError: it cannot be written, or is that of another job.
@@ -66,7 +66,6 @@ class JobFolder:
             raise GemkernError(f"{path} is the folder of another job: choose another --out")
         if not (path / JOB).exists():
             write_json(path / JOB, job.as_dict())
-        folder.give(given)
         return folder
 
     def job(self) -> Job:

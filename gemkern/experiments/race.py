@@ -9,16 +9,15 @@ from collections.abc import Callable
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.job import Job
-from gemkern.experiments.job_folder import Busy, JobFolder, Result
+from gemkern.experiments.job_folder import Busy
 from gemkern.experiments.laboratory import Laboratory
 from gemkern.experiments.ranks import ALONE, Ranks
 from gemkern.experiments.records import EpochRecord
-from gemkern.experiments.run_folder import JOBS, RunFolder
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.experiments.running import run_job
 from gemkern.experiments.stopping import Stop, Stopped
 
 OnEpoch = Callable[[EpochRecord], None]
-OnResult = Callable[[Job, Result | None], None]
 
 
 def run_in_turn(
@@ -26,7 +25,6 @@ def run_in_turn(
     laboratory: Laboratory,
     *,
     on_epoch: OnEpoch = lambda record: None,
-    on_result: OnResult = lambda job, result: None,
     stop: Stop | None = None,
     ranks: Ranks = ALONE,
 ) -> None:
@@ -40,7 +38,6 @@ def run_in_turn(
 
     Args:
         on_epoch: hears of each epoch that is trained now.
-        on_result: hears of each job that has ended, with None for one that failed.
         ranks: those that train together; all but the first only `follow`.
 
     Raises:
@@ -56,14 +53,13 @@ def run_in_turn(
 
     with folder.locked():
         folder.gather()
-        for job in ranks.from_first(lambda: _left(folder)):
+        for job in ranks.from_first(folder.left):
             try:
-                result = _run(folder, job, laboratory, note, stop, ranks)
+                _run(folder, job, laboratory, note, stop, ranks)
             except Stopped:
                 folder.gather()
                 raise
             folder.gather()
-            on_result(job, result)
 
 
 def follow(folder: RunFolder, laboratory: Laboratory, stop: Stop, ranks: Ranks) -> None:
@@ -72,12 +68,8 @@ def follow(folder: RunFolder, laboratory: Laboratory, stop: Stop, ranks: Ranks) 
     Raises:
         Stopped: the run was told to.
     """
-    for job in ranks.from_first(lambda: _left(folder)):
-        run_job(JobFolder(folder.path / JOBS / job.name), laboratory, stop=stop, ranks=ranks)
-
-
-def _left(folder: RunFolder) -> list[Job]:
-    return [job for job in folder.jobs() if folder.state_of(job) != "finished"]
+    for job in ranks.from_first(folder.left):
+        run_job(folder.look_at(job), laboratory, stop=stop, ranks=ranks)
 
 
 def _run(
@@ -87,17 +79,16 @@ def _run(
     on_epoch: OnEpoch,
     stop: Stop,
     ranks: Ranks,
-) -> Result | None:
-    """Run one job; return None where it failed."""
+) -> None:
+    """Run one job; write down if it fails."""
     own = folder.folder_of(job)
     try:
         own.give(folder.given(job))
-        return run_job(own, laboratory, on_epoch, stop, ranks)
+        run_job(own, laboratory, on_epoch, stop, ranks)
     except Busy:
         raise
     except Exception as error:
         own.try_to_fail(error)
-        return None
 
 
 def check_resumed(folder: RunFolder, jobs: list[Job]) -> None:

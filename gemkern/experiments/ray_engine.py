@@ -21,7 +21,7 @@ from gemkern.errors import GemkernError
 from gemkern.experiments.job import Job
 from gemkern.experiments.job_folder import Busy, JobFolder, Result, State
 from gemkern.experiments.laboratory import Laboratory
-from gemkern.experiments.race import OnEpoch, OnResult
+from gemkern.experiments.race import OnEpoch
 from gemkern.experiments.run_folder import RunFolder
 from gemkern.experiments.running import laboratory_of, run_job
 from gemkern.experiments.settings import Settings
@@ -38,6 +38,7 @@ GRACE = 20.0
 LEASE = 120.0
 # How often a job is run again whose worker died: one that always kills it comes to an end.
 RETRIES = 20
+OnResult = Callable[[Job, Result | None], None]
 # Makes a task of the folders of a job and to run in.
 Submit = Callable[[str, str], Any]
 # What the threads of a job are to have from this process, where it was said here.
@@ -67,7 +68,8 @@ def run_on_ray(
             else for a new one of this machine alone.
         cpus, gpus: what a job takes of a node; fractions share it.
         retries: how often a job whose worker died is run again; -1 as often as it takes.
-        on_epoch, on_result, stop: as in `run_in_turn`.
+        on_epoch, stop: as in `run_in_turn`.
+        on_result: hears of each job that has ended, with None for one that failed.
 
     Raises:
         Busy: another process runs these jobs.
@@ -105,7 +107,7 @@ class _Tasks:
     ) -> None:
         self._folder, self._ray, self._submit = folder, ray, submit
         self._on_epoch, self._on_result = on_epoch, on_result
-        self.left = [job for job in folder.jobs() if folder.state_of(job) != "finished"]
+        self.left = folder.left()
         self.running: dict[Any, Job] = {}
         self._told = {job.name: len(folder.folder_of(job).epochs()) for job in self.left}
 

@@ -90,6 +90,16 @@ class Failure:
     seeds: Sequence[int]
     why: str
 
+    @property
+    def what(self) -> str:
+        """The method and its seeds, as a row of a table is called."""
+        return f"{self.method}, seed {', '.join(map(str, self.seeds))}"
+
+    @property
+    def sentence(self) -> str:
+        """What failed, and why."""
+        return f"{self.what}, failed: {self.why}"
+
 
 Record = TypeVar("Record", Run, EpochRecord, Saving)
 

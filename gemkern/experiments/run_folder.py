@@ -125,12 +125,20 @@ class RunFolder:
 
     def folder_of(self, job: Job) -> JobFolder:
         """Return the folder of a job, made if need be."""
-        return JobFolder.create(self.path / JOBS / job.name, job)
+        return JobFolder.create(self.look_at(job).path, job)
+
+    def look_at(self, job: Job) -> JobFolder:
+        """Return the folder of a job, which may not be there yet; nothing is made."""
+        return JobFolder(self.path / JOBS / job.name)
 
     def state_of(self, job: Job) -> State:
         """Return how far a job is; nothing is made."""
-        path = self.path / JOBS / job.name
-        return JobFolder(path).state() if path.exists() else "waiting"
+        own = self.look_at(job)
+        return own.state() if own.path.exists() else "waiting"
+
+    def left(self) -> list[Job]:
+        """Return the jobs that have not finished."""
+        return [job for job in self.jobs() if self.state_of(job) != "finished"]
 
     def given(self, job: Job) -> list[Ticket]:
         """Return the tickets that a job needs of another.
@@ -146,7 +154,7 @@ class RunFolder:
         if (state := self.state_of(needed)) != "finished":
             raise GemkernError(
                 f"{job.method} needs the ticket of {needed.method}, whose job is {state}: "
-                f"gemkern job {self.path / JOBS / needed.name}"
+                f"gemkern job {self.look_at(needed).path}"
             )
         found = self.folder_of(needed).tickets()
         return [Ticket.load(found[seed]) for seed in job.seeds]
@@ -177,7 +185,7 @@ class RunFolder:
         """
         runs, savings, failures, epochs, left = [], [], [], [], []
         for job in self.jobs():
-            state, folder = self.state_of(job), JobFolder(self.path / JOBS / job.name)
+            state, folder = self.state_of(job), self.look_at(job)
             if state != "waiting":
                 epochs += folder.epochs()
                 self._copy_tickets(folder)
@@ -221,7 +229,7 @@ class RunFolder:
         Raises:
             GemkernError: `results.json` is missing (nothing has finished) or damaged.
         """
-        return [as_record(Run, entry) for entry in self._results("runs", Run)]
+        return self._results("runs", Run)
 
     def savings(self) -> list[Saving]:
         """Return what acceleration saved in the runs that have finished.
@@ -229,7 +237,7 @@ class RunFolder:
         Raises:
             GemkernError: `results.json` is missing or damaged.
         """
-        return [as_record(Saving, entry) for entry in self._results("savings", Saving)]
+        return self._results("savings", Saving)
 
     def failures(self) -> list[Failure]:
         """Return the jobs that failed.
@@ -253,7 +261,7 @@ class RunFolder:
         return {
             (job.method, seed): self.path / path.name
             for job in self.jobs()
-            for seed, path in JobFolder(self.path / JOBS / job.name).tickets().items()
+            for seed, path in self.look_at(job).tickets().items()
         }
 
     def epochs(self) -> list[EpochRecord]:
@@ -268,12 +276,9 @@ class RunFolder:
         path = self.path / RESULTS
         found = read_json(path)
         try:
-            entries = list(found[name])
-            for entry in entries:
-                as_record(kind, entry)
+            return [as_record(kind, entry) for entry in found[name]]
         except (ValueError, TypeError, KeyError) as error:
             raise damaged(str(path), error) from error
-        return entries
 
     def _copy_tickets(self, folder: JobFolder) -> None:
         for path in folder.tickets().values():

@@ -53,8 +53,7 @@ def race_table(
     for row in summarise(runs, reference):
         table.add_row(*map(Text, _cells(row)))
     for failure in failures:
-        seeds = ", ".join(map(str, failure.seeds))
-        table.add_row(Text(f"{failure.method}, seed {seeds}"), Text("failed"))
+        table.add_row(Text(failure.what), Text("failed"))
     return table
 
 

@@ -11,9 +11,8 @@ from rich.text import Text
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.job_folder import JobFolder
-from gemkern.experiments.records import EpochRecord
-from gemkern.experiments.run_folder import JOBS, RunFolder
+from gemkern.experiments.records import EpochRecord, Failure
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.report.console import NONE
 from gemkern.tickets import Ticket
 
@@ -29,11 +28,11 @@ def jobs_table(folder: RunFolder) -> Table:
     table = _table("method", "seeds", "state", "phase", "epochs", "density\n%", "validation\n%")
     whys = []
     for job in folder.jobs():
-        own, state = JobFolder(folder.path / JOBS / job.name), folder.state_of(job)
+        own, state = folder.look_at(job), folder.state_of(job)
         seeds = ", ".join(map(str, job.seeds))
         table.add_row(*map(Text, (job.method, seeds, state, *_progress(own.epochs()))))
         if state == "failed":
-            whys.append(f"{job.method}, seed {seeds}, failed: {own.failure()}")
+            whys.append(Failure(job.method, job.seeds, own.failure()).sentence)
     table.caption = Text("\n".join(whys)) if whys else None
     return table
 

@@ -16,9 +16,8 @@ from rich.table import Table
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.job import Job
-from gemkern.experiments.job_folder import JobFolder
 from gemkern.experiments.records import EpochRecord
-from gemkern.experiments.run_folder import JOBS, RunFolder
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.report import jobs_table, overlap_table, ticket_figure, ticket_table
 from gemkern.report.show import dead_channels
 from gemkern.tickets import Ticket
@@ -157,7 +156,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def test_jobs_in_every_state(folder: RunFolder) -> None:
-    running = JobFolder(folder.path / JOBS / job("imp", 2).name)
+    running = folder.look_at(job("imp", 2))
     before = sorted(folder.path.rglob("*"))
     with running.locked():
         table = jobs_table(folder)

@@ -73,17 +73,35 @@ def _means(kept: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _busy(kept: dict[str, Any]) -> str:
+    """Return a line for a network and its number of busy processes, a column for a way to wait."""
+    ways = list(kept["ways"])
+    cells: dict[tuple[str, str, int], dict[str, str]] = {}
+    for row in kept["steps"]:
+        first, third = row["quartiles"]
+        text = f"{row['ms']:.0f} ({first:.0f} to {third:.0f})"
+        cells.setdefault((row["network"], row["contender"], row["busy"]), {})[row["way"]] = text
+    heads = "network", "", "busy<br>processes", *(f"{way}<br>ms" for way in ways)
+    lines = [f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * (1 + len(ways))]
+    for (network, contender, number), found in cells.items():
+        shown = " | ".join(found[way] for way in ways)
+        lines.append(f"| {network} | {contender} | {number} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
 def _curves(name: str, kept: dict[str, Any]) -> str:
     density = image("Step time against density", f"{name}-{DENSITY_FIGURE}")
     size = image("Step time against batch and width", f"{name}-{SIZE_FIGURE}")
     return f"{density}\n{size}"
 
 
-def _with_source(table: Callable[[dict[str, Any]], str]) -> Callable[[str, dict[str, Any]], str]:
+def _with_source(
+    table: Callable[[dict[str, Any]], str],
+    how: str = "medians, the dense step or layer in the faster of two layouts",
+) -> Callable[[str, dict[str, Any]], str]:
     """Return what writes a table with the command, the machine and the versions below it."""
 
     def block(name: str, kept: dict[str, Any]) -> str:
-        how = "medians, the dense step or layer in the faster of two layouts"
         origin = source(name, kept, kept["devices"][0])
         return f"{table(kept)}\n`{kept['command']}`: {how}; {origin}\n"
 
@@ -95,4 +113,5 @@ CPU_BLOCKS = {
     "curves": _curves,
     "layers": _with_source(_layers),
     "means": _with_source(_means),
+    "busy": _with_source(_busy, "medians and quartiles"),
 }

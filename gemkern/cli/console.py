@@ -8,3 +8,8 @@ from rich.console import Console
 
 # A log has no width of its own: give it room for the widest table.
 console = Console(width=None if sys.stdout.isatty() else 110)
+
+
+def say(sentence: str) -> None:
+    """Print a line that can be copied: nothing in it is markup, and nothing breaks it."""
+    console.out(sentence)

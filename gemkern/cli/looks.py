@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gemkern.cli.console import console
+from gemkern.cli.console import console, say
 from gemkern.data import fetching
 from gemkern.errors import GemkernError
 from gemkern.experiments.run_folder import RunFolder
@@ -60,7 +60,7 @@ def fetch_command(
 ) -> None:
     """Fetch a data set as it is published, and check it."""
     fetching.fetch(name, out, mirror)
-    _say(f"{name} is in {out}: --data {name} --data-dir {shlex.quote(str(out))}")
+    say(f"{name} is in {out}: --data {name} --data-dir {shlex.quote(str(out))}")
 
 
 def info_command() -> None:
@@ -69,7 +69,7 @@ def info_command() -> None:
 
 
 def _show_run(folder: RunFolder, picture: Path) -> None:
-    _say(folder.config().get("command", ""))
+    say(folder.config().get("command", ""))
     console.print(jobs_table(folder))
     # What jobs have by now: nothing is gathered of those that run elsewhere, one by one.
     jobs = [folder.look_at(job) for job in folder.jobs()]
@@ -81,7 +81,7 @@ def _show_run(folder: RunFolder, picture: Path) -> None:
         _draw(lambda path: race_figure(runs, epochs, path), picture)
     else:
         for path in sorted(folder.path.glob(f"*{TICKET}")):
-            _say(f"a ticket is in {path}")
+            say(f"a ticket is in {path}")
 
 
 def _show_tickets(paths: Sequence[Path], picture: Path | None) -> None:
@@ -107,9 +107,4 @@ def _draw(write: Callable[[Path], None], picture: Path) -> None:
         write(picture)
     except GemkernError as error:
         raise GemkernError(f"{error} with --picture") from error
-    _say(f"the picture is in {picture}")
-
-
-def _say(sentence: str) -> None:
-    """Print a line that can be copied: nothing in it is markup, and nothing breaks it."""
-    console.out(sentence)
+    say(f"the picture is in {picture}")

@@ -12,9 +12,9 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.logs import LOGS
+from gemkern.experiments.logs import EVENTS, LOGS, summary_writer
 from gemkern.experiments.presets import resolve
-from gemkern.experiments.ray_engine import ray_package
+from gemkern.experiments.ray_engine import check_address, ray_package
 from gemkern.experiments.settings import Settings, lengths
 from gemkern.tickets import METHODS
 
@@ -68,6 +68,7 @@ class Engine:
             )
         if self.name == "ray":
             ray_package()
+            check_address(self.address)
 
     @property
     def given(self) -> list[str]:
@@ -102,6 +103,8 @@ class Asked:
     def __post_init__(self) -> None:
         if self.log not in LOGS:
             raise GemkernError(f"no log is called {self.log!r}: give --log {' or '.join(LOGS)}")
+        if self.log == EVENTS:
+            summary_writer()
 
     @property
     def is_bare(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gemkern.cli.console import console
+from gemkern.cli.console import console, say
 from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, with_options
 from gemkern.cli.progress import progress
 from gemkern.errors import GemkernError
@@ -104,7 +104,7 @@ def race_command(
         race_figure(runs, folder.epochs(), asked.out / "race.png")
         console.print(gain_table(runs))
     _print_savings(laboratory.settings, folder.savings(), asked.out)
-    console.print(f"results, tickets and race.png are in {asked.out}")
+    say(f"results, tickets and race.png are in {asked.out}")
     _end(folder)
 
 
@@ -140,7 +140,7 @@ def finetune_command(
     folder = _run_together(asked, False, planned, what, command, [loaded], density=density)
     if folder is not None:
         console.print(race_table(folder.runs()))
-        console.print(f"results are in {asked.out}")
+        say(f"results are in {asked.out}")
 
 
 def job_command(
@@ -169,7 +169,10 @@ def job_command(
         except Exception as error:
             own.try_to_fail(error)
             raise
-    console.print(race_table(result.runs) if result.runs else f"the ticket is in {folder}")
+    if result.runs:
+        console.print(race_table(result.runs))
+    else:
+        say(f"the ticket is in {folder}")
 
 
 def _search(method: str, asked: Asked, seed: int, command: str) -> None:
@@ -182,7 +185,7 @@ def _search(method: str, asked: Asked, seed: int, command: str) -> None:
         return
     for path in folder.tickets().values():
         ticket, epochs = Ticket.load(path), folder.epochs()
-        console.print(
+        say(
             f"{method} kept {ticket.weights_left} weights ({100 * ticket.density:.2f} %) "
             f"after {len(epochs)} epochs and {epochs[-1].seconds:.1f} s: {path}"
         )
@@ -333,7 +336,7 @@ def _end(folder: RunFolder) -> None:
     """Say what failed, and let the exit code say it."""
     failures = folder.failures()
     for failure in failures:
-        console.print(failure.sentence, markup=False)
+        say(failure.sentence)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -364,4 +367,4 @@ def _print_savings(settings: Settings, savings: Sequence[Saving], out: Path) -> 
     if settings.accelerate != NEVER:
         console.print(savings_table(savings))
     if settings.accelerate == MEASURE:
-        console.print(f"for the same bits again, replay what was measured: --set accelerate={out}")
+        say(f"for the same bits again, replay what was measured: --set accelerate={out}")

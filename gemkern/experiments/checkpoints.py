@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +42,16 @@ class Checkpoints:
         for _, older in found[: 1 - KEPT]:
             older.unlink(missing_ok=True)
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the state of the last checkpoint that is whole; None where there is none.
+    def states(self) -> Iterator[dict[str, Any]]:
+        """Yield the states of the checkpoints that are whole, the last one first.
 
         A warning names each that is damaged, of another version or of another job.
         """
         for _, path in reversed(self._found()):
             try:
-                return self._read(path)
+                yield self._read(path)
             except GemkernError as error:
                 warnings.warn(str(error), stacklevel=2)
-        return None
 
     def clear(self) -> None:
         """Remove all checkpoints."""

@@ -217,16 +217,19 @@ def ticket_name(method: str, seed: int) -> str:
     return f"{method}-seed{seed}.ticket.safetensors"
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a file.
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a file holds.
 
     Raises:
         GemkernError: it is missing or damaged.
     """
     try:
-        return json.loads(read_text(path))
-    except ValueError as error:
+        found = json.loads(read_text(path))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds no object but a {type(found).__name__}")
+    except (TypeError, ValueError) as error:
         raise damaged(str(path), error) from error
+    return found
 
 
 def read_text(path: Path) -> str:

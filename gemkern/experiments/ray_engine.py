@@ -182,6 +182,30 @@ def ray_package() -> Any:
     return ray
 
 
+def check_address(address: str | None) -> str | None:
+    """Return where a cluster is: `address`, or what RAY_ADDRESS says; None for a new one here.
+
+    Raises:
+        GemkernError: nobody listens there.
+    """
+    where = address or os.environ.get("RAY_ADDRESS")
+    if where not in (None, "auto", "local"):
+        host, _, port = where.rpartition(":")
+        try:
+            # Ray itself would try for minutes.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise _unjoined(where, error) from error
+    return where
+
+
+def _unjoined(where: str | None, error: Exception) -> GemkernError:
+    return GemkernError(
+        f"the Ray cluster at {where or 'this machine'} cannot be joined ({error}): start it with "
+        "ray start --head, or leave --address out"
+    )
+
+
 @contextmanager
 def _cluster(address: str | None) -> Iterator[Any]:
     """Be connected to a cluster; one that is begun here ends with the body."""
@@ -189,14 +213,10 @@ def _cluster(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    where = address or os.environ.get("RAY_ADDRESS")
+    where = check_address(address)
     # Tasks pass no objects: the smallest store is large enough.
     new = {} if where else {"object_store_memory": 80 * 2**20}
     try:
-        if where not in (None, "auto", "local"):
-            # Ray itself would try for minutes.
-            host, _, port = where.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(
             where or "local",
             include_dashboard=False,
@@ -205,10 +225,7 @@ def _cluster(address: str | None) -> Iterator[Any]:
             **new,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise GemkernError(
-            f"the Ray cluster at {where or 'this machine'} cannot be joined ({error}): start it "
-            "with ray start --head, or leave --address out"
-        ) from error
+        raise _unjoined(where, error) from error
     except SystemExit:
         # Ray's own answer to SIGTERM while it starts.
         raise Stopped from None

@@ -261,6 +261,7 @@ class RunFolder:
         return {
             (job.method, seed): self.path / path.name
             for job in self.jobs()
+            if self.state_of(job) != "waiting"
             for seed, path in self.look_at(job).tickets().items()
         }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
+
+import torch
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.checkpoints import Checkpoints
@@ -58,11 +61,11 @@ def run_job(
             if ranks.is_first:
                 ticket.save(folder.path / ticket_name(job.method, seed))
 
-        work = Work(job, laboratory, given, note, found, ranks.share, ranks.wrap)
-        state = ranks.state_from_first(lambda: folder.checkpoints().load())
-        if state is not None:
-            _check_form(state, ranks)
-            work.load_state_dict(state)
+        work = _begun(
+            lambda: Work(job, laboratory, given, note, found, ranks.share, ranks.wrap),
+            folder,
+            ranks,
+        )
         if ranks.is_first:
             # What was trained after the checkpoint is trained again.
             folder.rewrite(work.records())
@@ -85,14 +88,46 @@ def laboratory_of(settings: Settings) -> Laboratory:
     return Laboratory(settings, None if chosen in CHOICES else RunFolder.load(chosen).records())
 
 
+def _begun(make: Callable[[], Work], folder: JobFolder, ranks: Ranks) -> Work:
+    """Return the work as its last checkpoint left it, or new where there is none.
+
+    A warning names each checkpoint that is passed over.
+
+    Raises:
+        GemkernError: there are checkpoints, and all are of an older gemkern, or of a model whose
+            source has changed.
+    """
+    states = folder.checkpoints().states() if ranks.is_first else iter(())
+    misfit: GemkernError | None = None
+    while (state := ranks.state_from_first(lambda: next(states, None))) is not None:
+        _check_form(state, ranks)
+        work = make()
+        try:
+            work.load_state_dict(state)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            misfit = GemkernError(
+                f"a checkpoint in {folder.path} does not fit this gemkern or this model ({what}): "
+                "go on with those that wrote it, or choose another --out"
+            )
+            warnings.warn(f"a checkpoint is passed over: {misfit}", stacklevel=3)
+        else:
+            return work
+    if misfit is not None:
+        raise misfit
+    return make()
+
+
 def _check_form(state: dict[str, Any], ranks: Ranks) -> None:
     """Check that ranks can go on with what was trained.
 
     Raises:
         GemkernError: its layers run sparse, which ranks cannot change while they train.
     """
-    forms = [method["forms"]["compressed"] for method in state["methods"] if "forms" in method]
-    if ranks.count > 1 and any(forms):
+    forms = [method.get("forms", {}) for method in state["methods"]]
+    if ranks.count > 1 and any(form.get("compressed") for form in forms):
         raise GemkernError(
             "layers of this run are sparse by now, which DistributedDataParallel cannot follow: go "
             "on in one process"

@@ -15,6 +15,7 @@ import pytest
 from command import call
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from gemkern.errors import GemkernError
 from gemkern.experiments.logs import EVENTS, jsonl, tensorboard
 from gemkern.experiments.records import EpochRecord
 from gemkern.experiments.run_folder import RunFolder
@@ -128,8 +129,16 @@ def test_without_tensorboard_one_sentence_comes_before_the_first_step(
         "gemkern: tensorboard is not installed: pip install gemkern[tensorboard], or leave --log "
         "out"
     )
-    assert not list(tmp_path.rglob("epochs.jsonl"))
-    assert not list(tmp_path.rglob("checkpoint-*"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_event_files_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / EVENTS).write_text("in the way")
+    with (
+        tensorboard(tmp_path) as log,
+        pytest.raises(GemkernError, match=rf"could not write {tmp_path / EVENTS}: .*; free some"),
+    ):
+        log(FIRST)
 
 
 def test_another_log_is_refused(

@@ -209,6 +209,36 @@ def test_a_checkpoint_that_is_not_whole_is_named_and_the_one_before_is_used(
     assert outcome(stopped) == outcome(whole)
 
 
+def misshape(folder: JobFolder, newest: int) -> None:
+    """Let the newest checkpoints be such as another version of a search has written."""
+    states = list(folder.checkpoints().states())
+    folder.checkpoints().clear()
+    for number, one in reversed(list(enumerate(states))):
+        if number < newest:
+            one["methods"][0]["forms"] = {"of": "another shape"}
+        folder.checkpoints().save(one)
+
+
+def test_a_checkpoint_that_does_not_fit_is_said_and_the_one_before_is_used(
+    stopped: JobFolder, tmp_path: Path
+) -> None:
+    misshape(stopped, newest=1)
+    with pytest.warns(UserWarning, match=r"is passed over: .* does not fit this gemkern"):
+        run_job(stopped, Laboratory(settings()))
+    whole = JobFolder.create(tmp_path / "whole", stopped.job())
+    run_job(whole, Laboratory(settings()))
+    assert outcome(stopped) == outcome(whole)
+
+
+@pytest.mark.filterwarnings("ignore:a checkpoint is passed over")
+def test_hours_are_not_lost_where_no_checkpoint_fits(stopped: JobFolder) -> None:
+    misshape(stopped, newest=2)
+    before = [path.read_bytes() for path in checkpoints(stopped)]
+    with pytest.raises(GemkernError, match="go on with those that wrote it"):
+        run_job(stopped, Laboratory(settings()))
+    assert [path.read_bytes() for path in checkpoints(stopped)] == before
+
+
 def test_epochs_after_the_checkpoint_are_trained_again(stopped: JobFolder) -> None:
     text = (stopped.path / "epochs.jsonl").read_text()
     more = {**json.loads(text.splitlines()[-1]), "epoch": 77}
@@ -256,8 +286,7 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.parametrize("original", STATES)
 def test_states_come_back_from_their_files(tmp_path: Path, original: Any) -> None:
     Checkpoints(tmp_path, "job").save({"state": original})
-    loaded = Checkpoints(tmp_path, "job").load()
-    assert loaded is not None
+    loaded = next(Checkpoints(tmp_path, "job").states())
     assert same(loaded["state"], original)
     tree, tensors = pack(original)
     assert same(unpack(json.loads(json.dumps(tree)), tensors), original)
@@ -271,6 +300,5 @@ def test_what_a_checkpoint_cannot_hold_is_named() -> None:
 def test_what_shares_its_memory_is_written_twice(tmp_path: Path) -> None:
     tied = torch.randn(4)
     Checkpoints(tmp_path, "job").save({"a": tied, "b": tied.view(2, 2)})
-    loaded = Checkpoints(tmp_path, "job").load()
-    assert loaded is not None
+    loaded = next(Checkpoints(tmp_path, "job").states())
     assert torch.equal(loaded["a"], loaded["b"].flatten())

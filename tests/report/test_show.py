@@ -174,6 +174,17 @@ def test_jobs_in_every_state(folder: RunFolder) -> None:
     assert {*folder.path.rglob("*")} - {*before} == {running.path / ".lock"}, "nothing is made"
 
 
+def test_a_job_that_was_not_begun_has_no_tickets(folder: RunFolder) -> None:
+    assert folder.tickets() == {}
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null"])
+def test_a_configuration_that_is_no_object_is_named(folder: RunFolder, content: str) -> None:
+    (folder.path / "config.json").write_text(content)
+    with pytest.raises(GemkernError, match=r"config\.json is damaged \(it holds no object"):
+        folder.jobs()
+
+
 def test_a_damaged_job_is_named(folder: RunFolder) -> None:
     path = folder.folder_of(job("imp", 3)).path / "epochs.jsonl"
     path.write_text("{}\n")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -128,6 +129,7 @@ class Laboratory:
             weight_decay=self.settings.weight_decay,
             schedule=self.settings.finetune_schedule,
             accelerated=accelerated,
+            batches=partial(self._batches, seed),
             ticket=ticket,
         )
 
@@ -158,11 +160,17 @@ class Laboratory:
             )
         return self._records[method, seed, phase]
 
+    def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the training batches of `seed`, epoch after epoch."""
+        batches = self.data.training(self.settings.batch_size, seed)
+        for epoch in itertools.count():
+            batches.begin(epoch)
+            for _ in range(len(batches)):
+                yield batches.take()
+
     def first_batch(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a training step: the first batch of seed 0."""
-        batches = self.data.training(self.settings.batch_size, seed=0)
-        batches.begin(0)
-        return batches.take()
+        return next(self._batches(seed=0))
 
     def finetuning(self, model: nn.Module, accelerated: Accelerated = NEVER) -> WeightTraining:
         """Return the settings' finetuning recipe for `model`, before its first step."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -30,6 +31,7 @@ class Course:
         records: one an epoch, of both phases.
         ticket: what was found; None before, and where the network is trained as it is.
         accuracy: on the test set, before finetuning.
+        drawn_seconds: what it took to draw the ticket at once.
     """
 
     seed: int
@@ -37,17 +39,18 @@ class Course:
     savings: list[Saving] = field(default_factory=list)
     ticket: Ticket | None = None
     accuracy: float = math.nan
+    drawn_seconds: float = 0.0
 
     def of(self, phase: Phase) -> list[EpochRecord]:
         """Return the records of `phase`."""
         return [record for record in self.records if record.phase == phase]
 
     def seconds(self, phase: Phase) -> float:
-        """Return the seconds that `phase` trained."""
+        """Return the seconds that `phase` took; those of evaluations do not count."""
         ends = [record.seconds for record in self.of(phase)]
-        if not ends:
-            return 0.0
-        return ends[-1] - (self.seconds("find") if phase == "finetune" else 0.0)
+        if phase == "find":
+            return ends[-1] if ends else self.drawn_seconds
+        return ends[-1] - self.seconds("find") if ends else 0.0
 
     def step_ms(self) -> float:
         """Return the median over epochs of the mean step, of the search if there was one."""
@@ -165,7 +168,7 @@ class Work:
             self._prepare_finetuning()
 
     def _prepare_search(self) -> None:
-        """Make the searches; where there is nothing to train, the tickets."""
+        """Make the searches, or draw the tickets."""
         made = [
             METHODS[self.job.method].make(
                 self.laboratory.start(
@@ -185,8 +188,11 @@ class Work:
             self._training = self._new_training()
             return
         for course, one in zip(self.courses, made, strict=True):
-            if isinstance(one, Ticket):
-                self._take(course, one)
+            if not isinstance(one, (Search, nn.Module)):
+                started = time.perf_counter()
+                ticket = one()
+                course.drawn_seconds = time.perf_counter() - started
+                self._take(course, ticket)
 
     def _end_search(self) -> None:
         self._note_savings()
@@ -247,7 +253,7 @@ class Work:
         """Write an epoch down; its seconds go on from the last one's."""
         assert self.phase is not None
         course, method = self.courses[i], self._methods[i]
-        before = course.records[-1].seconds if course.records else 0.0
+        before = course.records[-1].seconds if course.records else course.drawn_seconds
         record = EpochRecord(
             method=self.job.method,
             seed=course.seed,
@@ -319,6 +325,7 @@ def _course_state(course: Course) -> dict[str, Any]:
         "savings": [asdict(saving) for saving in course.savings],
         "ticket": None if course.ticket is None else vars(course.ticket),
         "accuracy": course.accuracy,
+        "drawn_seconds": course.drawn_seconds,
     }
 
 
@@ -329,4 +336,5 @@ def _course(state: dict[str, Any]) -> Course:
         savings=[Saving(**saving) for saving in state["savings"]],
         ticket=None if state["ticket"] is None else Ticket(**state["ticket"]),
         accuracy=state["accuracy"],
+        drawn_seconds=state["drawn_seconds"],
     )

@@ -30,6 +30,7 @@ class Compressible(nn.Module):
     scores: Any
     active: Tensor
     effective: Any
+    override: Any = None
     whole_weight: Tensor
     # Where the weights of a compressed layer remain. No buffers: an average of models would move
     # places as it moves values.
@@ -212,8 +213,15 @@ def compress_all(layers: Sequence[Compressible]) -> None:
     """Compress `layers`, or none of them.
 
     Raises:
-        GemkernError: DistributedDataParallel has made buckets for their parameters.
+        GemkernError: DistributedDataParallel has made buckets for their parameters, or a layer has
+            an override.
     """
+    for layer in layers:
+        if layer.override is not None:
+            raise GemkernError(
+                f"{layer} computes with weights that a search makes: it cannot be compressed "
+                "before the search lets go of it"
+            )
     with _changing_form(layers):
         try:
             for layer in layers:

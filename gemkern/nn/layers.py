@@ -26,7 +26,9 @@ from gemkern.ops.dispatch import choose
 from gemkern.optim.effective import Effective
 
 # What a layer knows of its tensors as they are; not true of a copy.
-_OF_THIS_OBJECT = ("effective", "habit", "_compressed_active")
+_OF_THIS_OBJECT = ("effective", "habit", "override", "_compressed_active")
+# Returns the weight that a layer computes with, of its whole shape, in a dtype.
+Override = Callable[[Any, torch.dtype], Tensor]
 
 
 class Masked(Compressible):
@@ -40,6 +42,8 @@ class Masked(Compressible):
         effective: what a fused optimiser of the scores left of its last step, or None; no copy,
             pickle or move of the layer keeps it.
         habit: what the layer learnt of how its results are used, or None.
+        override: while a search computes with other weights than score and mask say, what returns
+            them, with whatever gradients the search wants; or None. No copy of the layer keeps it.
     """
 
     weight: Tensor
@@ -48,6 +52,7 @@ class Masked(Compressible):
     active: Tensor
     effective: Effective | None = None
     habit: Habit | None = None
+    override: Override | None = None
 
     def _add_mask(self, scores: bool) -> None:
         self.register_buffer("active", torch.ones_like(self.weight, dtype=torch.bool))
@@ -75,10 +80,14 @@ class Masked(Compressible):
         return ops.threshold(scores, [self.active])[0]
 
     def _written_weight(self, operator: str, x: Tensor) -> Tensor | None:
-        """Return the effective weight for `x` if a fused score step has written it, and it holds.
+        """Return the effective weight for `x` where something else than the layer makes it.
 
-        Compiled code has no such weight: it cannot see when one ceases to hold.
+        That is an override, or a fused score step, whose weight holds for as long as nothing has
+        changed; compiled code, which cannot see that, has no such weight.
         """
+        if self.override is not None:
+            check_device(operator, "x", x, self.weight)
+            return self.override(self, compute_dtype(operator, x, self.weight))
         if self.effective is None or torch.compiler.is_compiling():
             return None
         check_device(operator, "x", x, self.weight)

@@ -4,7 +4,7 @@ A search is one object (`Search`) in one file: `epochs`, `step()`, `end_epoch()`
 `density`, `state_dict()` and `load_state_dict()`. `METHODS` is the table of all methods.
 """
 
-from gemkern.tickets.entry import Entry, Start, option
+from gemkern.tickets.entry import Draw, Entry, Start, option
 from gemkern.tickets.gem_miner import GemMiner
 from gemkern.tickets.imp import IMP
 from gemkern.tickets.methods import METHODS
@@ -23,6 +23,7 @@ from gemkern.tickets.ticket import Ticket
 __all__ = [
     "IMP",
     "METHODS",
+    "Draw",
     "Entry",
     "GemMiner",
     "Search",

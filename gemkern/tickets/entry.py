@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gemkern.tickets.search import Search
 from gemkern.tickets.ticket import Ticket
 from gemkern.training.forms import Accelerated
+
+Draw = Callable[[], Ticket]
 
 
 def option(default: Any, help: str, *, epochs: bool = False) -> Any:
@@ -42,6 +44,8 @@ class Start:
         weight_decay, schedule: of the training of weights, the same for all methods.
         ticket: what the method that this one `needs` found for the seed.
         accelerated: returns how a search is to be accelerated.
+        batches: returns training batches, images and labels, in the order in which the seed trains
+            on them, epoch after epoch without an end.
     """
 
     own: Any
@@ -54,6 +58,7 @@ class Start:
     weight_decay: float
     schedule: str
     accelerated: Callable[[], Accelerated]
+    batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     ticket: Ticket | None = None
 
 
@@ -62,15 +67,15 @@ class Entry:
     """A method, as the table of them holds it.
 
     Attributes:
-        make: returns the search to run, the ticket that was drawn at once, or a network to train
-            as it is.
+        make: returns the search to run, a function that draws the ticket at once, or a network to
+            train as it is; what cannot be is refused here.
         settings: a frozen dataclass of `option`s, named as no option of another method.
         colour: in figures.
         init: the option that names the initial weights; None for those of what it needs.
         needs: the method whose ticket, of the same seed, is where this one starts.
     """
 
-    make: Callable[[Start], Search | Ticket | nn.Module]
+    make: Callable[[Start], Search | Draw | nn.Module]
     colour: str
     settings: type = NoSettings
     init: str | None = None

@@ -14,20 +14,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert, decelerate
+from gemkern.nn import convert
 from gemkern.numbers import whole_number
-from gemkern.optim import MaskedSGD, carrying
-from gemkern.optim.effective import leaf_grad
 from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.schedules import imp_weights_left
-from gemkern.tickets.search import Search, remove_lowest
+from gemkern.tickets.search import remove_lowest
 from gemkern.tickets.state import load_weights_state, weights_state, zero_masked_weights
 from gemkern.tickets.ticket import Ticket
+from gemkern.tickets.weight_search import WeightSearch
 from gemkern.training.forms import Accelerated
 from gemkern.training.weights import WeightTraining
 
 
-class IMP(Search):
+class IMP(WeightSearch):
     """Find a ticket in `model`, whose weights learn (`gemkern.convert(model)`), round by round.
 
     A round trains for `round_epochs` epochs, removes the smallest magnitudes over all layers, ties
@@ -56,8 +55,6 @@ class IMP(Search):
         GemkernError: the model has scores, an unknown rewinding, or a plan that cannot be.
     """
 
-    optimizer: MaskedSGD
-
     def __init__(
         self,
         model: nn.Module,
@@ -74,31 +71,24 @@ class IMP(Search):
         name: str | None = None,
         accelerated: Accelerated = False,
     ) -> None:
-        super().__init__(model, round_epochs)
-        for layer_name, layer in self.layers.items():
-            if layer.scores is not None:
-                raise GemkernError(
-                    f"layer {layer_name!r} learns scores where IMP learns weights: convert the "
-                    "model with gemkern.convert(model)"
-                )
-        active = self._plan_from(density)
-        counts = [active, *imp_weights_left(active, density * (self.total / active), prune)]
-        self._removals = [before - after for before, after in itertools.pairwise(counts)]
-        self._training = WeightTraining(
+        super().__init__(
             model,
-            self.epochs,
+            round_epochs,
+            method="IMP",
             lr=lr,
             momentum=momentum,
             weight_decay=weight_decay,
             schedule=schedule,
+            model_seed=model_seed,
+            name=name,
         )
+        active = self._plan_from(density)
+        counts = [active, *imp_weights_left(active, density * (self.total / active), prune)]
+        self._removals = [before - after for before, after in itertools.pairwise(counts)]
         self._round_epochs = self.epochs
         self.epochs *= self.rounds
         self._rewind_step = _rewind_step(rewind)
-        self._steps = 0
         self._point: _RewindPoint | None = None
-        self._model_seed = None if model_seed is None else whole_number("the seed", model_seed)
-        self._name = name
         self._mark_rewind_point()
         self._begin(self._training.optimizer, accelerated)
 
@@ -109,14 +99,8 @@ class IMP(Search):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything beside the model's state: place, training and rewind point."""
-        return {
-            "epoch": self.epoch,
-            "steps": self._steps,
-            "steps_of_epoch": self._steps_of_epoch,
-            "training": self._training.state_dict(),
-            "rewind_point": None if self._point is None else self._point.as_dict(),
-            "forms": self.forms.state_dict(),
-        }
+        point = None if self._point is None else self._point.as_dict()
+        return {**super().state_dict(), "rewind_point": point}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; load the model's state first.
@@ -124,31 +108,9 @@ class IMP(Search):
         Raises:
             GemkernError: the search was accelerated, and the model does not have its masks.
         """
-        self.epoch = state["epoch"]
-        self._steps, self._steps_of_epoch = state["steps"], state["steps_of_epoch"]
-        self._training.load_state_dict(state["training"])
-        self.forms.load_state_dict(state["forms"])
+        super().load_state_dict(state)
         point = state["rewind_point"]
         self._point = None if point is None else _RewindPoint(**point)
-
-    @property
-    def capturable(self) -> bool:
-        """Whether `learn` works on the same tensors, from the same numbers, to the end."""
-        return super().capturable and self._training.capturable
-
-    def learn(self) -> None:
-        """Move the weights by the gradients that are there, and clear all of the model's.
-
-        Raises:
-            GemkernError: there are none.
-        """
-        self._require_gradient(
-            any(
-                layer.weight.grad is not None or leaf_grad(layer) is not None
-                for layer in self.layers.values()
-            )
-        )
-        self._training.learn()
 
     def end_step(self) -> None:
         """Count the step; where it is the one to rewind to, keep what there is.
@@ -157,7 +119,6 @@ class IMP(Search):
             GemkernError: the search is over.
         """
         super().end_step()
-        self._steps += 1
         self._mark_rewind_point()
 
     def _close_epoch(self) -> bool:
@@ -181,8 +142,7 @@ class IMP(Search):
             )
 
     def _close_round(self, index: int) -> None:
-        with carrying(self.optimizer, self.layers.values()):
-            decelerate(self.model)
+        self._whole()
         active = [layer.active for layer in self.layers.values()]
         remove_lowest(self._magnitudes(), active, self._removals[index])
         if self._point is None:
@@ -207,9 +167,6 @@ class IMP(Search):
             name=self._name,
             seed=self._model_seed,
         )
-
-    def _magnitudes(self) -> list[Tensor]:
-        return [layer.weight.detach().abs() for layer in self.layers.values()]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gemkern.tickets.entry import Entry, Start
+from gemkern.tickets.entry import Draw, Entry, Start
 from gemkern.tickets.randomness import RIVAL_SEED, generator
 from gemkern.tickets.ticket import Ticket
 
@@ -33,10 +34,10 @@ def random_mask(shape: torch.Size, count: int, stream: torch.Generator) -> Tenso
     return mask.reshape(shape)
 
 
-def drawn(start: Start) -> Ticket:
-    """Draw random positions, as many in each layer as the mined ticket has."""
+def drawn(start: Start) -> Draw:
+    """Return what draws random positions, as many in each layer as the mined ticket has."""
     assert start.ticket is not None
-    return random_ticket(start.ticket, seed=RIVAL_SEED + start.seed)
+    return partial(random_ticket, start.ticket, seed=RIVAL_SEED + start.seed)
 
 
 ENTRY = Entry(drawn, colour="#009E73", needs="gem-miner")

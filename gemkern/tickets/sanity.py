@@ -7,11 +7,12 @@ Frankle et al., "Pruning Neural Networks at Initialization", ICLR 2021; used in 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import torch
 from torch import nn
 
-from gemkern.tickets.entry import Entry, Start
+from gemkern.tickets.entry import Draw, Entry, Start
 from gemkern.tickets.randomness import RIVAL_SEED, generator
 from gemkern.tickets.ticket import Ticket
 
@@ -45,17 +46,17 @@ def reinitialised(ticket: Ticket, fresh: nn.Module, *, model_seed: int | None = 
     )
 
 
-def permuted(start: Start) -> Ticket:
-    """Permute the mined ticket's mask within each layer."""
+def permuted(start: Start) -> Draw:
+    """Return what permutes the mined ticket's mask within each layer."""
     assert start.ticket is not None
-    return shuffled(start.ticket, seed=2 * RIVAL_SEED + start.seed)
+    return partial(shuffled, start.ticket, seed=2 * RIVAL_SEED + start.seed)
 
 
-def begun_anew(start: Start) -> Ticket:
-    """Keep the mined ticket's masks over other initial weights of the same distribution."""
+def begun_anew(start: Start) -> Draw:
+    """Return what keeps the mined masks over other initial weights of the same kind."""
     assert start.ticket is not None
     seed = RIVAL_SEED + start.seed
-    return reinitialised(start.ticket, start.fresh(seed), model_seed=seed)
+    return partial(reinitialised, start.ticket, start.fresh(seed), model_seed=seed)
 
 
 SHUFFLED = Entry(permuted, colour="#E69F00", needs="gem-miner")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gemkern import ops
 from gemkern.errors import GemkernError
@@ -82,6 +83,10 @@ class Search(ABC):
     def capturable(self) -> bool:
         """Whether `learn` works on the same tensors, from the same numbers, to the end."""
         return self.forms.never
+
+    def loss(self, outputs: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Return what a step descends on, from the model's outputs for `images`: cross-entropy."""
+        return F.cross_entropy(outputs, labels)
 
     @abstractmethod
     def learn(self) -> None:

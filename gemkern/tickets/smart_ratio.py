@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 from torch import nn
 
 from gemkern.errors import GemkernError
 from gemkern.nn import convert
 from gemkern.optim import masked_layers, unwrapped, whole_shape
-from gemkern.tickets.entry import Entry, Start, option
+from gemkern.tickets.entry import Draw, Entry, Start, option
 from gemkern.tickets.random_ticket import random_mask
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import check_density
@@ -116,13 +117,18 @@ class SmartRatioSettings:
     smart_ratio_init: str = option("kaiming_normal", "Initial weights of the smart ratio.")
 
 
-def drawn(start: Start) -> Ticket:
-    """Draw as many weights as all tickets keep."""
+def drawn(start: Start) -> Draw:
+    """Return what draws as many weights as all tickets keep."""
     model = start.fresh(start.seed)
     convert(model)
     density = start.weights / start.total
-    return smart_ratio_ticket(
-        model, density, seed=start.seed, name=start.name, model_seed=start.seed
+    return partial(
+        smart_ratio_ticket,
+        model,
+        density,
+        seed=start.seed,
+        name=start.name,
+        model_seed=start.seed,
     )
 
 

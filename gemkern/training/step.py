@@ -6,8 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from gemkern.data import Batches
 from gemkern.optim.effective import clear_leaf_grads
@@ -22,6 +21,9 @@ class Method(Protocol):
     @property
     def capturable(self) -> bool:
         """Whether `learn` is worth a replay of its captured graph, as long as the run lasts."""
+
+    def loss(self, outputs: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Return what the step descends on, a scalar, from the model's outputs for `images`."""
 
     def learn(self) -> None:
         """Learn from the gradients that are there, and clear them: the device's part of a step."""
@@ -84,7 +86,7 @@ class TrainingStep:
     def __call__(self) -> None:
         images, labels = self._batches.take()
         with autocasting(self.device, self._autocast):
-            loss = F.cross_entropy(self._model(images), labels)
+            loss = self._method.loss(self._model(images), labels, images)
         loss.backward()
         self._method.learn()
         self.total += loss.detach()

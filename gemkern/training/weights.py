@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gemkern.errors import GemkernError
 from gemkern.numbers import whole_number
@@ -73,6 +74,10 @@ class WeightTraining:
         """Take one SGD step from the gradients that are there, and clear them."""
         self.learn()
         self.end_step()
+
+    def loss(self, outputs: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Return the cross-entropy of `outputs`."""
+        return F.cross_entropy(outputs, labels)
 
     def learn(self) -> None:
         """Take one SGD step from the gradients that are there, and clear them."""

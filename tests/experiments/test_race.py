@@ -243,7 +243,7 @@ def test_seconds_and_steps_of_a_run_are_those_of_its_epochs(held: Race) -> None:
     for run in held.runs:
         own = [r for r in held.records if (r.method, r.seed) == (run.method, run.seed)]
         assert run.find_seconds + run.finetune_seconds == pytest.approx(own[-1].seconds)
-        assert (run.find_seconds > 0) is (run.method in ("imp", "gem-miner"))
+        assert (run.find_seconds > 0) is (run.method != "dense"), "drawing takes its time too"
         assert min(r.step_ms for r in own) <= run.step_ms <= max(r.step_ms for r in own)
 
 

@@ -56,6 +56,8 @@ pathlib.Path.replace = stopped
 """
 # Kills of a command that is tortured.
 LEAST = 3
+# How often a way is tried, until it meets a run that is under way.
+TRIES = 12
 # A process dies that was killed by a signal, or says that it was stopped.
 STOPPED = 130
 REFUSED = 2
@@ -68,6 +70,7 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     resumes: int = 0
     refusals: int = 0
+    compared: int = 0
     lost: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
 
@@ -130,109 +133,155 @@ def _without_density(words: Sequence[str]) -> tuple[str, ...]:
 
 
 class Torture:
-    """Stops one run in all the ways there are, until it has ended."""
+    """Stops runs of one command in all the ways there are.
+
+    A stop counts where it met a run that was under way. A run that has ended is compared with the
+    one that was left alone, and the next begins anew.
+    """
 
     def __init__(
-        self, subject: Subject, alone: float, numbers: random.Random, tally: Tally
+        self, subject: Subject, alone: Path, seconds: float, numbers: random.Random, tally: Tally
     ) -> None:
-        self._subject, self._alone, self._numbers, self._tally = subject, alone, numbers, tally
-        self._ways: list[tuple[str, Callable[[Path], None]]] = [
-            ("SIGKILL", lambda out: self._signal(out, signal.SIGKILL)),
-            ("SIGTERM", lambda out: self._signal(out, signal.SIGTERM)),
-            ("SIGINT", lambda out: self._signal(out, signal.SIGINT)),
+        self._subject, self._alone, self._seconds = subject, alone, seconds
+        self._out = alone.with_name(alone.name.replace("alone", "tortured"))
+        self._numbers, self._tally = numbers, tally
+        self._ways: list[tuple[str, Callable[[], bool]]] = [
+            ("SIGKILL", lambda: self._signal(signal.SIGKILL)),
+            ("SIGTERM", lambda: self._signal(signal.SIGTERM)),
+            ("SIGINT", lambda: self._signal(signal.SIGINT)),
+            ("second process", self._second),
             ("between write and rename", self._between),
             ("full disk", self._full),
             ("read-only folder", self._read_only),
             ("cut checkpoint", self._cut),
-            ("second process", self._second),
         ]
 
-    def stop(self, out: Path, number: int) -> None:
-        """Stop the run in the folder in one of the ways."""
+    def stop(self, number: int) -> None:
+        """Stop a run in one of the ways."""
         name, way = self._ways[number % len(self._ways)]
-        self._tally.kills[name] += 1
-        way(out)
+        for _ in range(TRIES):
+            met = way()
+            self._compare_if_ended()
+            if met:
+                self._tally.kills[name] += 1
+                return
+        self._tally.lost.append(f"{self._subject.name}: {name} met no run in {TRIES} tries")
 
-    def end(self, out: Path) -> int:
-        """Let the run go on to its end; return its exit code."""
-        self._tally.resumes += 1
-        process = self._subject.run(out, GOING_ON)
+    def end(self) -> None:
+        """Let the run go on to its end."""
+        process = self._start()
         _, errors = process.communicate()
         if process.returncode:
             self._tally.lost.append(f"{self._subject.name}: {errors.decode()[-400:]}")
-        return process.returncode
+        else:
+            self._compare_if_ended()
 
-    def _moment(self) -> float:
-        return self._numbers.uniform(0.3, 1.0) * self._alone
+    def _compare_if_ended(self) -> None:
+        path = self._out / "results.json"
+        results = json.loads(path.read_text()) if path.exists() else {"left": ["all"]}
+        if results["left"] or results["failed"]:
+            return
+        # Of what is at its top, some is written after that.
+        self._start().communicate()
+        ours, theirs = outcome(self._out), outcome(self._alone)
+        different = [name for name in theirs if ours.get(name) != theirs[name]]
+        self._tally.different += [f"{self._subject.name}: {name}" for name in different]
+        self._tally.compared += 1
+        shutil.rmtree(self._out)
 
-    def _signal(self, out: Path, number: int) -> None:
-        self._tally.resumes += 1
-        process = self._subject.run(out, GOING_ON)
+    def _start(self, **options: Any) -> subprocess.Popen[bytes]:
+        self._tally.resumes += (self._out / "config.json").exists()
+        return self._subject.run(self._out, GOING_ON, **options)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait for a moment; return whether the process still lives."""
         try:
-            process.communicate(timeout=self._moment())
+            process.wait(timeout=self._numbers.uniform(0.2, 0.9) * self._seconds)
         except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            _, errors = process.communicate(timeout=120)
-            polite = number != signal.SIGKILL
-            said = b"gemkern: stopped; go on with: gemkern" in errors
-            early = b"KeyboardInterrupt" in errors
-            if polite and process.returncode not in (0, STOPPED, -number) and not early:
-                self._tally.lost.append(f"{self._subject.name}: exit {process.returncode}")
-            if polite and process.returncode == STOPPED and not said and not early:
-                self._tally.lost.append(f"{self._subject.name}: no word of how to go on")
+            return True
+        process.communicate()
+        return False
 
-    def _between(self, out: Path) -> None:
-        self._tally.resumes += 1
+    def _signal(self, number: int) -> bool:
+        process = self._start()
+        if not self._wait(process):
+            return False
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        if number != signal.SIGKILL:
+            self._check_manners(process.returncode, errors, number)
+        return process.returncode != 0
+
+    def _check_manners(self, code: int, errors: bytes, number: int) -> None:
+        """Check that a process that was asked to stop did, and said how to go on."""
+        if b"KeyboardInterrupt" in errors:
+            # Python's own answer, before any of the command was there.
+            return
+        if code not in (0, STOPPED, -number):
+            self._tally.lost.append(f"{self._subject.name}: exit {code}")
+        if code == STOPPED and b"gemkern: stopped; go on with: gemkern" not in errors:
+            self._tally.lost.append(f"{self._subject.name}: no word of how to go on")
+
+    def _between(self) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "sitecustomize.py").write_text(BETWEEN)
             renames = str(self._numbers.randint(2, 30))
             paths = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
             environment = {**os.environ, "PYTHONPATH": paths, "SOAK_RENAMES": renames}
-            self._subject.run(out, GOING_ON, env=environment).communicate()
+            process = self._start(env=environment)
+            process.communicate()
+        return process.returncode == -signal.SIGKILL
 
-    def _full(self, out: Path) -> None:
+    def _full(self) -> bool:
         """Let no file grow beyond a few bytes, as on a disk that is full."""
-        self._tally.resumes += 1
 
         def limit() -> None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-        self._subject.run(out, GOING_ON, preexec_fn=limit).communicate()
+        process = self._start(preexec_fn=limit)
+        process.communicate()
+        return process.returncode != 0
 
-    def _read_only(self, out: Path) -> None:
+    def _read_only(self) -> bool:
         """Let a file stand where the folder of jobs is to be."""
-        jobs, aside = out / "jobs", out / "aside"
+        jobs, aside = self._out / "jobs", self._out / "aside"
         if not jobs.exists():
-            return
-        self._tally.resumes += 1
+            return self._signal(signal.SIGKILL) and jobs.exists() and self._read_only()
         jobs.rename(aside)
         jobs.write_text("in the way")
-        process = self._subject.run(out, GOING_ON)
+        process = self._start()
         process.communicate()
         jobs.unlink()
         aside.rename(jobs)
         if process.returncode == 0:
             self._tally.lost.append(f"{self._subject.name}: ran where nothing could be written")
+        return True
 
-    def _cut(self, out: Path) -> None:
-        self._signal(out, signal.SIGKILL)
-        checkpoints = sorted(out.glob("jobs/*/checkpoint-*"), key=lambda path: path.stat().st_mtime)
-        if checkpoints:
-            content = checkpoints[-1].read_bytes()
-            checkpoints[-1].write_bytes(content[: self._numbers.randrange(len(content))])
+    def _cut(self) -> bool:
+        if not self._signal(signal.SIGKILL):
+            return False
+        found = self._out.glob("jobs/*/checkpoint-*")
+        checkpoints = sorted(found, key=lambda path: path.stat().st_mtime)
+        if not checkpoints:
+            return False
+        content = checkpoints[-1].read_bytes()
+        checkpoints[-1].write_bytes(content[: self._numbers.randrange(len(content))])
+        return True
 
-    def _second(self, out: Path) -> None:
-        self._tally.resumes += 1
-        first = self._subject.run(out, GOING_ON)
-        time.sleep(self._moment())
-        second = self._subject.run(out, GOING_ON)
+    def _second(self) -> bool:
+        first = self._start()
+        if not self._wait(first):
+            return False
+        second = self._start()
         second.communicate()
-        if first.poll() is None and second.returncode != REFUSED:
+        met = first.poll() is None
+        if met and second.returncode != REFUSED:
             self._tally.lost.append(f"{self._subject.name}: a second process ran in its folder")
-        self._tally.refusals += second.returncode == REFUSED
+        self._tally.refusals += met and second.returncode == REFUSED
         first.kill()
         first.communicate()
+        return met
 
 
 def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Tally:
@@ -249,20 +298,16 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Tal
     for subject, count in zip(chosen, each, strict=True):
         if not count:
             continue
-        alone, tortured = (folder / f"{what} {first}" for what in ("alone", "tortured"))
+        alone = folder / f"alone {first}"
         started = time.monotonic()
         subject.run(alone).communicate()
-        torture = Torture(subject, time.monotonic() - started, numbers, tally)
+        torture = Torture(subject, alone, time.monotonic() - started, numbers, tally)
         for number in range(first, first + count):
-            torture.stop(tortured, number)
+            torture.stop(number)
+        torture.end()
         first += count
-        if torture.end(tortured) == 0:
-            ours, theirs = outcome(tortured), outcome(alone)
-            different = [name for name in theirs if ours.get(name) != theirs[name]]
-            tally.different += [f"{subject.name}: {name}" for name in different]
         say(f"{subject.name}: {count} kills")
         shutil.rmtree(alone)
-        shutil.rmtree(tortured, ignore_errors=True)
     return tally
 
 
@@ -278,7 +323,7 @@ def main(
         console.print(f"{count:4} times: {name}")
     console.print(
         f"{tally.kills.total()} kills, {tally.resumes} resumes, {tally.refusals} refusals, "
-        f"{len(tally.lost)} lost, {len(tally.different)} different"
+        f"{tally.compared} compared, {len(tally.lost)} lost, {len(tally.different)} different"
     )
     for what in (*tally.lost, *tally.different):
         console.print(what, markup=False)

@@ -63,6 +63,7 @@ def race(
     methods: Sequence[str] = ("dense", "gem-miner", "imp", "random"),
     density: float | None = None,
     seeds: int | Iterable[int] = 3,
+    of: str | None = None,
     epochs: int | None = None,
     preset: str | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -80,6 +81,7 @@ def race(
         methods: names in `gemkern.tickets.METHODS`.
         density: fraction of the maskable weights that remains.
         seeds: how many, or which.
+        of: the method whose tickets are shuffled, reinitialised and drawn anew; Gem-Miner if None.
         epochs: of a search, of a round of IMP and of finetuning; None for the preset's.
         preset: named settings, as --preset.
         out: folder for results, tickets and checkpoints; None to keep nothing.
@@ -102,7 +104,7 @@ def race(
     resolved = resolve(preset, chosen)
     count = range(whole_number("seeds", seeds)) if not isinstance(seeds, Iterable) else seeds
     chosen_seeds = [whole_number("a seed", seed, least=0) for seed in count]
-    jobs = plan(resolved, methods, chosen_seeds)
+    jobs = plan(resolved, methods, chosen_seeds, of)
     laboratory = Laboratory(resolved, data=own_data, build=own_build)
     rehearse(laboratory, methods)
     with nullcontext(out) if out is not None else tempfile.TemporaryDirectory() as path:

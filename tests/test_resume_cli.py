@@ -160,7 +160,7 @@ def test_a_job_is_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     alone, split = tmp_path / "alone", tmp_path / "split"
     assert call(monkeypatch, *RACE, "--out", alone) == 0
     # What a race makes before its first step is enough for other machines.
-    monkeypatch.setattr("gemkern.cli.runs.run_in_turn", lambda *given, **options: None)
+    monkeypatch.setattr("gemkern.cli.holding.run_in_turn", lambda *given, **options: None)
     call(monkeypatch, *RACE, "--out", split)
     monkeypatch.undo()
     folder = RunFolder.load(split)

@@ -77,7 +77,7 @@ def test_a_finished_race(race: Path, monkeypatch: pytest.MonkeyPatch, capfd: Cap
 
 
 def test_a_run_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
-    monkeypatch.setattr("gemkern.cli.runs.run_in_turn", lambda *given, **options: None)
+    monkeypatch.setattr("gemkern.cli.holding.run_in_turn", lambda *given, **options: None)
     call(monkeypatch, *RACE, "--out", tmp_path)
     capfd.readouterr()
     assert call(monkeypatch, "show", tmp_path) == 0
@@ -102,7 +102,7 @@ def test_a_run_while_it_runs_and_after_it_was_stopped(
 
         yield on_epoch
 
-    monkeypatch.setattr("gemkern.cli.runs.progress", interrupted)
+    monkeypatch.setattr("gemkern.cli.holding.progress", interrupted)
     assert call(monkeypatch, *RACE, "--out", tmp_path) == 130
     (while_it_ran,) = (done.stdout for done in shown)
     assert states(while_it_ran) == [["dense", "0", "finished"], ["gem-miner", "0", "running"]]

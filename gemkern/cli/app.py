@@ -7,8 +7,8 @@ import sys
 import torch
 import typer
 
-from gemkern.cli import looks, runs
-from gemkern.cli.runs import STOPPED
+from gemkern.cli import checks, looks, reproduce, runs
+from gemkern.cli.holding import STOPPED
 from gemkern.errors import GemkernError
 from gemkern.experiments.stopping import Stop, Stopped
 from gemkern.nn import keep_freed_memory
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for register in (runs.register, looks.register):
+for register in (runs.register, checks.register, reproduce.register, looks.register):
     register(app)
 
 

@@ -136,10 +136,17 @@ def with_options(
         before = inspect.signature(command, eval_str=True).parameters.values()
         own = [one for one in before if one.name != "asked"]
         named = [_option(Settings, name) for name in NAMED if name not in without]
+        # Methods may share settings: those are options of the first.
+        owners = {
+            one.name: method
+            for method in reversed(list(methods))
+            for one in fields(METHODS[method].settings)
+        }
         of_methods = [
             _option(METHODS[method].settings, one.name, OWN + method)
             for method in methods
             for one in fields(METHODS[method].settings)
+            if owners[one.name] == method
         ]
         common = [
             _parameter("preset", Preset, None),

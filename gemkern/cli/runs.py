@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gemkern.cli.console import console, say
+from gemkern.cli.holding import (
+    end,
+    epochs_left,
+    hold_race,
+    make_ready,
+    print_savings,
+    run_together,
+    told_how_to_go_on,
+)
 from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, with_options
 from gemkern.cli.progress import progress
-from gemkern.errors import GemkernError
-from gemkern.experiments.job import Job, check_methods, job, plan
+from gemkern.experiments.job import Job, job
 from gemkern.experiments.job_folder import Busy, JobFolder
-from gemkern.experiments.laboratory import Laboratory, rehearse
-from gemkern.experiments.logs import LOGS
-from gemkern.experiments.race import check_resumed, follow, run_in_turn
-from gemkern.experiments.ranks import ALONE, Ranks, joined
-from gemkern.experiments.ray_engine import run_on_ray
-from gemkern.experiments.records import EpochRecord, Saving
-from gemkern.experiments.run_folder import CONFIG, RunFolder
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.experiments.running import laboratory_of, run_job
-from gemkern.experiments.settings import Settings, kinds
-from gemkern.experiments.stopping import Stop, Stopped
-from gemkern.experiments.warm_up import warm_up
+from gemkern.experiments.settings import Settings
+from gemkern.experiments.stopping import Stop
 from gemkern.report import (
-    devices,
     gain_table,
     race_figure,
     race_table,
-    savings_table,
-    settings_table,
-    versions,
 )
 from gemkern.tickets import METHODS, Ticket
-from gemkern.training.forms import MEASURE, NEVER
 
 Methods = Annotated[str, typer.Option(help=f"Out of {', '.join(METHODS)}.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")]
@@ -49,9 +40,11 @@ Seed = Annotated[
     int,
     typer.Option(min=0, max=2**31, help="Seed of the weights, the scores and the data order."),
 ]
+Of = Annotated[
+    str | None,
+    typer.Option(help="Whose tickets are shuffled, reinitialised, drawn anew: gem-miner's if not."),
+]
 DEFAULT_METHODS = "dense,gem-miner,imp,random"
-# Exit codes: a job failed; the run was stopped.
-FAILED, STOPPED = 1, 130
 
 
 def register(app: typer.Typer) -> None:
@@ -68,6 +61,7 @@ def race_command(
     asked: Asked,
     methods: Methods = DEFAULT_METHODS,
     seeds: Seeds = 3,
+    of: Of = None,
     engine: By = "process",
     address: Address = None,
     cpus_per_job: Cpus = None,
@@ -80,32 +74,19 @@ def race_command(
     start, --set imp_init=NAME one of them its own.
     """
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
-    check_methods(names)
     chosen = Engine(engine, address, cpus_per_job, gpus_per_job)
-    is_bare = asked.is_bare and (methods, seeds) == (DEFAULT_METHODS, 3)
-
-    def planned(settings: Settings) -> list[Job]:
-        return plan(settings, names, range(seeds))
-
-    # A list of commands is read by another program: nothing else is printed.
-    with console.capture() if engine == "none" else nullcontext():
-        what = {"methods": list(names), "seeds": seeds}
-        folder, laboratory = _open(asked, is_bare, planned, what)
-    if engine == "none" and _list_jobs(folder):
+    is_bare = asked.is_bare and (methods, seeds, of) == (DEFAULT_METHODS, 3, None)
+    folder, settings = hold_race(asked, names, seeds, of, chosen, is_bare)
+    if settings is None:
         return
-    if engine == "ray":
-        words = shlex.join(["race", "--engine", "ray", *chosen.given])
-        _run(folder, laboratory, asked.log, words, run=_on_ray(chosen, laboratory))
-    else:
-        _run(folder, laboratory, asked.log, "race")
     runs, failures = folder.runs(), folder.failures()
     console.print(race_table(runs, failures=failures))
     if runs:
         race_figure(runs, folder.epochs(), asked.out / "race.png")
         console.print(gain_table(runs))
-    _print_savings(laboratory.settings, folder.savings(), asked.out)
+    print_savings(settings, folder.savings(), asked.out)
     say(f"results, tickets and race.png are in {asked.out}")
-    _end(folder)
+    end(folder)
 
 
 @with_options(out="runs/mine", methods=["gem-miner"])
@@ -132,12 +113,12 @@ def finetune_command(
 
     def planned(settings: Settings) -> list[Job]:
         fixed = settings.changed(density=loaded.density)
-        return [job(fixed, loaded.method, [seed], ("finetune",), loaded.checksum)]
+        return [job(fixed, loaded.method, [seed], ("finetune",), loaded.digest)]
 
     what = {"ticket": str(ticket), "seed": seed}
     command = f"finetune {shlex.quote(str(ticket))}"
     density = loaded.density
-    folder = _run_together(asked, False, planned, what, command, [loaded], density=density)
+    folder = run_together(asked, False, planned, what, command, [loaded], density=density)
     if folder is not None:
         console.print(race_table(folder.runs()))
         say(f"results are in {asked.out}")
@@ -157,10 +138,10 @@ def job_command(
     if what.needs is not None and not own.given():
         own.give(RunFolder.load(run).given(what))
     laboratory = laboratory_of(settings)
-    _warm_up(laboratory)
-    left = _epochs_left([what], laboratory, own.epochs())
+    make_ready(laboratory)
+    left = epochs_left([what], laboratory, own.epochs())
     stop, done = Stop(), len(own.epochs())
-    with _told_how_to_go_on(f"job {shlex.quote(str(folder))}"):
+    with told_how_to_go_on(f"job {shlex.quote(str(folder))}"):
         try:
             with stop.listening(), progress(left, done) as on_epoch:
                 result = run_job(own, laboratory, on_epoch, stop)
@@ -180,7 +161,7 @@ def _search(method: str, asked: Asked, seed: int, command: str) -> None:
         return [job(settings, method, [seed], ("find",))]
 
     what = {"methods": [method], "seed": seed}
-    folder = _run_together(asked, asked.is_bare and seed == 0, planned, what, command)
+    folder = run_together(asked, asked.is_bare and seed == 0, planned, what, command)
     if folder is None:
         return
     for path in folder.tickets().values():
@@ -189,182 +170,3 @@ def _search(method: str, asked: Asked, seed: int, command: str) -> None:
             f"{method} kept {ticket.weights_left} weights ({100 * ticket.density:.2f} %) "
             f"after {len(epochs)} epochs and {epochs[-1].seconds:.1f} s: {path}"
         )
-
-
-def _run_together(
-    asked: Asked,
-    is_bare: bool,
-    planned: Callable[[Settings], list[Job]],
-    what: dict[str, Any],
-    command: str,
-    given: Sequence[Ticket] = (),
-    **fixed: Any,
-) -> RunFolder | None:
-    """Run a job on all ranks that were started; return its folder, on the first of them."""
-    with joined(asked.chosen.get("device")) as ranks:
-        laboratories: list[Laboratory] = []
-
-        def opened() -> tuple[RunFolder, Settings]:
-            folder, laboratory = _open(asked, is_bare, planned, what, given, **fixed)
-            laboratories.append(laboratory)
-            if given:
-                folder.folder_of(folder.jobs()[0]).give(given)
-            return folder, laboratory.settings
-
-        folder, settings = ranks.from_first(opened)
-        alone = ranks.count == 1
-        laboratory = laboratories[0] if alone else laboratory_of(ranks.of(settings))
-        if not ranks.is_first:
-            _follow(folder, laboratory, ranks)
-            return None
-        _run(folder, laboratory, asked.log, command, ranks)
-        for failure in folder.failures():
-            raise GemkernError(failure.why)
-        _print_savings(laboratory.settings, folder.savings(), asked.out)
-        return folder
-
-
-def _open(
-    asked: Asked,
-    is_bare: bool,
-    planned: Callable[[Settings], list[Job]],
-    what: dict[str, Any],
-    given: Sequence[Ticket] = (),
-    **fixed: Any,
-) -> tuple[RunFolder, Laboratory]:
-    """Return the folder of a run that is asked for, and where it is held."""
-    exists = (asked.out / CONFIG).exists()
-    if asked.resume and exists and is_bare:
-        return _reopened(asked, what)
-    settings = asked.settings(**fixed)
-    jobs = planned(settings)
-    if asked.resume and exists:
-        folder = RunFolder.load(asked.out)
-        check_resumed(folder, jobs)
-        return folder, laboratory_of(settings)
-    RunFolder.check_new(asked.out)
-    laboratory = laboratory_of(settings)
-    rehearse(laboratory, [one.method for one in jobs if "find" in one.phases])
-    for ticket in given:
-        laboratory.finetuning(laboratory.with_ticket(ticket, seed=0))
-    config = {**settings.as_dict({one.method for one in jobs} | {"gem-miner"}), **what}
-    command = shlex.join(["gemkern", *sys.argv[1:]])
-    about = {"versions": versions(), "devices": devices()}
-    folder = RunFolder.create(asked.out, config=config, command=command, jobs=jobs, about=about)
-    console.print(settings_table(config))
-    return folder, laboratory
-
-
-def _reopened(asked: Asked, what: dict[str, Any]) -> tuple[RunFolder, Laboratory]:
-    folder = RunFolder.load(asked.out)
-    config = folder.config()["config"]
-    if not what.keys() <= config.keys():
-        raise GemkernError(
-            f"{asked.out} is a run of another command ({folder.config().get('command')}): go on "
-            "with that, or choose another --out"
-        )
-    known = {name: value for name, value in config.items() if name in kinds()}
-    return folder, laboratory_of(Settings.of(known | asked.chosen))
-
-
-def _follow(folder: RunFolder, laboratory: Laboratory, ranks: Ranks) -> None:
-    """Take part in what the first rank runs and tells of."""
-    stop = Stop()
-    with stop.listening():
-        try:
-            follow(folder, laboratory, stop, ranks)
-        except Stopped:
-            raise typer.Exit(STOPPED) from None
-
-
-def _on_ray(chosen: Engine, laboratory: Laboratory) -> Callable[..., None]:
-    """Return what runs jobs as was chosen; a job on a GPU takes one, if nothing was said."""
-    on_gpu = laboratory.settings.device.startswith("cuda")
-    cpus = 1.0 if chosen.cpus_per_job is None else chosen.cpus_per_job
-    gpus = float(on_gpu) if chosen.gpus_per_job is None else chosen.gpus_per_job
-    return partial(run_on_ray, address=chosen.address, cpus=cpus, gpus=gpus)
-
-
-def _list_jobs(folder: RunFolder) -> bool:
-    """Print the command of each job that is left, those last that need another's ticket."""
-    left = {(one.method, one.seeds): folder.folder_of(one) for one in folder.left()}
-    for own in sorted(left.values(), key=lambda own: own.job().needs is not None):
-        awaited = left.get((own.job().needs or "", own.job().seeds))
-        after = f"  # after {awaited.path.name}" if awaited else ""
-        print(f"gemkern job {shlex.quote(str(own.path))}{after}")
-    return bool(left)
-
-
-def _run(
-    folder: RunFolder,
-    laboratory: Laboratory,
-    log: str,
-    command: str,
-    ranks: Ranks = ALONE,
-    run: Callable[..., None] | None = None,
-) -> None:
-    """Run what is left of a run, by `run` or in turn in this process, and gather it."""
-    with _told_how_to_go_on(f"{command} --out {shlex.quote(str(folder.path))} --resume"):
-        jobs, stop = folder.jobs(), Stop()
-        done = [record for one in jobs for record in folder.folder_of(one).epochs()]
-        if run is None:
-            run = partial(run_in_turn, laboratory=laboratory, ranks=ranks)
-            if folder.left():
-                _warm_up(laboratory)
-        left = _epochs_left(jobs, laboratory, done)
-        bar = progress(left, len(done))
-        with stop.listening(), bar as show, LOGS[log](folder.path) as also:
-
-            def on_epoch(record: EpochRecord) -> None:
-                show(record)
-                also(record)
-
-            run(folder, on_epoch=on_epoch, stop=stop)
-
-
-@contextmanager
-def _told_how_to_go_on(command: str) -> Iterator[None]:
-    """Let a run that is stopped say how to go on with it."""
-    try:
-        yield
-    except Stopped:
-        print(f"gemkern: stopped; go on with: gemkern {command}", file=sys.stderr)
-        raise typer.Exit(STOPPED) from None
-
-
-def _end(folder: RunFolder) -> None:
-    """Say what failed, and let the exit code say it."""
-    failures = folder.failures()
-    for failure in failures:
-        say(failure.sentence)
-    if failures:
-        raise typer.Exit(FAILED)
-
-
-def _epochs_left(
-    jobs: Sequence[Job], laboratory: Laboratory, done: Sequence[EpochRecord]
-) -> Counter[tuple[str, str]]:
-    """Return how many epochs of each method and phase are left of `jobs`."""
-    methods = {one.method for one in jobs if "find" in one.phases}
-    searches = rehearse(laboratory, sorted(methods))
-    left: Counter[tuple[str, str]] = Counter()
-    for one in jobs:
-        if "find" in one.phases:
-            left[one.method, "find"] += searches[one.method] * len(one.seeds)
-        if "finetune" in one.phases:
-            left[one.method, "finetune"] += laboratory.settings.finetune_epochs * len(one.seeds)
-    left.subtract((record.method, record.phase) for record in done)
-    return +left
-
-
-def _warm_up(laboratory: Laboratory) -> None:
-    # Where they are compiled, a warning says so (`gemkern.kernels.cpu.compiling`).
-    with console.status("making the CPU kernels ready"):
-        warm_up(laboratory)
-
-
-def _print_savings(settings: Settings, savings: Sequence[Saving], out: Path) -> None:
-    if settings.accelerate != NEVER:
-        console.print(savings_table(savings))
-    if settings.accelerate == MEASURE:
-        say(f"for the same bits again, replay what was measured: --set accelerate={out}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from gemkern.data import cifar, digits, folder, idx
+from gemkern.data import caltech101, cifar, digits, folder, idx, tiny_imagenet
 from gemkern.data.batches import Batches, Share, TrainingBatches, batches, eval_batches
 from gemkern.data.dataset import Dataset
 from gemkern.data.files import StrPath
@@ -36,8 +36,9 @@ Data = Dataset | Loaders
 
 
 class _Format(NamedTuple):
-    read: Callable[[StrPath | None], Source]
+    read: Callable[..., Source]
     augment: Augment
+    resizes: bool = False
 
 
 _FORMATS = {
@@ -47,6 +48,10 @@ _FORMATS = {
     "cifar10": _Format(partial(cifar.read, "cifar10"), Augment(crop_padding=4, flip=True)),
     "cifar100": _Format(partial(cifar.read, "cifar100"), Augment(crop_padding=4, flip=True)),
     "folder": _Format(folder.read, Augment(crop_padding=4, flip=True)),
+    # Rare Gems' code turns these by up to 20 degrees in place of the crop.
+    "tiny-imagenet": _Format(tiny_imagenet.read, Augment(crop_padding=4, flip=True)),
+    # And leaves these as they are.
+    "caltech101": _Format(caltech101.read, Augment(), resizes=True),
 }
 
 NAMES = tuple(_FORMATS)
@@ -57,41 +62,55 @@ def load(
     data_dir: StrPath | None = None,
     *,
     train_limit: int | None = None,
+    at_most: int | None = None,
+    resize: int | None = None,
     validation: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
     """Read the data set `name` and split it; everything stays uint8 on the CPU until `.to(device)`.
 
-    The test split is the official one whatever the seed ("digits", which has none, holds a fixed
-    fifth of every class out). The validation split is held out of the official training images,
+    The test split is the official one whatever the seed ("tiny-imagenet": what is published for
+    validation; "digits", which has none, holds a fixed fifth of every class out, "caltech101" up to
+    50 images: see its reader). The validation split is held out of the official training images,
     and `train_limit` chooses among what remains.
 
     Args:
         name: one of `NAMES`.
-        data_dir: the folder that holds the files as they are published, or (CIFAR) the parent of
-            that folder; needed by every name but "digits".
+        data_dir: the folder that holds the files as they are published, or (CIFAR, TinyImageNet,
+            Caltech-101) the parent of that folder; needed by every name but "digits".
         train_limit: keep this many training images, the same number of every class as far as the
             classes allow, and the same share of the validation images; None keeps all. A smaller
             limit is a subset of a larger one.
+        at_most: the same limit, where there are more images and no `train_limit` is given.
+        resize: pixels a side to which "caltech101" resizes its images, which are of all sizes; None
+            for 224.
         validation: the fraction of every class's training images held out, in (0, 1).
         seed: chooses the validation images and the limited training images.
 
     Raises:
-        GemkernError: unknown name, folder or files missing or damaged, a fraction or limit that
-            leaves a class without images, a channel of one constant value, or a negative seed.
+        GemkernError: unknown name, folder or files missing or damaged, a `resize` of what is not
+            resized, a fraction or limit that leaves a class without images, a channel of one
+            constant value, or a negative seed.
     """
     if name not in _FORMATS:
         raise GemkernError(f"there is no data set {name!r}: choose one of {', '.join(NAMES)}")
-    read, augment = _FORMATS[name]
+    read, augment, resizes = _FORMATS[name]
+    if resize is not None and not resizes:
+        resizing = " and ".join(known for known, one in _FORMATS.items() if one.resizes)
+        raise GemkernError(
+            f"{name} is read in the size it has: leave resize={resize} out, which is for {resizing}"
+        )
     numbers = random_numbers(Stream.SPLIT, seed)
     try:
-        source = read(data_dir)
+        source = read(data_dir) if resize is None else read(data_dir, resize)
     except OSError as error:
         raise GemkernError(
             f"{error.filename} cannot be read ({error.strerror}): "
             "check that it is what its name says and that you may read it"
         ) from error
     train, held_out = hold_out(source.train, source.classes, validation, numbers)
+    if train_limit is None and at_most is not None and at_most < len(train):
+        train_limit = at_most
     if train_limit is not None:
         share = train_limit / len(train)
         train = balanced_subset(train, source.classes, train_limit, numbers)

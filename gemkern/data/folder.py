@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from gemkern.data.files import StrPath, data_folder
+from gemkern.data.images import class_folders, decode, pixels
 from gemkern.data.split import Source, Split
 from gemkern.errors import GemkernError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _LAYOUT = "put the images of each class into train/CLASS and test/CLASS as png, jpg, jpeg or bmp"
-# Pillow's modes of 8 bits a sample, and what they are read as.
-_READ_AS = {"L": "L", "RGB": "RGB", "RGBA": "RGB", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
 def read(data_dir: StrPath | None) -> Source:
@@ -32,7 +30,7 @@ def read(data_dir: StrPath | None) -> Source:
         odd = sorted(set(classes) ^ set(other))[0]
         raise GemkernError(f"class {odd} of {root} is in only one of train and test: {_LAYOUT}")
     first = _files(root / "train" / classes[0])[0]
-    like = _open(first)
+    like = pixels(decode(first))
     train, test = (_read_split(root / half, classes, first, like) for half in ("train", "test"))
     return Source(train, test, len(classes))
 
@@ -40,14 +38,10 @@ def read(data_dir: StrPath | None) -> Source:
 def _classes(half: Path) -> list[str]:
     if not half.is_dir():
         raise GemkernError(f"{half} is not a folder: {_LAYOUT}")
-    classes = sorted(path.name for path in half.iterdir() if _is_class(path))
+    classes = class_folders(half)
     if not classes:
         raise GemkernError(f"{half} holds no class folders: {_LAYOUT}")
     return classes
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -62,7 +56,7 @@ def _read_split(half: Path, classes: list[str], first: Path, like: np.ndarray) -
     images, labels = [], []
     for label, name in enumerate(classes):
         for path in _files(half / name):
-            image = _open(path)
+            image = pixels(decode(path))
             if image.shape != like.shape:
                 raise GemkernError(
                     f"{path} is {_describe(image)} but {first} is {_describe(like)}: "
@@ -71,19 +65,6 @@ def _read_split(half: Path, classes: list[str], first: Path, like: np.ndarray) -
             images.append(image)
             labels.append(label)
     return Split.from_arrays(np.stack(images).transpose(0, 3, 1, 2), np.array(labels))
-
-
-def _open(path: Path) -> np.ndarray:
-    """Return the pixels of one image, uint8 [H, W, 1 or 3]."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise GemkernError(f"{path} is not an image that can be read ({error})") from error
-    if image.mode not in _READ_AS:
-        raise GemkernError(f"{path} has the mode {image.mode}: save it as 8-bit grey or RGB")
-    pixels = np.asarray(image.convert(_READ_AS[image.mode]))
-    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _describe(image: np.ndarray) -> str:

@@ -11,11 +11,13 @@ from typing import Any
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import Phase
 from gemkern.experiments.settings import PLANS, Settings
-from gemkern.tickets import METHODS
+from gemkern.tickets import METHODS, Ticket
 
 PHASES: tuple[Phase, ...] = ("find", "finetune")
 # What says where a job runs, not what it comes to.
 PLACES = ("data_dir", "checkpoint_minutes")
+# What a ticket is compared with, to see whether it knows more than its layer densities.
+CHECKS = ("shuffled", "reinitialised", "random", "inverted")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Job:
         seeds: what train together.
         settings: those that the method reads, by name.
         phases: "find" a ticket, "finetune" it, or both.
-        ticket: for a job that finetunes alone, the checksum of the ticket that it is given.
+        ticket: for a job that is given a ticket from elsewhere, its digest.
+        donor: the method whose ticket this one is made of, if not that of the table.
     """
 
     method: str
@@ -35,11 +38,14 @@ class Job:
     settings: Mapping[str, Any]
     phases: tuple[Phase, ...] = PHASES
     ticket: str | None = None
+    donor: str | None = None
 
     @property
     def hash(self) -> str:
         """Return what tells this job from every other, in hex; places do not count."""
         content = asdict(self)
+        if self.donor is None:
+            del content["donor"]
         content["settings"] = {
             name: value for name, value in self.settings.items() if name not in PLACES
         }
@@ -55,9 +61,10 @@ class Job:
 
     @property
     def needs(self) -> str | None:
-        """Return the method whose tickets this job is given."""
-        found = METHODS[self.method].needs if self.method in METHODS else None
-        return found if "find" in self.phases else None
+        """Return the method whose tickets this job takes from another job of the run."""
+        if "find" not in self.phases or self.ticket is not None or self.method not in METHODS:
+            return None
+        return self.donor or METHODS[self.method].needs
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job in JSON's types."""
@@ -85,15 +92,18 @@ class Job:
             ) from error
 
 
-def plan(settings: Settings, methods: Sequence[str], seeds: Sequence[int]) -> list[Job]:
+def plan(
+    settings: Settings, methods: Sequence[str], seeds: Sequence[int], of: str | None = None
+) -> list[Job]:
     """Return the jobs of a race, in an order in which each finds what it needs.
 
-    Seeds train together, as many as the settings' `seeds_at_once`.
+    Seeds train together, as many as the settings' `seeds_at_once`. Methods that need another's
+    ticket need that of the method `of`, if it is given.
 
     Raises:
         GemkernError: the methods do not fit together, or a seed is repeated.
     """
-    check_methods(tuple(methods))
+    check_methods(tuple(methods), of)
     if not seeds or len(set(seeds)) < len(seeds):
         raise GemkernError("seeds are missing or repeated: give each of them once")
     groups = [
@@ -101,7 +111,11 @@ def plan(settings: Settings, methods: Sequence[str], seeds: Sequence[int]) -> li
         for first in range(0, len(seeds), settings.seeds_at_once)
     ]
     ordered = sorted(methods, key=lambda method: METHODS[method].needs is not None)
-    return [job(settings, method, group) for group in groups for method in ordered]
+    return [
+        job(settings, method, group, donor=of if METHODS[method].needs else None)
+        for group in groups
+        for method in ordered
+    ]
 
 
 def job(
@@ -110,14 +124,48 @@ def job(
     seeds: Sequence[int],
     phases: tuple[Phase, ...] = PHASES,
     ticket: str | None = None,
+    donor: str | None = None,
 ) -> Job:
     """Return the job of a method and a group of seeds, with the settings that it reads."""
-    entry = METHODS.get(method)
-    read = {PLANS, method} | ({entry.needs} if entry and entry.needs else set())
-    return Job(method, tuple(seeds), settings.as_dict(read), phases, ticket)
+    needed = METHODS[method].needs if method in METHODS else None
+    read = {PLANS, method, donor or needed or PLANS}
+    return Job(method, tuple(seeds), settings.as_dict(read), phases, ticket, donor)
 
 
-def check_methods(methods: tuple[str, ...]) -> None:
+def plan_checks(
+    settings: Settings, tickets: Sequence[Ticket], checks: Sequence[str], seeds: int
+) -> list[Job]:
+    """Return the jobs that finetune `tickets`, and what `checks` make of them, with `seeds` each.
+
+    A check that searches by itself (the score inversion) has as many runs as there are tickets
+    times seeds.
+
+    Raises:
+        GemkernError: a check is not known, tickets are of several methods or no ticket is given.
+    """
+    if unknown := [check for check in checks if check not in CHECKS]:
+        raise GemkernError(
+            f"{unknown[0]!r} is not a sanity check: give --checks out of {', '.join(CHECKS)}"
+        )
+    methods = sorted({ticket.method for ticket in tickets})
+    if len(methods) != 1:
+        raise GemkernError(
+            f"tickets of {', '.join(methods) or 'no method'} cannot be checked together: give "
+            "those of one method"
+        )
+    if methods[0] in checks:
+        raise GemkernError(f"a ticket of {methods[0]} is not checked by {methods[0]}: leave it out")
+    jobs = []
+    for i, ticket in enumerate(tickets):
+        for seed in range(i * seeds, (i + 1) * seeds):
+            jobs.append(job(settings, ticket.method, [seed], ("finetune",), ticket.digest))
+            for check in checks:
+                given = None if METHODS[check].needs is None else ticket.digest
+                jobs.append(job(settings, check, [seed], ticket=given))
+    return jobs
+
+
+def check_methods(methods: tuple[str, ...], of: str | None = None) -> None:
     """Check that a race can be run with `methods`.
 
     Raises:
@@ -129,7 +177,12 @@ def check_methods(methods: tuple[str, ...]) -> None:
         what = f"{unknown[0]!r} is not a method" if unknown else "methods are missing or repeated"
         raise GemkernError(f"{what}: give --methods as a list out of {', '.join(METHODS)}")
     for method in methods:
-        needed = METHODS[method].needs
+        needed = METHODS[method].needs and (of or METHODS[method].needs)
+        if needed is not None and METHODS.get(needed, METHODS[method]).needs is not None:
+            raise GemkernError(
+                f"{method} cannot be drawn from the ticket of {needed}: give --of one that finds "
+                "tickets by itself"
+            )
         if needed is not None and needed not in methods:
             raise GemkernError(
                 f"{method} is drawn from the ticket of {needed}: add {needed} to --methods"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +16,7 @@ from gemkern.errors import GemkernError
 from gemkern.experiments import own
 from gemkern.experiments.records import Phase
 from gemkern.experiments.settings import AUTOCAST, PLANS, Settings
-from gemkern.models import build
+from gemkern.models import build, load_weights
 from gemkern.nn import convert
 from gemkern.optim import masked_layers
 from gemkern.tickets import METHODS, Search, Start, Ticket, weights_left
@@ -52,6 +53,7 @@ class Laboratory:
     ) -> None:
         self.settings = settings
         self._records = records or {}
+        self._told = {""}
         self._build = build or _named(settings.model)
         self.data: Data = (_load(settings) if data is None else data).to(settings.device)
         if settings.batch_size < 1:
@@ -70,11 +72,15 @@ class Laboratory:
                 f"{len(self.data.train)} training images: lower it with --set batch_size=N"
             )
 
-    def fresh_model(self, seed: int, method: str = PLANS) -> nn.Module:
+    def fresh_model(self, seed: int, method: str = PLANS, redrawn: bool = False) -> nn.Module:
         """Return the network of the settings with the initial weights of `method` and `seed`.
 
+        Args:
+            redrawn: they are drawn even where the settings name a file of weights.
+
         Raises:
-            GemkernError: there is no such network, or it cannot be made for the data.
+            GemkernError: there is no such network, it cannot be made for the data, or the file of
+                weights is none of it.
         """
         channels, size = (*self.data.image_shape, None, None)[:2]
         known = {"classes": self.data.classes, "channels": channels, "image_size": size}
@@ -92,11 +98,19 @@ class Laboratory:
                 f"{own.name_of(self._build)} returns a {type(model).__name__}: let it return the "
                 "network, an nn.Module"
             )
+        if self.settings.weights_file is not None and not redrawn:
+            self._tell(load_weights(model, self.settings.weights_file))
         model = model.to(self.settings.device)
         if self.settings.device.startswith("cuda"):
             # cuDNN's layout, as that of the images; PyTorch's types do not know the argument.
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model
+
+    def _tell(self, sentence: str) -> None:
+        """Say a sentence about fresh models, of which there are many, once; an empty one never."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            warnings.warn(sentence, stacklevel=3)
 
     @cached_property
     def maskable_weights(self) -> int:
@@ -117,12 +131,17 @@ class Laboratory:
         ticket: Ticket | None = None,
         accelerated: Callable[[], Accelerated] = lambda: NEVER,
     ) -> Start:
-        """Return what `method` starts from; `ticket` is that of the method that it needs."""
+        """Return what `method` starts from; `ticket` is the one that it is given.
+
+        A method without initial weights of its own draws them as that of the ticket did.
+        """
+        drawn_as = method if METHODS[method].init or ticket is None else ticket.method
+        from_file = self.settings.weights_file is not None
         return Start(
             own=self.settings.own[method],
             seed=seed,
             name=self.settings.model,
-            fresh=lambda seed: self.fresh_model(seed, method),
+            fresh=lambda seed: self.fresh_model(seed, drawn_as),
             density=self.settings.density,
             total=self.maskable_weights,
             weights=self.matched_weights,
@@ -131,6 +150,7 @@ class Laboratory:
             accelerated=accelerated,
             batches=partial(self._batches, seed),
             ticket=ticket,
+            redrawn=partial(self.fresh_model, method=drawn_as, redrawn=True) if from_file else None,
         )
 
     @property
@@ -179,6 +199,7 @@ class Laboratory:
             self.settings.finetune_epochs,
             lr=self.settings.finetune_lr,
             weight_decay=self.settings.weight_decay,
+            nesterov=self.settings.finetune_nesterov,
             schedule=self.settings.finetune_schedule,
             accelerated=accelerated,
         )
@@ -201,7 +222,8 @@ class Laboratory:
 def matched_weights(settings: Settings, total: int) -> int:
     """Return how many of `total` weights Gem-Miner's schedule leaves."""
     own = settings.own[PLANS]
-    return weights_left(total, settings.density, own.mine_epochs, own.freeze_every)[-1]
+    plan = own.mine_epochs, own.freeze_every, own.mine_rule
+    return weights_left(total, settings.density, *plan)[-1]
 
 
 def rehearse(laboratory: Laboratory, methods: Sequence[str]) -> dict[str, int]:
@@ -241,7 +263,13 @@ def _named(name: str) -> Build:
 def _load(settings: Settings) -> Data:
     name = settings.data
     if not own.is_own(name):
-        return load(name, settings.data_dir, train_limit=settings.train_limit)
+        return load(
+            name,
+            settings.data_dir,
+            train_limit=settings.train_limit,
+            at_most=settings.train_at_most,
+            resize=settings.resize,
+        )
     found = own.call(own.find(name), data_dir=settings.data_dir, train_limit=settings.train_limit)
     return as_data(found, name)
 

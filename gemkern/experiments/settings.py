@@ -30,24 +30,31 @@ class Settings:
     (`as_dict`), and on the command line, both stand side by side. Epochs are of the whole training
     split; rates are those of the first epoch, lowered by `schedule`. `data` and `model` are names,
     or "package.module:function" for what that returns. `data_dir` is None for data that ships with
-    a package. `device` is "cpu", "cuda" or "cuda:N". `accelerate` is "measure" (layers run on the
-    sparse kernels where steps are faster for it), "always", "never", or the folder of a run whose
-    choices are replayed. `autocast` is the dtype of products and convolutions, "bfloat16", or
-    "none" for that of the weights. `graph` replays training steps as CUDA graphs, on a CUDA device.
-    `seeds_at_once` is how many seeds of a race train together.
+    a package. `weights_file` holds the state_dict of such a network, by its own names or those of
+    torchvision (`gemkern.models.load_weights`). `device` is "cpu", "cuda" or "cuda:N". `accelerate`
+    is "measure" (layers run on the sparse kernels where steps are faster for it), "always",
+    "never", or the folder of a run whose choices are replayed. `autocast` is the dtype of products
+    and convolutions, "bfloat16", or "none" for that of the weights. `graph` replays training steps
+    as CUDA graphs, on a CUDA device. `seeds_at_once` is how many seeds of a race train together.
     """
 
     data: str = option("digits", f"{', '.join(DATA)}, or package.module:function.")
     data_dir: str | None = option(None, "Folder that holds the data.")
     train_limit: int | None = option(None, "Training images to use, balanced by class.")
+    train_at_most: int | None = option(None, "The same, where there are more.")
+    resize: int | None = option(None, "Pixels a side of caltech101's images, 224 if not given.")
     model: str = option("resnet8", f"{', '.join(NETWORKS)}, or package.module:function.")
     affine: bool = option(False, "Whether batch norms learn a scale and a shift.")
+    weights_file: str | None = option(
+        None, "Weights to begin with, in place of drawn ones: a safetensors file."
+    )
     density: float = option(0.02, "Fraction of the weights to keep.")
     batch_size: int = option(128, "Images a step.")
     device: str = option("cpu", "auto, cpu, cuda or cuda:N.")
     finetune_epochs: int = option(150, "Epochs of finetuning.", epochs=True)
     finetune_lr: float = option(0.01, "Learning rate of the first epoch of finetuning.")
     finetune_schedule: str = option("multistep", "cosine, multistep or constant.")
+    finetune_nesterov: bool = option(False, "Whether finetuning's momentum is Nesterov's.")
     weight_decay: float = option(1e-4, "Of the training of weights.")
     accelerate: str = option("measure", "measure, always, never, or a run to replay.")
     autocast: str = option("none", "auto, none or bfloat16.")

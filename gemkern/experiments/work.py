@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -174,7 +174,7 @@ class Work:
                 self.laboratory.start(
                     self.job.method,
                     seed,
-                    self._given[i] if self.job.needs else None,
+                    self._given[i] if self._given else None,
                     partial(self.laboratory.accelerated, self.job.method, seed, "find"),
                 )
             )
@@ -204,8 +204,9 @@ class Work:
             self._prepare_finetuning()
 
     def _take(self, course: Course, ticket: Ticket) -> None:
-        course.ticket = ticket
-        self._on_ticket(course.seed, ticket)
+        # One class may be several methods of the table.
+        course.ticket = replace(ticket, method=self.job.method)
+        self._on_ticket(course.seed, course.ticket)
 
     def _prepare_finetuning(self) -> None:
         self.phase = "finetune"

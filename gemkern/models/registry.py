@@ -11,7 +11,7 @@ from gemkern.errors import GemkernError
 from gemkern.models.conv import Conv4
 from gemkern.models.initial import Norm, initialise, norm_layer
 from gemkern.models.mobilenet import MobileNetV2
-from gemkern.models.resnet import cifar_resnet, resnet18
+from gemkern.models.resnet import cifar_resnet, resnet18, resnet50, tiny_resnet18
 from gemkern.models.vgg import VGG16
 from gemkern.models.wide_resnet import WideResNet28
 from gemkern.numbers import whole_number
@@ -23,6 +23,12 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "resnet20": (4, lambda channels, classes, size, norm: cifar_resnet(3, channels, classes, norm)),
     "resnet32": (4, lambda channels, classes, size, norm: cifar_resnet(5, channels, classes, norm)),
     "resnet18": (8, lambda channels, classes, size, norm: resnet18(channels, classes, norm)),
+    # Of 17 pixels, halved five times and rounded up, two are left for the last stride.
+    "tiny_resnet18": (
+        17,
+        lambda channels, classes, size, norm: tiny_resnet18(channels, classes, norm),
+    ),
+    "resnet50": (17, lambda channels, classes, size, norm: resnet50(channels, classes, norm)),
     "vgg16": (16, lambda channels, classes, size, norm: VGG16(channels, classes, size, norm)),
     "wide_resnet28_2": (
         4,

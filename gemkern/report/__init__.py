@@ -8,8 +8,10 @@ from gemkern.report.console import (
 )
 from gemkern.report.environment import devices, info, versions
 from gemkern.report.figures import draw_race, race_figure, ticket_figure
+from gemkern.report.paper_table import paper_table
 from gemkern.report.savings import savings_markdown, savings_table
 from gemkern.report.show import jobs_table, overlap_table, ticket_table
+from gemkern.report.verdict import verdict_table
 
 __all__ = [
     "devices",
@@ -19,6 +21,7 @@ __all__ = [
     "jobs_table",
     "markdown_table",
     "overlap_table",
+    "paper_table",
     "race_figure",
     "race_table",
     "savings_markdown",
@@ -26,5 +29,6 @@ __all__ = [
     "settings_table",
     "ticket_figure",
     "ticket_table",
+    "verdict_table",
     "versions",
 ]

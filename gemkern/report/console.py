@@ -153,4 +153,4 @@ def short(value: float) -> str:
 
 
 def _speedup(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1f}x"
+    return NONE if value is None else f"{value:.{1 if value < 1000 else 0}f}x"

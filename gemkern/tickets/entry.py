@@ -46,6 +46,8 @@ class Start:
         accelerated: returns how a search is to be accelerated.
         batches: returns training batches, images and labels, in the order in which the seed trains
             on them, epoch after epoch without an end.
+        redrawn: returns the network with weights drawn from a seed, where those of `fresh` come
+            from a file; None where they do not.
     """
 
     own: Any
@@ -60,6 +62,7 @@ class Start:
     accelerated: Callable[[], Accelerated]
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     ticket: Ticket | None = None
+    redrawn: Callable[[int], nn.Module] | None = None
 
 
 @dataclass(frozen=True)

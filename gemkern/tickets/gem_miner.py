@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
 from gemkern.nn import convert, decelerate
 from gemkern.numbers import whole_number
 from gemkern.optim import ScoreAdam, ScoreSGD
+from gemkern.optim.score_optimizer import check_range
 from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import freeze_epochs, freeze_rate, share, weights_left
+from gemkern.tickets.score_starts import STARTS
 from gemkern.tickets.search import Search, remove_lowest, select_lowest
 from gemkern.tickets.ticket import Ticket
 from gemkern.training.forms import Accelerated
@@ -51,6 +53,8 @@ class GemMiner(Search):
         lr: learning rate of the first epoch; None for 0.1 (SGD) or 0.01 (Adam).
         momentum: of SGD.
         l2: lambda of the regulariser lambda * ||p||^2.
+        l1: lambda of the regulariser lambda * ||p||_1, of active scores (the authors found it
+            "nearly the same"); with it a step is not fused.
         schedule: of the learning rate, a name in `gemkern.training.rates`.
         rule: when and how much to freeze, "authors" or "paper" (`gemkern.tickets.schedules`).
         ties: "exact" freezes exactly the planned number, equal scores by lowest index; "authors"
@@ -59,9 +63,17 @@ class GemMiner(Search):
             keeps those of them with p >= 0.5 (Algorithm 1).
         half: "up" rounds a score of exactly 0.5 up (Algorithm 1); "down" masks its weight, as the
             authors' code does: the score moves to the float below, in passes of their own.
+        freeze: "lowest" scores, or "highest": the score inversion of the sanity checks, a whole
+            search that freezes what matters most (Rare Gems, section 4).
+        scope: "global" ranks the scores of the whole network, "layer" each layer's by themselves,
+            and freezes the same fraction of each.
+        rewound: at each freeze, scores that remain go back to where they started, and what the
+            optimiser remembers of them is forgotten.
         unlearnt: layers whose scores no gradient ever reached: "refuse" raises at the end of an
             epoch, "keep" freezes none of their weights, and so more of the others'.
-        seed: draws new scores, uniform in [0, 1); None leaves the scores as they are.
+        seed: draws new scores; None leaves the scores as they are.
+        start: what they are drawn from: "uniform" in [0, 1), "half" (all 0.5), "bernoulli" (0 or 1
+            with even chances), "bimodal" (Beta(0.1, 0.1)) or "skewed" (Beta(1, 5)).
         model_seed: of the model's initial weights, for the ticket.
         name: of the network, for the ticket.
         fused: layers compute with effective weights that the score step writes, all mask work of a
@@ -87,13 +99,18 @@ class GemMiner(Search):
         lr: float | None = None,
         momentum: float = 0.9,
         l2: float = 0.0,
+        l1: float = 0.0,
         schedule: str = "cosine",
         rule: str = "authors",
         ties: str = "exact",
         keep: str = "active",
         half: str = "up",
+        freeze: str = "lowest",
+        scope: str = "global",
+        rewound: bool = False,
         unlearnt: str = "refuse",
         seed: int | None = None,
+        start: str = "uniform",
         model_seed: int | None = None,
         name: str | None = None,
         fused: bool = True,
@@ -110,6 +127,10 @@ class GemMiner(Search):
         _check_choice("ties", ties, ("exact", "authors"))
         _check_choice("keep", keep, ("active", "rounded"))
         _check_choice("half", half, ("up", "down"))
+        _check_choice("freeze", freeze, ("lowest", "highest"))
+        _check_choice("scope", scope, ("global", "layer"))
+        _check_choice("start", start, tuple(STARTS))
+        check_range("l1", l1, 0.0)
         _check_choice("unlearnt", unlearnt, ("refuse", "keep"))
         freeze_every = whole_number("the number of epochs between freezes", freeze_every)
         self._density, self._freeze_every, self._rule = density, freeze_every, rule
@@ -117,6 +138,9 @@ class GemMiner(Search):
         self._ties = ties
         self._keep = keep
         self._half = half
+        self._sign = 1.0 if freeze == "lowest" else -1.0
+        self._scope = scope
+        self._l1 = l1
         self._unlearnt = unlearnt
         seed = None if seed is None else whole_number("the seed", seed)
         self._model_seed = None if model_seed is None else whole_number("the seed", model_seed)
@@ -129,7 +153,12 @@ class GemMiner(Search):
             else ScoreAdam(model, lr=self._lr, l2=l2, fused=fused)
         )
         if seed is not None:
-            self._draw_scores(seed)
+            self._draw_scores(seed, start)
+        self._first_scores = (
+            [layer.spread(layer.scores.detach()).clone() for layer in self.layers.values()]
+            if rewound
+            else []
+        )
         self._enter(0)
         self._begin(self.optimizer, accelerated)
 
@@ -144,6 +173,7 @@ class GemMiner(Search):
             "optimizer": self.optimizer.state_dict(),
             "steps_of_epoch": self._steps_of_epoch,
             "began_with": self._began_with,
+            "first_scores": self._first_scores,
             "forms": self.forms.state_dict(),
         }
 
@@ -155,6 +185,7 @@ class GemMiner(Search):
         """
         self._plan_freezes(state["began_with"])
         self._steps_of_epoch = state["steps_of_epoch"]
+        self._first_scores = state["first_scores"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.forms.load_state_dict(state["forms"])
         self._enter(state["epoch"])
@@ -166,6 +197,8 @@ class GemMiner(Search):
             GemkernError: there are none.
         """
         self._require_gradient(self.optimizer.has_gradients())
+        if self._l1 > 0:
+            self._add_l1()
         self.optimizer.step()
         if self._half == "down":
             self._lower_halves()
@@ -193,11 +226,32 @@ class GemMiner(Search):
     def _freeze(self) -> None:
         k = share(self._freeze_rate, self.weights_left)
         ranked = self._ranked(k)
-        scores, active = [one.scores.detach() for one in ranked], [one.active for one in ranked]
-        if self._ties == "exact":
-            remove_lowest(scores, active, k)
-        else:
-            self._remove_up_to_kth(scores, active, k)
+        groups = [ranked] if self._scope == "global" else [[layer] for layer in ranked]
+        for layers in groups:
+            if self._scope == "layer":
+                k = share(self._freeze_rate, int(layers[0].active.sum()))
+            scores = [self._sign * one.scores.detach() for one in layers]
+            active = [one.active for one in layers]
+            if self._ties == "exact":
+                remove_lowest(scores, active, k)
+            else:
+                self._remove_up_to_kth(scores, active, k)
+        if self._first_scores:
+            self._rewind_scores()
+
+    def _rewind_scores(self) -> None:
+        for layer, first in zip(self.layers.values(), self._first_scores, strict=True):
+            layer.scores.detach().copy_(layer.gather(first.to(layer.scores.device)))
+            for memory in self.optimizer.state.get(layer.scores, {}).values():
+                if isinstance(memory, Tensor):
+                    memory.zero_()
+
+    def _add_l1(self) -> None:
+        """Add the gradient of the L1 regulariser where gradients of scores go."""
+        for layer in self.layers.values():
+            scores = layer.scores
+            grad = self._l1 * (layer.active & (scores.detach() > 0))
+            scores.grad = grad if scores.grad is None else scores.grad + grad
 
     def _ranked(self, k: int) -> list[Any]:
         """Return the layers that k weights are to be taken from: those that have learnt."""
@@ -236,7 +290,7 @@ class GemMiner(Search):
             on.copy_(kept)
 
     def _start(self) -> list[Tensor]:
-        return self._scores()
+        return [*self._scores(), *self._first_scores]
 
     def _found(self) -> Ticket:
         masks = {
@@ -250,10 +304,10 @@ class GemMiner(Search):
     def _scores(self) -> list[Tensor]:
         return [layer.scores.detach() for layer in self.layers.values()]
 
-    def _draw_scores(self, seed: int) -> None:
+    def _draw_scores(self, seed: int, start: str) -> None:
         stream = generator("scores", seed)
         for score in self._scores():
-            score.copy_(torch.rand(score.shape, generator=stream))
+            score.copy_(STARTS[start](score.shape, stream))
 
     def _lower_halves(self) -> None:
         for score in self._scores():
@@ -287,10 +341,16 @@ class GemMinerSettings:
     freeze_every: int = option(5, "Epochs between freezes.", epochs=True)
     score_optimizer: str = option("sgd", "What moves the scores: sgd or adam.")
     score_lr: float = option(0.1, "Learning rate of the scores in the first epoch.")
-    l2: float = option(5e-5, "Factor of the regulariser of the scores.")
+    l2: float = option(5e-5, "Factor of the regulariser of the scores, their squares.")
+    l1: float = option(0.0, "Factor of the regulariser of the scores, their magnitudes.")
+    mine_start: str = option("uniform", f"Scores at first: {', '.join(STARTS)}.")
+    mine_rule: str = option("authors", "When and how much to freeze: authors or paper.")
+    mine_keep: str = option("active", "The ticket: active, or rounded for scores above 0.5 alone.")
+    mine_scope: str = option("global", "Scores are ranked in the whole network, or in a layer.")
+    mine_rewound: bool = option(False, "Whether scores go back to their start at freezes.")
 
 
-def mined(start: Start) -> GemMiner:
+def mined(start: Start, freeze: str = "lowest") -> GemMiner:
     """Return the search of Gem-Miner."""
     model, own = start.fresh(start.seed), start.own
     convert(model, scores=True)
@@ -302,7 +362,14 @@ def mined(start: Start) -> GemMiner:
         optimizer=own.score_optimizer,
         lr=own.score_lr,
         l2=own.l2,
+        l1=own.l1,
+        rule=own.mine_rule,
+        keep=own.mine_keep,
+        freeze=freeze,
+        scope=own.mine_scope,
+        rewound=own.mine_rewound,
         seed=start.seed,
+        start=own.mine_start,
         model_seed=start.seed,
         name=start.name,
         accelerated=start.accelerated(),
@@ -310,3 +377,9 @@ def mined(start: Start) -> GemMiner:
 
 
 ENTRY = Entry(mined, colour="#D55E00", settings=GemMinerSettings, init="mine_init")
+INVERTED = Entry(
+    partial(mined, freeze="highest"),
+    colour="#FDBE85",
+    settings=GemMinerSettings,
+    init="mine_init",
+)

@@ -205,25 +205,52 @@ def _rewind_step(rewind: str | int) -> int | None:
 
 @dataclass(frozen=True)
 class IMPSettings:
-    """The settings of IMP in a race."""
+    """The settings of IMP in a race, whatever it rewinds to."""
 
     imp_init: str = option("kaiming_normal", "Initial weights of IMP.")
     imp_epochs: int = option(150, "Epochs of a round.", epochs=True)
-    imp_rewind: str = option("1000", "Where a round rewinds to: init, learning-rate or a step.")
+    imp_rewind: str = option("1000", "Where a round of imp rewinds to: init or a step.")
     imp_lr: float = option(0.1, "Learning rate of the first epoch of a round.")
     imp_prune: float = option(0.2, "Fraction of the remaining weights that a round removes.")
 
 
-def pruned(start: Start) -> IMP:
+@dataclass(frozen=True)
+class ShortIMPSettings(IMPSettings):
+    """The settings of IMP with short rounds."""
+
+    imp_short_epochs: int = option(5, "Epochs of a round of imp-short.", epochs=True)
+
+
+def warm(start: Start) -> IMP:
+    """Return IMP that rewinds to an early step, as Rare Gems' "IMP warm" does."""
+    return _pruned(start, start.own.imp_epochs, rewind_point(start.own.imp_rewind))
+
+
+def cold(start: Start) -> IMP:
+    """Return IMP that rewinds to the initial weights (Frankle and Carbin)."""
+    return _pruned(start, start.own.imp_epochs, "init")
+
+
+def short(start: Start) -> IMP:
+    """Return cold IMP with rounds so short that all take as long as one of the others'."""
+    return _pruned(start, start.own.imp_short_epochs, "init")
+
+
+def rewinding_the_rate(start: Start) -> IMP:
+    """Return IMP that keeps trained weights and rewinds the learning rate alone (Renda et al.)."""
+    return _pruned(start, start.own.imp_epochs, "learning-rate")
+
+
+def _pruned(start: Start, epochs: int, rewind: str | int) -> IMP:
     """Return the search of IMP, down to the number of weights that all tickets keep."""
     model, own = start.fresh(start.seed), start.own
     convert(model)
     return IMP(
         model,
         start.weights / start.total,
-        own.imp_epochs,
+        epochs,
         prune=own.imp_prune,
-        rewind=rewind_point(own.imp_rewind),
+        rewind=rewind,
         lr=own.imp_lr,
         weight_decay=start.weight_decay,
         schedule=start.schedule,
@@ -246,4 +273,7 @@ def rewind_point(text: str) -> str | int:
     raise GemkernError(f"IMP cannot rewind to {text!r}: give init, learning-rate or a step number")
 
 
-ENTRY = Entry(pruned, colour="#0072B2", settings=IMPSettings, init="imp_init")
+ENTRY = Entry(warm, colour="#0072B2", settings=IMPSettings, init="imp_init")
+COLD = Entry(cold, colour="#6BAED6", settings=IMPSettings, init="imp_init")
+SHORT = Entry(short, colour="#08306B", settings=ShortIMPSettings, init="imp_init")
+LEARNING_RATE = Entry(rewinding_the_rate, colour="#4B0082", settings=IMPSettings, init="imp_init")

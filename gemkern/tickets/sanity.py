@@ -56,7 +56,8 @@ def begun_anew(start: Start) -> Draw:
     """Return what keeps the mined masks over other initial weights of the same kind."""
     assert start.ticket is not None
     seed = RIVAL_SEED + start.seed
-    return partial(reinitialised, start.ticket, start.fresh(seed), model_seed=seed)
+    draw = start.redrawn or start.fresh
+    return partial(reinitialised, start.ticket, draw(seed), model_seed=seed)
 
 
 SHUFFLED = Entry(permuted, colour="#E69F00", needs="gem-miner")

@@ -45,6 +45,8 @@ class Search(ABC):
     forms: Forms
     # Of the initial weights, for the ticket.
     _model_seed: int | None = None
+    # Of what the search draws while it lasts.
+    _seed: int = 0
 
     def __init__(self, model: nn.Module, epochs: int) -> None:
         self.model = unwrapped(model)
@@ -168,6 +170,7 @@ class Search(ABC):
         if not self._has_ranks and ranks.train_together(self.layers):
             self._has_ranks = True
             self._model_seed = ranks.first_of(self._model_seed)
+            self._seed = ranks.first_of(self._seed)
             ranks.take_from_first(self._start())
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -102,6 +103,14 @@ class Ticket:
             f"<Ticket of {self.method} for {self.model}: {self.weights_left} weights, "
             f"{100 * self.density:.2f} %, seed {self.seed}>"
         )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the masks and the weights' checksum: no other ticket's."""
+        digest = hashlib.sha256(self.checksum.encode())
+        for name, mask in self.masks.items():
+            tensor_file.hash_tensor(digest, name, mask)
+        return digest.hexdigest()
 
     @property
     def weights_left(self) -> int:

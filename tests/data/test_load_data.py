@@ -159,7 +159,8 @@ def test_a_dataset_moves_as_a_whole() -> None:
 
 
 def test_names() -> None:
-    assert NAMES == ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "folder")
+    assert NAMES[:6] == ("digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "folder")
+    assert NAMES[6:] == ("tiny-imagenet", "caltech101")
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
@@ -209,3 +210,11 @@ def test_what_the_system_refuses_to_read_is_named(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(GemkernError, match=f"{path} cannot be read .*directory.*: check that"):
         load("mnist", tmp_path)
+
+
+def test_at_most_so_many_images_are_no_limit_to_a_smaller_set() -> None:
+    whole, limited = load("digits"), load("digits", train_limit=300)
+    assert len(load("digits", at_most=8000).train) == len(whole.train)
+    few = load("digits", at_most=300)
+    assert torch.equal(few.train.images, limited.train.images)
+    assert len(load("digits", at_most=300, train_limit=400).train) == 400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from typing import Any
@@ -36,10 +37,14 @@ def test_every_method_alone_or_beside_what_it_needs_fits() -> None:
         check_methods((method,) if entry.needs is None else (method, entry.needs))
 
 
-def test_no_two_methods_have_a_setting_of_one_name() -> None:
-    names = [name for entry in METHODS.values() for name in vars(entry.settings())]
-    assert len(names) == len(set(names))
-    assert not {*names} & {*vars(settings())}
+def test_a_name_is_one_setting_whoever_reads_it() -> None:
+    classes = [entry.settings for entry in METHODS.values()]
+    own = [one for kind in classes for one in dataclasses.fields(kind)]
+    by_name = {one.name: one for one in own}
+    for one in own:
+        other = by_name[one.name]
+        assert (one.default, one.metadata, one.type) == (other.default, other.metadata, other.type)
+    assert not {*by_name} & {*vars(settings())}
 
 
 def test_jobs_come_in_an_order_in_which_each_finds_what_it_needs() -> None:

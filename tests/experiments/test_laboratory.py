@@ -183,6 +183,13 @@ def test_a_ticket_that_knows_a_checksum_gets_the_weights_of_its_method(method: s
     assert same(weights(model), weights(begun))
 
 
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_finetuning_looks_ahead_where_that_is_asked_for(nesterov: bool) -> None:
+    laboratory = Laboratory(settings(finetune_nesterov=nesterov))
+    optimizer = laboratory.finetuning(laboratory.fresh_model(0)).optimizer
+    assert [group["nesterov"] for group in optimizer.param_groups] == [nesterov]
+
+
 @pytest.mark.parametrize(
     ("batch_size", "message"),
     [

@@ -103,7 +103,7 @@ def test_a_run_that_is_stopped_and_goes_on_has_each_epoch_once(
 
     words = [*MINE, "--log", "tensorboard", "--out", tmp_path]
     with monkeypatch.context() as patch:
-        patch.setattr("gemkern.cli.runs.progress", interrupted)
+        patch.setattr("gemkern.cli.holding.progress", interrupted)
         assert call(monkeypatch, *words) == 130
     folder = RunFolder.load(tmp_path)
     assert len(folder.epochs()) == 2

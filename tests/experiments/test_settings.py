@@ -41,6 +41,34 @@ def test_the_default_run_of_the_paper() -> None:
     assert (of("imp_epochs"), of("imp_rewind"), of("imp_prune")) == (150, "1000", 0.2)
 
 
+TINY = (
+    # Preset, epochs, freezes, optimiser, rate, lambda, batch, rate of finetuning, Nesterov, ticket.
+    ("tiny_resnet18-0.5", 200, 5, "adam", 1e-3, 1e-5, 256, 0.1, False, "active"),
+    ("tiny_resnet18-1.4", 200, 5, "adam", 1e-3, 5e-6, 256, 0.1, False, "active"),
+    ("tiny_resnet18-5", 200, 5, "adam", 1e-3, 8e-6, 256, 0.1, False, "active"),
+    ("tiny_resnet18-20", 200, 10, "sgd", 0.1, 3e-6, 256, 0.1, False, "rounded"),
+    ("tiny_resnet18-50", 200, 10, "sgd", 0.1, 0.0, 256, 0.1, False, "rounded"),
+    ("resnet50-0.5", 150, 5, "adam", 0.01, 1e-6, 128, 0.1, True, "active"),
+    ("resnet50-1.4", 150, 5, "adam", 0.01, 1e-6, 128, 0.1, True, "active"),
+    ("resnet50-5", 150, 5, "adam", 0.01, 1e-6, 128, 0.1, True, "active"),
+)
+READ = (
+    *("mine_epochs", "freeze_every", "score_optimizer", "score_lr", "l2"),
+    *("batch_size", "finetune_lr", "finetune_nesterov", "mine_keep"),
+)
+
+
+@pytest.mark.parametrize("row", TINY, ids=lambda row: row[0])
+def test_tinyimagenet_is_mined_as_the_authors_do(row: tuple[Any, ...]) -> None:
+    name, *expected = row
+    settings = resolve(name, {"data_dir": "somewhere"})
+    of = settings.as_dict().__getitem__
+    assert [of(one) for one in READ] == expected
+    assert settings.data == "tiny-imagenet"
+    assert of("finetune_epochs") == of("imp_epochs") == of("mine_epochs")
+    assert (of("affine"), of("finetune_schedule"), of("weight_decay")) == (False, "multistep", 1e-4)
+
+
 def inits(*assignments: str) -> list[str]:
     found = resolve("digits", {"device": "cpu"}, assignments)
     return [found.init_of(method) for method in ("gem-miner", "imp", "smart-ratio", "dense")]
@@ -81,6 +109,7 @@ def test_what_is_chosen_goes_over_the_preset_and_assignments_over_both() -> None
         ("cifar10", "resnet20", 0.005, "resnet20-0.59"),
         ("cifar10", "resnet20", None, "resnet20-1.44"),
         ("fashion-mnist", "vgg16", 0.04, "vgg16-5"),
+        ("tiny-imagenet", "resnet50", 0.02, "resnet50-1.4"),
         ("digits", None, None, "digits"),
         ("fashion-mnist", None, 0.02, "fashion-mnist"),
         ("mnist", "resnet8", 0.02, "fashion-mnist"),
@@ -140,8 +169,8 @@ def test_a_budget_makes_no_epochs_out_of_none(epochs: int) -> None:
 
 
 def test_a_folder_of_any_size_is_used_whole_unless_a_limit_is_given() -> None:
-    assert resolve(None, {"data": "mnist"}).train_limit == 8000
-    assert resolve(None, {"data": "folder"}).train_limit is None
+    assert resolve(None, {"data": "mnist"}).train_at_most == 8000
+    assert resolve(None, {"data": "folder"}).train_at_most is None
     assert resolve(None, {"data": "folder", "train_limit": 50}).train_limit == 50
 
 

@@ -22,6 +22,8 @@ SIZES = (
     ("resnet20", 10, 20, 268_336),
     ("resnet32", 100, 32, 467_632),
     ("resnet18", 10, 21, 11_164_352),
+    ("tiny_resnet18", 200, 21, 11_269_312),
+    ("resnet50", 1000, 54, 25_502_912),
     ("vgg16", 10, 14, 14_715_584),
     ("wide_resnet28_2", 10, 29, 1_463_984),
     ("mobilenet_v2", 10, 58, 2_261_824),
@@ -169,9 +171,11 @@ def test_kaiming_normal(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_weight_gets_a_gradient(name: str) -> None:
-    model = build(name, image_size=16, affine=True, init="kaiming_normal", seed=0)
+    # Those with ImageNet's stem take no smaller ones.
+    size = 17 if name in ("tiny_resnet18", "resnet50") else 16
+    model = build(name, image_size=size, affine=True, init="kaiming_normal", seed=0)
     torch.manual_seed(0)
-    model(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    model(torch.randn(4, 3, size, size)).square().sum().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key

@@ -25,7 +25,7 @@ _PICKLES = (b"PK\x03\x04", *(bytes((0x80, protocol)) for protocol in range(2, 6)
 _COUNTER = ".num_batches_tracked"
 # What torchvision's names are here, rule by rule.
 _RENAMED = (
-    (re.compile(r"^layer(\d)(?=\.)"), lambda match: f"stages.{int(match[1])}"),
+    (re.compile(r"^layer(\d)(?=\.)"), lambda match: f"stages.{int(match[1]) - 1}"),
     (re.compile(r"\bbn(?=\d\.)"), "norm"),
     (re.compile(r"\bdownsample(?=\.)"), "shortcut"),
     (re.compile(r"^(conv|norm)1(?=\.)"), r"\1"),

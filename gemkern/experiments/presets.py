@@ -20,6 +20,7 @@ from gemkern.experiments.settings import (
     Settings,
     check_acceleration,
     kinds,
+    lengths,
     pick_autocast,
     pick_device,
 )
@@ -27,6 +28,9 @@ from gemkern.tickets import METHODS
 
 # What initial weights are called where all methods are given the same.
 INIT = "init"
+
+# Settings that say how long a search lasts which has no rounds.
+_SEARCHES = [name for name in lengths(1) if not name.startswith(("finetune_", "imp_"))]
 
 _COMMON: dict[str, Any] = {
     "affine": False,
@@ -43,7 +47,7 @@ def _paper(model: str, data: str, epochs: int, **changes: Any) -> dict[str, Any]
         **_COMMON,
         "model": model,
         "data": data,
-        "mine_epochs": epochs,
+        **dict.fromkeys(_SEARCHES, epochs),
         "freeze_every": 5,
         "score_optimizer": "sgd",
         "score_lr": 0.1,
@@ -136,7 +140,8 @@ _SHORT: dict[str, Any] = {
     "model": "resnet8",
     "batch_size": 64,
     "density": 0.02,
-    "mine_epochs": 30,
+    **dict.fromkeys(_SEARCHES, 30),
+    "imp_short_epochs": 2,
     "freeze_every": 2,
     "score_optimizer": "adam",
     "score_lr": 0.05,
@@ -151,12 +156,17 @@ _SHORT: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     **PAPER,
     # An epoch has 20 steps: more of them, and longer ones.
-    "digits": {**_SHORT, "data": "digits", "mine_epochs": 40, "score_lr": 0.1},
+    "digits": {
+        **_SHORT,
+        "data": "digits",
+        **dict.fromkeys(_SEARCHES, 40),
+        "score_lr": 0.1,
+    },
     "fashion-mnist": {
         **_SHORT,
         "data": "fashion-mnist",
         "train_at_most": 8_000,
-        "mine_epochs": 24,
+        **dict.fromkeys(_SEARCHES, 24),
         "finetune_epochs": 8,
         "imp_epochs": 8,
     },

@@ -45,13 +45,13 @@ def test_meta_gradients_are_differences_of_the_loss_after_the_steps(
     steps: int, momentum: float
 ) -> None:
     model, given = smooth(), in_float64(steps + 1)
-    found = saliencies_of(model, given, 0.1, momentum)
+    found = saliencies_of(model, given, 0.2, momentum)
 
     def loss(layer: str, place: int, c: float) -> float:
         moved = copy.deepcopy(model)
         with torch.no_grad():
             moved.get_submodule(layer).weight.view(-1)[place] *= c
-        optimizer = torch.optim.SGD(moved.parameters(), lr=0.1, momentum=momentum)
+        optimizer = torch.optim.SGD(moved.parameters(), lr=0.2, momentum=momentum)
         for images, labels in given[:-1]:
             optimizer.zero_grad()
             F.cross_entropy(moved(images), labels).backward()

@@ -2,8 +2,8 @@
 
 Threads that spin keep the cores from whoever else would work on them, and each other's work from
 being begun: beside other busy processes a step took five to thirty times as long. Those that sleep
-at once have to be woken at every kernel. A short spin takes 5 to 20 % longer where nothing else runs,
-and is 1.7 to 3.6 times as fast beside one busy process (`benchmarks.busy`).
+at once have to be woken at every kernel. With a short spin a step takes 5 to 20 % longer where
+nothing else runs, and is 1.7 to 3.6 times as fast beside one busy process (`benchmarks.busy`).
 """
 
 from __future__ import annotations

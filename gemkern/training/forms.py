@@ -216,9 +216,10 @@ class Forms:
     def _may_differ(self) -> bool:
         """Return whether another trial could come to another form than the last.
 
-        With fewer weights a sparse step gets faster, at most in proportion.
+        With fewer weights a sparse step gets faster, at most in proportion; with as many at other
+        places it takes as long.
         """
-        if self._is_settled:
+        if self._is_settled or self._left() == self._measured_left:
             return False
         best = min(self._measured.values(), default=0.0)
         least = self._measured.get(SPARSE, 0.0) * self._left() / max(self._measured_left, 1)

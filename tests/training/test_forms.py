@@ -120,6 +120,27 @@ def test_layers_that_are_all_faster_make_no_third_form(clock: Clock, slower: set
     assert compressed(model) == NAMES
 
 
+def test_as_many_weights_at_other_places_are_not_measured_anew(
+    clock: Clock, slower: set[str]
+) -> None:
+    model, method = training(True)
+    # So close that another trial might end otherwise.
+    costs = by_kind(1.0, 0.95)
+    while not any("ms" in entry for entry in method.forms.record):
+        step(model, method, clock, costs)
+    decided = len(method.forms.record)
+    method.forms.masks_changed()
+    for _ in range(2 * TURN):
+        step(model, method, clock, costs)
+    assert len(method.forms.record) == decided
+    layer = next(iter(masked_layers(model).values()))
+    layer.active[:5] = False
+    method.forms.masks_changed()
+    for _ in range(5 * TURN):
+        step(model, method, clock, costs)
+    assert len(method.forms.record) > decided
+
+
 def test_what_is_close_gets_another_turn_and_what_is_not_gets_none(
     clock: Clock, slower: set[str]
 ) -> None:

@@ -37,7 +37,6 @@ from gemkern.nn.layers import Override
 from gemkern.numbers import whole_number
 from gemkern.optim.effective import Noted
 from gemkern.optim.score_optimizer import check_range
-from gemkern.tickets import ranks
 from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import check_density
@@ -235,13 +234,6 @@ class ConcreteTicketSearch(ScoreSearch):
         stream = torch.Generator(self._wanted.device).manual_seed(step)
         for noise in self._noise:
             noise.uniform_(generator=stream).logit_(eps=MARGIN)
-
-    def _join_ranks(self) -> None:
-        was_alone = not self._has_ranks
-        super()._join_ranks()
-        if was_alone and self._has_ranks:
-            self._seed = ranks.first_of(self._seed)
-            self._refresh()
 
     def _adam(self) -> torch.optim.Adam:
         scores = self._scores_themselves()

@@ -203,6 +203,7 @@ def test_the_dense_network_changes_nothing() -> None:
     loss.backward()
     assert all(one.grad is not None for one in logits(model))
     assert model[0].weight.grad is None
+    assert not search._dense_outputs(images).requires_grad
     assert torch.equal(model(images), outputs), "the model samples as before"
 
 

@@ -265,7 +265,8 @@ def search_on_one_rank(rank: int) -> dict[Any, Any]:
             else:
                 parallel = DistributedDataParallel(model)
                 search = MAKERS[name](parallel, **own)
-            masks = []
+            masks = [search.masks()] if when == "after wrapping" else []
+            noise = [one.clone() for one in getattr(search, "_noise", [])]
             for epoch in range(search.epochs):
                 for images, labels in batches(2 * epoch + rank):
                     search.loss(parallel(images), labels, images).backward()
@@ -277,6 +278,7 @@ def search_on_one_rank(rank: int) -> dict[Any, Any]:
                 search.ticket().checksum,
                 search.ticket().seed,
                 search.state_dict().get("seed", 0),
+                noise if when == "after wrapping" else [],
             )
     return found
 
@@ -291,9 +293,10 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
 def test_ranks_have_the_same_masks_after_every_step(
     ranks: list[dict[Any, Any]], name: str, when: str
 ) -> None:
-    (ours, *of_ticket), (theirs, *of_their_ticket) = (one[name, when] for one in ranks)
-    assert of_ticket == of_their_ticket
-    assert of_ticket[1:] == [0, 0]
+    (ours, *facts, noise), (theirs, *their_facts, their_noise) = (one[name, when] for one in ranks)
+    assert facts == their_facts
+    assert facts[1:] == [0, 0], "the seeds are those of the first rank"
+    assert all(map(torch.equal, noise, their_noise))
     for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         for layer, mask in one.items():
             assert torch.equal(mask, other[layer]), (step, layer)

@@ -20,9 +20,9 @@ from gemkern.experiments.records import EpochRecord, Phase, Run
 from gemkern.files import write_atomically
 from gemkern.tickets import METHODS, Ticket
 
-# Out of Okabe and Ito's palette, told apart by colour-blind readers too.
+# Those of the first methods are out of Okabe and Ito's palette, for colour-blind readers too.
 COLOURS = {name: entry.colour for name, entry in METHODS.items()}
-OTHER_COLOURS = ("#7F7F7F", "#B2B2B2")
+OTHER_COLOURS = ("#5A5A5A", "#B2B2B2")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES: dict[Phase, str] = {"find": "--", "finetune": "-"}
 WIDTHS: dict[Phase, float] = {"find": 1.2, "finetune": 2.0}

@@ -139,11 +139,15 @@ def test_one_colour_a_method_everywhere(race: Race) -> None:
 
 
 def test_a_method_of_another_name_gets_a_colour_of_its_own(race: Race) -> None:
-    runs = [replace(run, method="synflow") for run in race[0] if run.method == "random"]
-    epochs = [replace(epoch, method="synflow") for epoch in race[1] if epoch.method == "random"]
+    runs = [replace(run, method="somebody-s") for run in race[0] if run.method == "random"]
+    epochs = [replace(epoch, method="somebody-s") for epoch in race[1] if epoch.method == "random"]
     figure = draw_race([*race[0], *runs], [*race[1], *epochs])
-    colour = to_hex(named(figure.axes[0])["synflow finetune"].get_color()).upper()
+    colour = to_hex(named(figure.axes[0])["somebody-s finetune"].get_color()).upper()
     assert colour not in COLOURS.values()
+
+
+def test_no_two_methods_have_one_colour() -> None:
+    assert len(set(COLOURS.values())) == len(COLOURS)
 
 
 def test_layers_stand_in_network_order(race: Race) -> None:

@@ -213,8 +213,8 @@ def test_scores_that_are_not_numbers_end_the_search(
 ) -> None:
     draw = GemMiner._draw_scores
 
-    def spoil(miner: GemMiner, seed: int) -> None:
-        draw(miner, seed)
+    def spoil(miner: GemMiner, seed: int, start: str) -> None:
+        draw(miner, seed, start)
         miner.layers["stages.0.0.conv1"].scores.detach()[0, 0] = float("nan")
 
     monkeypatch.setattr(GemMiner, "_draw_scores", spoil)

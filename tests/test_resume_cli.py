@@ -173,12 +173,12 @@ def test_a_job_is_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert outcome(split) == outcome(alone)
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_a_soak_loses_nothing(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.soak", "--kills", "10"],
-        capture_output=True, text=True, env=environment, timeout=1100,
+        capture_output=True, text=True, env=environment, timeout=2300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "10 kills" in done.stdout

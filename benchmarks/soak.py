@@ -56,6 +56,11 @@ pathlib.Path.replace = stopped
 """
 # Kills of a command that is tortured.
 LEAST = 3
+# What a process says that was asked to stop.
+SAID = (
+    b"gemkern: stopped; go on with: gemkern",
+    b"gemkern: stopped before it began: give the same command again",
+)
 # How often a way is tried, until it meets a run that is under way.
 TRIES = 12
 # A process dies that was killed by a signal, or says that it was stopped.
@@ -219,7 +224,7 @@ class Torture:
             return
         if code not in (0, STOPPED, -number):
             self._tally.lost.append(f"{self._subject.name}: exit {code}")
-        if code == STOPPED and b"gemkern: stopped; go on with: gemkern" not in errors:
+        if code == STOPPED and not any(sentence in errors for sentence in SAID):
             self._tally.lost.append(f"{self._subject.name}: no word of how to go on")
 
     def _between(self) -> bool:

@@ -35,5 +35,5 @@ def main() -> None:
         print(f"gemkern: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped:
-        print("gemkern: stopped", file=sys.stderr)
+        print("gemkern: stopped before it began: give the same command again", file=sys.stderr)
         sys.exit(STOPPED)

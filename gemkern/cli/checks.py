@@ -11,7 +11,7 @@ import typer
 
 from gemkern.cli.console import console, say
 from gemkern.cli.holding import run_together
-from gemkern.cli.options import Asked, with_options
+from gemkern.cli.options import Asked, listed, with_options
 from gemkern.cli.runs import Seeds
 from gemkern.experiments.job import CHECKS, Job, plan_checks
 from gemkern.experiments.settings import Settings
@@ -41,7 +41,7 @@ def check_command(
     random places (random), or found by freezing the highest scores (inverted: a whole search).
     """
     loaded = [Ticket.load(path) for path in tickets]
-    names = tuple(name.strip() for name in checks.split(",") if name.strip())
+    names = listed(checks)
     first = loaded[0]
     asked = replace(asked, chosen={"model": first.model} | asked.chosen)
 

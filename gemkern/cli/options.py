@@ -122,6 +122,11 @@ class Asked:
         return resolve(self.preset, chosen, self.assign).scaled(self.budget)
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Return the names in an option, which stand between commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def with_options(
     out: str, methods: Collection[str] = (), without: Collection[str] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -19,7 +19,7 @@ from gemkern.cli.holding import (
     run_together,
     told_how_to_go_on,
 )
-from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, with_options
+from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, listed, with_options
 from gemkern.cli.progress import progress
 from gemkern.experiments.job import Job, job
 from gemkern.experiments.job_folder import Busy, JobFolder
@@ -73,7 +73,7 @@ def race_command(
     smart ratio and dense training from Kaiming normal ones. --set init=NAME gives all the same
     start, --set imp_init=NAME one of them its own.
     """
-    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    names = listed(methods)
     chosen = Engine(engine, address, cpus_per_job, gpus_per_job)
     is_bare = asked.is_bare and (methods, seeds, of) == (DEFAULT_METHODS, 3, None)
     folder, settings = hold_race(asked, names, seeds, of, chosen, is_bare)

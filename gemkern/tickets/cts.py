@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.nn.layers import Override
 from gemkern.numbers import whole_number
 from gemkern.optim.effective import Noted
@@ -299,8 +298,7 @@ class CTSSettings:
 
 def sampled(start: Start) -> ConcreteTicketSearch:
     """Return the search of Concrete Ticket Search, for as many weights as all tickets keep."""
-    model, own = start.fresh(start.seed), start.own
-    convert(model, scores=True)
+    model, own = start.converted(scores=True), start.own
     return ConcreteTicketSearch(
         model,
         start.weights / start.total,

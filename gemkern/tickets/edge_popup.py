@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.nn.layers import Override
 from gemkern.numbers import whole_number
 from gemkern.optim import MaskedSGD
@@ -246,8 +245,7 @@ def popped_globally(start: Start) -> EdgePopup:
 
 
 def _search(start: Start, epochs: int, **options: Any) -> EdgePopup:
-    model = start.fresh(start.seed)
-    convert(model, scores=True)
+    model = start.converted(scores=True)
     return EdgePopup(
         model,
         start.weights / start.total,

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gemkern.nn import convert
 from gemkern.tickets.search import Search
 from gemkern.tickets.ticket import Ticket
 from gemkern.training.forms import Accelerated
@@ -63,6 +64,12 @@ class Start:
     batches: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     ticket: Ticket | None = None
     redrawn: Callable[[int], nn.Module] | None = None
+
+    def converted(self, scores: bool = False) -> nn.Module:
+        """Return the network with the initial weights of the seed, its layers masked ones."""
+        model = self.fresh(self.seed)
+        convert(model, scores=scores)
+        return model
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.optim import masked_layers, unwrapped, whole_shape
 from gemkern.tickets.entry import Draw, Entry, Start, option
-from gemkern.tickets.random_ticket import random_mask
+from gemkern.tickets.random_ticket import random_masks
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
@@ -65,11 +64,7 @@ def erk_masks(
     shapes = {layer_name: whole_shape(layer) for layer_name, layer in masked_layers(model).items()}
     count = _count(kept, sum(shape.numel() for shape in shapes.values()))
     counts = erk_counts(list(shapes.values()), count, distribution)
-    stream = generator("erk", seed)
-    return {
-        layer_name: random_mask(shape, layer_count, stream)
-        for (layer_name, shape), layer_count in zip(shapes.items(), counts, strict=True)
-    }
+    return random_masks(shapes, counts, generator("erk", seed))
 
 
 def erk_counts(shapes: Sequence[Sequence[int]], count: int, distribution: str = "erk") -> list[int]:
@@ -155,8 +150,7 @@ class ERKSettings:
 
 def drawn(start: Start) -> Draw:
     """Return what draws as many weights as all tickets keep."""
-    model = start.fresh(start.seed)
-    convert(model)
+    model = start.converted()
     check_distribution(start.own.erk_distribution)
     return partial(
         erk_ticket,

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert, decelerate
+from gemkern.nn import decelerate
 from gemkern.numbers import whole_number
 from gemkern.optim import ScoreAdam, ScoreSGD
 from gemkern.optim.score_optimizer import check_range
@@ -27,7 +27,7 @@ from gemkern.tickets.score_starts import STARTS
 from gemkern.tickets.search import Search, remove_lowest, select_lowest
 from gemkern.tickets.ticket import Ticket
 from gemkern.training.forms import Accelerated
-from gemkern.training.rates import rate
+from gemkern.training.rates import rate, set_lr
 
 DEFAULT_LR = {"sgd": 0.1, "adam": 0.01}
 # The largest float32 below 0.5.
@@ -318,8 +318,7 @@ class GemMiner(Search):
         if epoch == self.epochs:
             self.optimizer.release()
             decelerate(self.model)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._lr * self._factor(epoch, self.epochs)
+        set_lr(self.optimizer, self._lr * self._factor(epoch, self.epochs))
         if self._half == "down":
             self._lower_halves()
         self.optimizer.refresh()
@@ -352,8 +351,7 @@ class GemMinerSettings:
 
 def mined(start: Start, freeze: str = "lowest") -> GemMiner:
     """Return the search of Gem-Miner."""
-    model, own = start.fresh(start.seed), start.own
-    convert(model, scores=True)
+    model, own = start.converted(scores=True), start.own
     return GemMiner(
         model,
         start.density,

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.optim import masked_layers
 from gemkern.tickets.entry import Draw, Entry, Start, option
@@ -183,8 +182,7 @@ def drawn(start: Start) -> Draw:
     """Return what prunes to as many weights as all tickets keep."""
     samples = whole_number("grasp_samples", start.own.grasp_samples, least=1)
     _check_temperature("grasp_temperature", start.own.grasp_temperature)
-    model = start.fresh(start.seed)
-    convert(model)
+    model = start.converted()
     return partial(
         grasp_ticket,
         model,

@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.schedules import imp_weights_left
@@ -243,8 +242,7 @@ def rewinding_the_rate(start: Start) -> IMP:
 
 def _pruned(start: Start, epochs: int, rewind: str | int) -> IMP:
     """Return the search of IMP, down to the number of weights that all tickets keep."""
-    model, own = start.fresh(start.seed), start.own
-    convert(model)
+    model, own = start.converted(), start.own
     return IMP(
         model,
         start.weights / start.total,

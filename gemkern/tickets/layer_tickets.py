@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.optim import is_masked, masked_layers
 from gemkern.tickets.entry import Draw, Entry, Start, option
@@ -153,8 +152,7 @@ class LayerTicketSettings:
 
 def drawn(start: Start) -> Draw:
     """Return what keeps as many whole blocks as the weights of all tickets allow."""
-    model = start.fresh(start.seed)
-    convert(model)
+    model = start.converted()
     check_criterion(start.own.layer_criterion)
     check_blocks(model, start.weights)
     return partial(

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.randomness import generator
@@ -255,8 +254,7 @@ class LoFTSettings:
 
 def searched(start: Start) -> LoFT:
     """Return the search of LoFT, with at most as many weights as all tickets keep."""
-    model, own = start.fresh(start.seed), start.own
-    convert(model)
+    model, own = start.converted(), start.own
     return LoFT(
         model,
         start.weights,

@@ -12,7 +12,6 @@ from fractions import Fraction
 from torch import nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.search import remove_lowest
@@ -156,8 +155,7 @@ class MagnitudeSettings:
 
 def gradually_pruned(start: Start) -> GradualMagnitude:
     """Return the search down to the number of weights that all tickets keep."""
-    model, own = start.fresh(start.seed), start.own
-    convert(model)
+    model, own = start.converted(), start.own
     return GradualMagnitude(
         model,
         start.weights / start.total,

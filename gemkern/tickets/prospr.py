@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.optim import masked_layers
 from gemkern.optim.score_optimizer import check_momentum, check_range
@@ -121,8 +120,7 @@ def drawn(start: Start) -> Draw:
     steps = whole_number("prospr_steps", own.prospr_steps, least=0)
     check_range("prospr_lr", own.prospr_lr, 0.0)
     check_momentum(own.prospr_momentum, nesterov=False)
-    model = start.fresh(start.seed)
-    convert(model)
+    model = start.converted()
     return partial(
         prospr_ticket,
         model,

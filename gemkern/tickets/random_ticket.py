@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -18,12 +19,20 @@ def random_ticket(ticket: Ticket, *, seed: int) -> Ticket:
 
     Weights, model and model seed are those of `ticket`; `seed` draws the positions.
     """
-    stream = generator("random ticket", seed)
-    masks = {
-        name: random_mask(mask.shape, int(mask.sum()), stream)
-        for name, mask in ticket.masks.items()
-    }
+    shapes = {name: mask.shape for name, mask in ticket.masks.items()}
+    counts = [int(mask.sum()) for mask in ticket.masks.values()]
+    masks = random_masks(shapes, counts, generator("random ticket", seed))
     return dataclasses.replace(ticket, masks=masks, method="random")
+
+
+def random_masks(
+    shapes: Mapping[str, torch.Size], counts: Sequence[int], stream: torch.Generator
+) -> dict[str, Tensor]:
+    """Return a `random_mask` for each layer: its shape, by name, and its count."""
+    return {
+        name: random_mask(shape, count, stream)
+        for (name, shape), count in zip(shapes.items(), counts, strict=True)
+    }
 
 
 def random_mask(shape: torch.Size, count: int, stream: torch.Generator) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gemkern.nn import convert
 from gemkern.tickets.dynamic import Dynamic
 from gemkern.tickets.entry import Entry, Start, option
 
@@ -131,8 +130,7 @@ class RigLSettings:
 
 def rigged(start: Start) -> RigL:
     """Return the search of RigL, with as many weights as all tickets keep."""
-    model, own = start.fresh(start.seed), start.own
-    convert(model)
+    model, own = start.converted(), start.own
     return RigL(
         model,
         start.weights / start.total,

@@ -13,7 +13,7 @@ from gemkern.nn.layers import Override
 from gemkern.numbers import whole_number
 from gemkern.tickets.search import Search
 from gemkern.tickets.ticket import Ticket
-from gemkern.training.rates import rate
+from gemkern.training.rates import rate, set_lr
 from gemkern.training.weights import on_cuda
 
 
@@ -142,13 +142,7 @@ class ScoreSearch(Search):
 
     def _enter(self, epoch: int) -> None:
         self.epoch = epoch
-        lr = self._lr * self._factor(epoch, self.epochs)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                # A captured graph reads it there.
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+        set_lr(self.optimizer, self._lr * self._factor(epoch, self.epochs))
         for index, layer in enumerate(self.layers.values()):
             layer.override = self._override(index) if epoch < self.epochs else None
         self._refresh()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gemkern.nn import convert
 from gemkern.tickets.dynamic import Dynamic
 from gemkern.tickets.entry import Entry, Start, option
 from gemkern.tickets.randomness import generator
@@ -70,8 +69,7 @@ class SETSettings:
 
 def evolved(start: Start) -> SET:
     """Return the search of SET, with as many weights as all tickets keep."""
-    model, own = start.fresh(start.seed), start.own
-    convert(model)
+    model, own = start.converted(), start.own
     return SET(
         model,
         start.weights / start.total,

@@ -13,10 +13,9 @@ from functools import partial
 from torch import nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.optim import masked_layers, unwrapped, whole_shape
 from gemkern.tickets.entry import Draw, Entry, Start, option
-from gemkern.tickets.random_ticket import random_mask
+from gemkern.tickets.random_ticket import random_masks
 from gemkern.tickets.randomness import generator
 from gemkern.tickets.schedules import check_density
 from gemkern.tickets.ticket import Ticket
@@ -52,11 +51,7 @@ def smart_ratio_ticket(
     layers = masked_layers(model)
     shapes = {layer_name: whole_shape(layer) for layer_name, layer in layers.items()}
     counts = smart_ratio_counts([shape.numel() for shape in shapes.values()], density, vgg=vgg)
-    stream = generator("random ticket", seed)
-    masks = {
-        layer_name: random_mask(shape, count, stream)
-        for (layer_name, shape), count in zip(shapes.items(), counts, strict=True)
-    }
+    masks = random_masks(shapes, counts, generator("random ticket", seed))
     return Ticket.from_model(model, method="smart-ratio", masks=masks, name=name, seed=model_seed)
 
 
@@ -119,8 +114,7 @@ class SmartRatioSettings:
 
 def drawn(start: Start) -> Draw:
     """Return what draws as many weights as all tickets keep."""
-    model = start.fresh(start.seed)
-    convert(model)
+    model = start.converted()
     density = start.weights / start.total
     return partial(
         smart_ratio_ticket,

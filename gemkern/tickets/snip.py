@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.optim import masked_layers
 from gemkern.tickets.entry import Draw, Entry, Start, option
@@ -85,8 +84,7 @@ class SNIPSettings:
 def drawn(start: Start) -> Draw:
     """Return what prunes to as many weights as all tickets keep."""
     number = whole_number("snip_batches", start.own.snip_batches, least=1)
-    model = start.fresh(start.seed)
-    convert(model)
+    model = start.converted()
     return partial(
         snip_ticket,
         model,

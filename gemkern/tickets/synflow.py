@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from gemkern.errors import GemkernError
-from gemkern.nn import convert
 from gemkern.numbers import whole_number
 from gemkern.optim import masked_layers
 from gemkern.tickets.entry import Draw, Entry, Start, option
@@ -105,8 +104,7 @@ class SynFlowSettings:
 def drawn(start: Start) -> Draw:
     """Return what prunes to as many weights as all tickets keep."""
     rounds = whole_number("synflow_rounds", start.own.synflow_rounds, least=1)
-    model = start.fresh(start.seed)
-    convert(model)
+    model = start.converted()
 
     def draw() -> Ticket:
         inputs, _ = next(start.batches())

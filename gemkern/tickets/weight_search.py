@@ -13,6 +13,7 @@ from gemkern.numbers import whole_number
 from gemkern.optim import MaskedSGD, carrying
 from gemkern.optim.effective import leaf_grad
 from gemkern.tickets.search import Search
+from gemkern.tickets.state import zero_masked_weights
 from gemkern.training.weights import WeightTraining
 
 
@@ -124,9 +125,9 @@ class WeightSearch(Search):
 
     def _zero_what_is_masked(self) -> None:
         """Write +0.0 to every weight, and its momentum, that is not active, and tell of it."""
+        zero_masked_weights(self.model)
         with torch.no_grad():
             for layer in self.layers.values():
-                layer.weight.masked_fill_(~layer.active, 0.0)
                 momentum = self.optimizer.state.get(layer.weight, {}).get("momentum_buffer")
                 if momentum is not None:
                     momentum.masked_fill_(~layer.active, 0.0)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 from gemkern.errors import GemkernError
 
 Rate = Callable[[int, int], float]
@@ -45,3 +48,12 @@ def rate(name: str) -> Rate:
     if name not in RATES:
         raise GemkernError(f"no schedule is called {name!r}: choose one of {', '.join(RATES)}")
     return RATES[name]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of all groups, in place where a captured graph reads it there."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr

@@ -11,7 +11,7 @@ from gemkern.errors import GemkernError
 from gemkern.numbers import whole_number
 from gemkern.optim import MaskedSGD
 from gemkern.training.forms import Accelerated, Forms
-from gemkern.training.rates import rate
+from gemkern.training.rates import rate, set_lr
 
 
 class WeightTraining:
@@ -107,13 +107,7 @@ class WeightTraining:
 
     def _enter(self, epoch: int) -> None:
         self.epoch = epoch
-        lr = self.lr * self._rate(epoch, self.epochs)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                # A captured graph reads it there.
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
+        set_lr(self.optimizer, self.lr * self._rate(epoch, self.epochs))
 
 
 def on_cuda(model: nn.Module) -> bool:

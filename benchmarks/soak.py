@@ -1,6 +1,6 @@
 """Kill runs at random moments, go on with them, and compare what they end with.
 
-python -m benchmarks.soak                     50 kills, half an hour on two cores
+python -m benchmarks.soak                     50 kills, a quarter of an hour on two cores
 python -m benchmarks.soak --kills 10          a short one
 
 Each of race, mine, imp and finetune runs once, dense and accelerated, left alone. Then it runs
@@ -13,6 +13,7 @@ of the run that was left alone, to the bit, apart from times.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -61,8 +62,10 @@ SAID = (
     b"gemkern: stopped; go on with: gemkern",
     b"gemkern: stopped before it began: give the same command again",
 )
-# How often a way is tried, until it meets a run that is under way.
-TRIES = 12
+# How often a way is tried, each time at an earlier moment, until it meets a run that is under way.
+TRIES = 8
+# Of the stops, those that come while a command begins: imports, rehearsal, reading checkpoints.
+BEGINNING = 0.2
 # A process dies that was killed by a signal, or says that it was stopped.
 STOPPED = 130
 REFUSED = 2
@@ -137,6 +140,39 @@ def _without_density(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(words[:place] + words[place + 2 :])
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long a run takes that is left alone, in seconds."""
+
+    beginning: float
+    working: float
+
+
+def left_alone(subject: Subject, folder: Path) -> Pace:
+    """Run a command to its end; return its pace."""
+    started = time.monotonic()
+    process = subject.run(folder)
+    _wait_for_checkpoint(process, folder, 0)
+    working = time.monotonic()
+    process.communicate()
+    return Pace(working - started, time.monotonic() - working)
+
+
+def _last_checkpoint(folder: Path) -> int:
+    """Return when the newest checkpoint of a run was written, in nanoseconds; 0 where none was."""
+    times = [0]
+    for path in folder.glob("jobs/*/checkpoint-*"):
+        # One that is older than two others goes at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
+
+
+def _wait_for_checkpoint(process: subprocess.Popen[bytes], folder: Path, last: int) -> None:
+    while process.poll() is None and _last_checkpoint(folder) <= last:
+        time.sleep(0.01)
+
+
 class Torture:
     """Stops runs of one command in all the ways there are.
 
@@ -145,11 +181,13 @@ class Torture:
     """
 
     def __init__(
-        self, subject: Subject, alone: Path, seconds: float, numbers: random.Random, tally: Tally
+        self, subject: Subject, alone: Path, pace: Pace, numbers: random.Random, tally: Tally
     ) -> None:
-        self._subject, self._alone, self._seconds = subject, alone, seconds
+        self._subject, self._alone, self._pace = subject, alone, pace
         self._out = alone.with_name(alone.name.replace("alone", "tortured"))
         self._numbers, self._tally = numbers, tally
+        # How late in a run a stop may come: halved with every one that came too late.
+        self._latest = 1.0
         self._ways: list[tuple[str, Callable[[], bool]]] = [
             ("SIGKILL", lambda: self._signal(signal.SIGKILL)),
             ("SIGTERM", lambda: self._signal(signal.SIGTERM)),
@@ -164,7 +202,8 @@ class Torture:
     def stop(self, number: int) -> None:
         """Stop a run in one of the ways."""
         name, way = self._ways[number % len(self._ways)]
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
+            self._latest = 0.5**attempt
             met = way()
             self._compare_if_ended()
             if met:
@@ -186,8 +225,9 @@ class Torture:
         results = json.loads(path.read_text()) if path.exists() else {"left": ["all"]}
         if results["left"] or results["failed"]:
             return
-        # Of what is at its top, some is written after that.
-        self._start().communicate()
+        if self._process.returncode:
+            # Of what is at its top, some is written after the results.
+            self._start().communicate()
         ours, theirs = outcome(self._out), outcome(self._alone)
         different = [name for name in theirs if ours.get(name) != theirs[name]]
         self._tally.different += [f"{self._subject.name}: {name}" for name in different]
@@ -196,12 +236,18 @@ class Torture:
 
     def _start(self, **options: Any) -> subprocess.Popen[bytes]:
         self._tally.resumes += (self._out / "config.json").exists()
-        return self._subject.run(self._out, GOING_ON, **options)
+        self._last = _last_checkpoint(self._out)
+        self._process = self._subject.run(self._out, GOING_ON, **options)
+        return self._process
 
     def _wait(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait for a moment; return whether the process still lives."""
+        """Wait for a moment of the run's work; return whether the process still lives."""
+        _wait_for_checkpoint(process, self._out, self._last)
+        return self._lives_after(process, self._latest * self._pace.working)
+
+    def _lives_after(self, process: subprocess.Popen[bytes], most: float) -> bool:
         try:
-            process.wait(timeout=self._numbers.uniform(0.2, 0.9) * self._seconds)
+            process.wait(timeout=self._numbers.uniform(0, most))
         except subprocess.TimeoutExpired:
             return True
         process.communicate()
@@ -209,7 +255,11 @@ class Torture:
 
     def _signal(self, number: int) -> bool:
         process = self._start()
-        if not self._wait(process):
+        if self._numbers.random() < BEGINNING:
+            lives = self._lives_after(process, self._pace.beginning)
+        else:
+            lives = self._wait(process)
+        if not lives:
             return False
         process.send_signal(number)
         _, errors = process.communicate(timeout=120)
@@ -230,7 +280,7 @@ class Torture:
     def _between(self) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "sitecustomize.py").write_text(BETWEEN)
-            renames = str(self._numbers.randint(2, 30))
+            renames = str(self._numbers.randint(1, max(2, int(30 * self._latest))))
             paths = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
             environment = {**os.environ, "PYTHONPATH": paths, "SOAK_RENAMES": renames}
             process = self._start(env=environment)
@@ -264,8 +314,11 @@ class Torture:
         return True
 
     def _cut(self) -> bool:
-        if not self._signal(signal.SIGKILL):
+        process = self._start()
+        if not self._wait(process):
             return False
+        process.kill()
+        process.communicate()
         found = self._out.glob("jobs/*/checkpoint-*")
         checkpoints = sorted(found, key=lambda path: path.stat().st_mtime)
         if not checkpoints:
@@ -275,18 +328,22 @@ class Torture:
         return True
 
     def _second(self) -> bool:
+        """Start a second process while the first one pauses, which then goes on for a moment."""
         first = self._start()
         if not self._wait(first):
             return False
-        second = self._start()
+        first.send_signal(signal.SIGSTOP)
+        second = self._subject.run(self._out, GOING_ON)
         second.communicate()
-        met = first.poll() is None
-        if met and second.returncode != REFUSED:
+        first.send_signal(signal.SIGCONT)
+        if second.returncode == REFUSED:
+            self._tally.refusals += 1
+        else:
             self._tally.lost.append(f"{self._subject.name}: a second process ran in its folder")
-        self._tally.refusals += met and second.returncode == REFUSED
+        self._lives_after(first, 0.1 * self._pace.working)
         first.kill()
         first.communicate()
-        return met
+        return True
 
 
 def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Tally:
@@ -304,9 +361,7 @@ def soak(kills: int, seed: int, folder: Path, say: Callable[[str], None]) -> Tal
         if not count:
             continue
         alone = folder / f"alone {first}"
-        started = time.monotonic()
-        subject.run(alone).communicate()
-        torture = Torture(subject, alone, time.monotonic() - started, numbers, tally)
+        torture = Torture(subject, alone, left_alone(subject, alone), numbers, tally)
         for number in range(first, first + count):
             torture.stop(number)
         torture.end()

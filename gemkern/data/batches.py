@@ -54,7 +54,7 @@ class TrainingBatches:
 
     Every image once an epoch, shuffled, cropped and flipped. Order, crops and flips are a function
     of `seed` and epoch alone: the same on every device, whatever else draws random numbers. A last
-    short batch is dropped; `len()` is the number of batches an epoch.
+    short batch is dropped; `len()` is the number of batches an epoch, which ends after `most`.
 
     Epochs and batches differ in what the plan of the epoch and the place in it hold, not in where
     they lie: a captured graph of `take` makes the next batch at each replay.
@@ -62,10 +62,11 @@ class TrainingBatches:
     Args:
         mean, std: per channel, of pixels scaled to [0, 1]; applied after the black padding.
         share: which part of each batch is taken.
+        most: batches after which an epoch ends, with images left over; None for all.
 
     Raises:
         GemkernError: `batch_size` is below 1 or above the size of the split, or cannot be shared
-            equally.
+            equally, or `most` is below 1.
     """
 
     capturable = True
@@ -80,7 +81,12 @@ class TrainingBatches:
         std: Sequence[float],
         augment: Augment,
         share: Share = WHOLE,
+        most: int | None = None,
     ) -> None:
+        if most is not None and most < 1:
+            raise GemkernError(
+                f"an epoch cannot have {most} steps: give --set epoch_steps=1 or more"
+            )
         if not 1 <= batch_size <= len(split):
             raise GemkernError(
                 f"batch_size is {batch_size}: give at least 1 and at most {len(split)}, "
@@ -94,13 +100,15 @@ class TrainingBatches:
         self._split, self._batch_size, self._seed, self._augment = split, batch_size, seed, augment
         self._normalise = _normaliser(split, mean, std)
         self._plan = torch.empty((4, len(split)), dtype=torch.int64, device=self.device)
+        whole = len(split) // batch_size
+        self._batches = whole if most is None else min(most, whole)
         own = batch_size // share.ranks
         self._first = own * share.rank + torch.arange(own, device=self.device)
         # Columns of the plan that the next batch takes.
         self._next = self._first.clone()
 
     def __len__(self) -> int:
-        return len(self._split) // self._batch_size
+        return self._batches
 
     @property
     def device(self) -> torch.device:

@@ -19,6 +19,7 @@ class Dataset:
     Attributes:
         mean, std: per channel, of the training split with pixels scaled to [0, 1].
         augment: what `training` does to the training images.
+        epoch_steps: steps after which an epoch of `training` ends; None for all its batches.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augment
+    epoch_steps: int | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -55,6 +57,7 @@ class Dataset:
             std=self.std,
             augment=self.augment,
             share=share,
+            most=self.epoch_steps,
         )
 
     def evaluation(self, split: str, batch_size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -56,6 +57,8 @@ class Laboratory:
         self._told = {""}
         self._build = build or _named(settings.model)
         self.data: Data = (_load(settings) if data is None else data).to(settings.device)
+        if settings.epoch_steps is not None:
+            self.data = _shortened(self.data, settings.epoch_steps)
         if settings.batch_size < 1:
             raise GemkernError(
                 f"a batch of {settings.batch_size} images cannot be trained on: "
@@ -272,6 +275,15 @@ def _load(settings: Settings) -> Data:
         )
     found = own.call(own.find(name), data_dir=settings.data_dir, train_limit=settings.train_limit)
     return as_data(found, name)
+
+
+def _shortened(data: Data, steps: int) -> Dataset:
+    if not isinstance(data, Dataset):
+        raise GemkernError(
+            "epoch_steps ends epochs of a gemkern.data.Dataset: leave it out, your DataLoader says "
+            "how long its epochs are"
+        )
+    return replace(data, epoch_steps=steps)
 
 
 def as_data(found: Any, name: str = "loaders") -> Data:

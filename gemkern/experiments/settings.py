@@ -50,6 +50,7 @@ class Settings:
     )
     density: float = option(0.02, "Fraction of the weights to keep.")
     batch_size: int = option(128, "Images a step.")
+    epoch_steps: int | None = option(None, "Steps of an epoch, where there are batches for more.")
     device: str = option("cpu", "auto, cpu, cuda or cuda:N.")
     finetune_epochs: int = option(150, "Epochs of finetuning.", epochs=True)
     finetune_lr: float = option(0.01, "Learning rate of the first epoch of finetuning.")

@@ -126,6 +126,24 @@ def test_shapes_dtypes_and_the_short_batch() -> None:
     assert all(labels.dtype == torch.int64 and labels.shape == (8,) for _, labels in parts)
 
 
+def test_an_epoch_may_end_early_on_other_images_each_time() -> None:
+    split = make_split()
+    for most, expected in ((2, 2), (5, 5), (9, 5)):
+        short = TrainingBatches(
+            split, 8, seed=0, mean=[0.0], std=[1 / 255], augment=LIVELY, most=most
+        )
+        assert len(short) == expected
+        for epoch in range(2):
+            short.begin(epoch)
+            seen = torch.cat([short.take()[1] for _ in range(len(short))])
+            assert torch.equal(seen, joined(epoch_of(split, epoch=epoch))[1][: len(seen)])
+
+
+def test_an_epoch_without_steps_is_refused() -> None:
+    with pytest.raises(GemkernError, match="cannot have 0 steps"):
+        TrainingBatches(make_split(), 8, seed=0, mean=[0.0], std=[1.0], augment=STILL, most=0)
+
+
 def test_a_batch_may_be_the_whole_split() -> None:
     images, labels = joined(epoch_of(make_split(), 40))
     assert len(images) == len(labels.unique()) == 40

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import gemkern as gk
 from gemkern.data import Split
 from gemkern.errors import GemkernError
-from gemkern.experiments.laboratory import Laboratory
+from gemkern.experiments.laboratory import Laboratory, as_data
 from gemkern.experiments.records import EpochRecord, Phase
 from gemkern.experiments.work import Course
 from gemkern.optim import masked_layers
@@ -206,3 +206,14 @@ def test_a_batch_that_cannot_be_filled_is_refused(batch_size: int, message: str)
 def test_fewer_than_one_seed_at_once_is_refused() -> None:
     with pytest.raises(GemkernError, match="0 seeds at once train nothing: give --set seeds_at_on"):
         Laboratory(settings(seeds_at_once=0))
+
+
+def test_an_epoch_ends_after_the_steps_that_it_is_given() -> None:
+    data = Laboratory(settings(epoch_steps=2)).data
+    assert len(data.training(32, seed=0)) == 2
+
+
+def test_the_length_of_a_loaders_epoch_is_its_own() -> None:
+    loader = [(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))]
+    with pytest.raises(GemkernError, match="epoch_steps ends epochs"):
+        Laboratory(settings(epoch_steps=2), data=as_data((loader, loader)))

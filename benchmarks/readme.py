@@ -1,12 +1,12 @@
-"""Keep what races measured, and write README's tables and figures from what is kept.
+"""Keep what races measured, and write the tables and figures of pages from what is kept.
 
 python -m benchmarks.readme                     write tables and figures anew
 python -m benchmarks.readme RUN_FOLDER KIND     first keep a run of gemkern race, named KIND-MACHINE
 
-A block `<!-- KIND: NAME -->` of README shows the result file NAME, and says so. Where that is not
-there, blocks of OPTIONAL kinds say "not measured". A block "accelerated: NAME" shows a race beside
-the same race run with `--set accelerate=never` and kept as KIND-dense; a block "saved: NAME" shows
-what the steps of NAME saved.
+Pages are README and those of `docs/`. A block `<!-- KIND: NAME -->` shows the result file NAME, and
+says so. Where that is not there, blocks of OPTIONAL kinds say "not measured". A block
+"accelerated: NAME" shows a race beside the same race run with `--set accelerate=never` and kept as
+KIND-dense; a block "saved: NAME" shows what the steps of NAME saved.
 """
 
 from __future__ import annotations
@@ -14,25 +14,36 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from benchmarks import figures, race_report, result_files, roofline
+from benchmarks.comparison import report as comparison
 from benchmarks.readme_cpu import CPU_BLOCKS
 from benchmarks.readme_races import RACE_BLOCKS
 from benchmarks.result_files import RESULTS, ROOT, kept
 from gemkern.files import write_atomically
 
 README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
 Render = Callable[[str, Mapping[str, Any]], str]
 Draw = Callable[[Mapping[str, Any], Path], list[Path]]
-BLOCKS: dict[str, Render] = {**RACE_BLOCKS, **CPU_BLOCKS, "roofline": roofline.markdown}
+BLOCKS: dict[str, Render] = {
+    **RACE_BLOCKS,
+    **CPU_BLOCKS,
+    "roofline": roofline.markdown,
+    "equal-steps": comparison.steps_block,
+    "equal-seconds": comparison.seconds_block,
+    "tries": comparison.tries_block,
+}
 FIGURES: dict[str, Draw] = {
     "curves": figures.draw,
     "rivals": race_report.draw,
     "roofline": roofline.draw,
+    "equal-steps": comparison.draw,
 }
 OPTIONAL = ("rivals", "roofline")
 BLOCK = re.compile(
@@ -54,9 +65,15 @@ def keep(run_folder: Path, kind: str) -> None:
     result_files.keep(RESULTS, name, {**found, **result_files.TRAINED})
 
 
-def filled(text: str) -> str:
-    """Return `text` with each marked block written from the results that it names."""
-    return BLOCK.sub(lambda match: match[1] + _block(match[2], match[3]) + match[4], text)
+def filled(text: str, page: Path = README) -> str:
+    """Return the `text` of a page with each marked block written from the results it names."""
+    up = "../" * len(page.parent.relative_to(ROOT).parts)
+
+    def block(match: re.Match[str]) -> str:
+        written = _block(match[2], match[3]).replace("](benchmarks/", f"]({up}benchmarks/")
+        return match[1] + written + match[4]
+
+    return BLOCK.sub(block, text)
 
 
 def drawn(text: str, folder: Path) -> list[Path]:
@@ -83,12 +100,13 @@ def main(
     run_folder: Annotated[Path | None, typer.Argument(help="A finished run to keep.")] = None,
     kind: Annotated[str | None, typer.Argument(help="Name of the kept results.")] = None,
 ) -> None:
-    """Keep a run, if one is given with a name, and write README's tables and figures."""
+    """Keep a run, if one is given with a name, and write the tables and figures of all pages."""
     if run_folder is not None and kind is not None:
         keep(run_folder, kind)
-    text = filled(README.read_text(encoding="utf-8"))
-    drawn(text, RESULTS)
-    write_atomically(README, lambda path: path.write_text(text, "utf-8"))
+    for page in PAGES:
+        text = filled(page.read_text(encoding="utf-8"), page)
+        drawn(text, RESULTS)
+        write_atomically(page, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from gemkern.report.environment import devices, versions
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 # Files that a benchmark writes: they do not change what it measures.
-WRITTEN = ("benchmarks/results", "README.md")
+WRITTEN = ("benchmarks/results", "README.md", "docs")
 # What says nothing about a device: trademarks, clocks, memory, makers, kinds.
 SILENT = re.compile(
     r"\((r|tm|c)\)|@.*|\b\d+-core\b|\b\d+ ?g[i]?b\b|\bhbm\w*|"
@@ -111,7 +111,7 @@ def kept(name: str, folder: Path = RESULTS) -> Content:
 
 
 def source(name: str, found: Mapping[str, Any], device: Mapping[str, Any]) -> str:
-    """Return for README what dtype, device, versions and commit a result is of, and its file."""
+    """Return for a page what dtype, device, versions and commit a result is of, and its file."""
     threads = f", {device['torch_threads']} threads" if "torch_threads" in device else ""
     versions = found["versions"]
     compiler = CPU_COMPILER if device["device"] == "cpu" else COMPILER
@@ -125,7 +125,7 @@ def source(name: str, found: Mapping[str, Any], device: Mapping[str, Any]) -> st
 
 
 def image(title: str, file: str) -> str:
-    """Return a figure of `benchmarks/results/` for README, ending in a newline."""
+    """Return a figure of `benchmarks/results/` for a page, ending in a newline."""
     return f"![{title}](benchmarks/results/{file})\n"
 
 

@@ -43,6 +43,11 @@ TINY = (
     "--set", "finetune_epochs=3", "--set", "imp_epochs=2", "--set", "imp_prune=0.5",
     "--set", "imp_rewind=3", "--set", "score_optimizer=adam", "--set", "score_lr=0.05",
 )  # fmt: skip
+# One job alone lasts longer, so that there are moments to stop it at.
+LONGER = (
+    "--set", "mine_epochs=40", "--set", "freeze_every=5", "--set", "imp_epochs=12",
+    "--set", "finetune_epochs=40",
+)  # fmt: skip
 # The sitecustomize of a process that is killed just before a file gets its name.
 BETWEEN = """
 import os, pathlib, signal
@@ -102,9 +107,9 @@ def subjects(ticket: Path) -> list[Subject]:
     """Return all commands, dense and accelerated in turns."""
     words = {
         "race": ("race", "--methods", "gem-miner,imp,random,dense", "--seeds", "1", *TINY),
-        "mine": ("mine", *TINY),
-        "imp": ("imp", *TINY),
-        "finetune": ("finetune", str(ticket), *_without_density(TINY)),
+        "mine": ("mine", *TINY, *LONGER),
+        "imp": ("imp", *TINY, *LONGER),
+        "finetune": ("finetune", str(ticket), *_without_density(TINY), *LONGER),
     }
     found = []
     for choices in (("never", "always"), ("always", "never")):

@@ -34,14 +34,12 @@ Timed = Annotated[bool, typer.Option("--timed", help="Nothing else runs: seconds
 
 @app.command()
 def tune(data_dir: DataDir, processes: Processes = 2) -> None:
-    """Run the tries of every method at every density."""
+    """Run the tries of every method."""
     _run(
         [
-            Task("tries", method, density, SEED_OF_TRIES, chosen)
-            for density in plan.DENSITIES
+            Task("tries", method, plan.DENSITY_OF_TRIES, SEED_OF_TRIES, chosen)
             for method in plan.GRIDS
             for chosen in plan.tries(method)
-            if method != "dense" or density == plan.DENSITIES[0]
         ],
         data_dir, processes, timed=False,
     )  # fmt: skip
@@ -74,14 +72,9 @@ def seconds(
     )  # fmt: skip
 
 
-def chosen(rows: Sequence[Row], method: str, density: float) -> dict[str, Any]:
+def chosen(rows: Sequence[Row], method: str) -> dict[str, Any]:
     """Return what was best for a method on the validation split, of its tries."""
-    tries = [
-        row
-        for row in rows
-        if row["table"] == "tries" and row["method"] == method
-        if row["density"] == density or method == "dense"
-    ]
+    tries = [row for row in rows if row["table"] == "tries" and row["method"] == method]
     assert len(tries) == plan.TRIES, f"tune first: {method} has {len(tries)} tries"
     best: dict[str, Any] = max(tries, key=lambda row: row["validation_accuracy"])["chosen"]
     return best
@@ -119,7 +112,7 @@ def _task(
     table: str, rows: Sequence[Row], method: str, density: float, seed: int, epochs: int
 ) -> Task:
     checks = plan.CHECKS if method == "gem-miner" else ()
-    return Task(table, method, density, seed, chosen(rows, method, density), epochs, checks)
+    return Task(table, method, density, seed, chosen(rows, method), epochs, checks)
 
 
 def _run(tasks: Sequence[Task], data_dir: str, processes: int, timed: bool) -> None:

@@ -12,13 +12,15 @@ from gemkern.experiments.settings import Settings, lengths
 
 DENSITIES = (0.05, 0.0144)
 # Of finding and finetuning together, and their steps.
-EPOCHS, STEPS = 36, 50
+EPOCHS, STEPS = 24, 50
 # A tenth as many images are for validation.
-TRAIN_LIMIT, BATCH = 13_500, 64
+TRAIN_LIMIT, BATCH = 13_500, 32
 # Rounds in which the kinds of IMP come to the density, whatever it is.
-ROUNDS = 9
-# Settings that are tried for each method, on the validation split.
-TRIES = 4
+ROUNDS = 6
+# As much more than what comes to the density, so that no weight is left to one round more.
+IN_ROUNDS = 1.001
+# Settings that are tried for each method, at one density, on the validation split.
+TRIES, DENSITY_OF_TRIES = 4, 0.0144
 # Made of the ticket of Gem-Miner, with its settings: what shows whether that knows anything.
 CHECKS = ("random", "shuffled", "reinitialised")
 MINED = ("gem-miner", "inverted")
@@ -104,7 +106,7 @@ def settings(
             "freeze_every": 1,
             "imp_epochs": round_epochs,
             "imp_short_epochs": round_epochs,
-            "imp_prune": 1 - math.exp(math.log(density) / ROUNDS),
+            "imp_prune": IN_ROUNDS * (1 - math.exp(math.log(density) / ROUNDS)),
             "imp_rewind": str(round_epochs * STEPS // 2),
             "rigl_every": 20,
             "set_every": 20,

@@ -203,6 +203,7 @@ class Laboratory:
             lr=self.settings.finetune_lr,
             weight_decay=self.settings.weight_decay,
             nesterov=self.settings.finetune_nesterov,
+            sign_in=self.settings.finetune_sign_in,
             schedule=self.settings.finetune_schedule,
             accelerated=accelerated,
         )

@@ -56,6 +56,11 @@ class Settings:
     finetune_lr: float = option(0.01, "Learning rate of the first epoch of finetuning.")
     finetune_schedule: str = option("multistep", "cosine, multistep or constant.")
     finetune_nesterov: bool = option(False, "Whether finetuning's momentum is Nesterov's.")
+    finetune_sign_in: int = option(
+        0,
+        "Epochs between rescalings of Sign-In, by which tickets are finetuned; 0 not to.",
+        epochs=True,
+    )
     weight_decay: float = option(1e-4, "Of the training of weights.")
     accelerate: str = option("measure", "measure, always, never, or a run to replay.")
     autocast: str = option("none", "auto, none or bfloat16.")

@@ -12,12 +12,14 @@ from gemkern.optim.layers import (
 from gemkern.optim.masked_sgd import MaskedSGD
 from gemkern.optim.score_adam import ScoreAdam
 from gemkern.optim.score_sgd import ScoreSGD
+from gemkern.optim.sign_in import SignInSGD
 
 __all__ = [
     "MaskedLayer",
     "MaskedSGD",
     "ScoreAdam",
     "ScoreSGD",
+    "SignInSGD",
     "carrying",
     "density",
     "is_masked",

@@ -37,6 +37,9 @@ class MaskedSGD(torch.optim.SGD):
         GemkernError: an option is out of its range.
     """
 
+    # The momenta in the memory of a parameter.
+    _momenta: tuple[str, ...] = ("momentum_buffer",)
+
     def __init__(
         self,
         layers: Layers,
@@ -91,12 +94,16 @@ class MaskedSGD(torch.optim.SGD):
         for layer in masked:
             (zero if self._is_zero(layer) else others).append(layer)
         self._mask_gradients(zero)
-        super().step()
+        self._move()
         self._clear_masked(others)
         known = () if self._capturable else masked
         self._zeros = {layer: Noted((layer.weight, layer.active)) for layer in known}
         self.refresh()
         return loss
+
+    def _move(self) -> None:
+        """Move all parameters by their gradients."""
+        super().step()
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -114,7 +121,9 @@ class MaskedSGD(torch.optim.SGD):
     def forget(self) -> None:
         """Set all momentum to zero."""
         for memory in self.state.values():
-            memory["momentum_buffer"].zero_()
+            for name in self._momenta:
+                if name in memory:
+                    memory[name].zero_()
         self._zeros = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,11 +145,12 @@ class MaskedSGD(torch.optim.SGD):
             group["fused"], lr = fused, group["lr"]
             group["lr"] = rate.fill_(lr) if isinstance(rate, Tensor) else float(lr)
         for parameter, memory in memories.items():
-            buffer, loaded = memory["momentum_buffer"], self.state[parameter]
-            if buffer.shape != parameter.shape:
-                # The layer has another form now.
-                buffer = memory["momentum_buffer"] = torch.empty_like(parameter)
-            buffer.copy_(loaded.get("momentum_buffer", torch.zeros_like(buffer)))
+            loaded = self.state[parameter]
+            for name, buffer in list(memory.items()):
+                if buffer.shape != parameter.shape:
+                    # The layer has another form now.
+                    buffer = memory[name] = torch.empty_like(parameter)
+                buffer.copy_(loaded.get(name, torch.zeros_like(buffer)))
             self.state[parameter] = memory
         self._join_layers()
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gemkern.errors import GemkernError
 from gemkern.numbers import whole_number
-from gemkern.optim import MaskedSGD
+from gemkern.optim import MaskedSGD, SignInSGD
 from gemkern.training.forms import Accelerated, Forms
 from gemkern.training.rates import rate, set_lr
 
@@ -26,12 +26,14 @@ class WeightTraining:
         model: any module; its masked layers train under `active`, everything else freely.
         epochs: length of the run, in epochs; the schedule is stretched over it.
         lr, momentum, weight_decay, nesterov: of SGD.
+        sign_in: epochs after which the factors of masked weights are rescaled, which learn in place
+            of the weights (`gemkern.optim.SignInSGD`); 0 for weights as they are.
         accelerated: True to run the layers on the sparse kernels wherever steps are faster for it,
             which is measured; or another choice of `Forms`.
         schedule: "cosine", "multistep" or "constant" (`gemkern.training.rates`).
 
     Raises:
-        GemkernError: fewer than one epoch, or an unknown schedule.
+        GemkernError: fewer than one epoch, an unknown schedule, or both `sign_in` and `nesterov`.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class WeightTraining:
         momentum: float = 0.9,
         weight_decay: float = 1e-4,
         nesterov: bool = False,
+        sign_in: int = 0,
         schedule: str = "cosine",
         accelerated: Accelerated = False,
     ) -> None:
@@ -53,15 +56,15 @@ class WeightTraining:
         self.epochs = epochs
         self.lr = lr
         self._rate = rate(schedule)
-        self.capturable = on_cuda(model)
-        self.optimizer = MaskedSGD(
-            model,
-            lr=lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            nesterov=nesterov,
-            capturable=self.capturable,
-        )
+        self._sign_in = whole_number("the number of epochs between rescalings", sign_in)
+        self.capturable = on_cuda(model) and not sign_in
+        self.optimizer: MaskedSGD
+        if sign_in:
+            if nesterov:
+                raise GemkernError("Sign-In has no Nesterov momentum: leave out one of them")
+            self.optimizer = SignInSGD(model, lr, momentum, weight_decay)
+        else:
+            self.optimizer = MaskedSGD(model, lr, momentum, weight_decay, nesterov, self.capturable)
         self._enter(0)
         self.forms = Forms(model, self.optimizer, accelerated)
 
@@ -91,6 +94,8 @@ class WeightTraining:
     def end_epoch(self) -> None:
         """Move to the next epoch's learning rate."""
         self._enter(self.epoch + 1)
+        if isinstance(self.optimizer, SignInSGD) and self.epoch % self._sign_in == 0:
+            self.optimizer.rescale()
         self.forms.pause()
 
     def state_dict(self) -> dict[str, Any]:

@@ -100,6 +100,16 @@ def test_a_job_in_pieces_is_the_job_in_one(tmp_path: Path, method: str, choice: 
     assert not list(pieces.path.glob("checkpoint-*")), "a finished job needs none"
 
 
+@pytest.mark.parametrize("choice", ["never", "always"])
+def test_finetuning_by_sign_in_goes_on_to_the_same_bits(tmp_path: Path, choice: str) -> None:
+    chosen = settings(accelerate=choice, finetune_epochs=3, finetune_sign_in=2)
+    one = job(chosen, "erk", [0])
+    whole, pieces = (JobFolder.create(tmp_path / name, one) for name in ("whole", "pieces"))
+    run_job(whole, Laboratory(chosen))
+    assert run_in_pieces(pieces, lambda: Laboratory(chosen), looks=5) >= 1
+    assert outcome(pieces) == outcome(whole)
+
+
 def mined(chosen: Settings) -> Ticket:
     """Return a ticket for what needs one."""
     model = Laboratory(chosen).fresh_model(0)

@@ -1,0 +1,151 @@
+"""What a comparison came to: tables for the documentation, and the figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.comparison import plan
+from benchmarks.comparison.running import Row
+from benchmarks.figures import save
+from benchmarks.result_files import image, source, used
+from gemkern.report.figures import COLOURS, MARKERS
+
+FIGURE = "accuracy.png"
+NONE = "-"
+Kept = Mapping[str, Any]
+
+
+def steps_block(name: str, found: Kept) -> str:
+    """Return the table of equal steps and the figure of accuracy against seconds."""
+    header = ["method", "epochs find + finetune"]
+    for density in plan.DENSITIES:
+        at = f"{100 * density:g} %"
+        header += [f"{at}: found", f"{at}: finetuned", f"{at}: seconds"]
+    rows = found["runs"]
+    lines = []
+    for method in _methods(rows, "steps"):
+        cells = [cell for density in plan.DENSITIES for cell in _cells(rows, method, density)]
+        lines.append([method, _epochs(rows, method), *cells])
+    picture = image("Accuracy against seconds at equal steps", f"{name}-{FIGURE}")
+    return f"{_table(header, lines)}\n{_provenance(name, found)}\n{picture}"
+
+
+def seconds_block(name: str, found: Kept) -> str:
+    """Return the table of equal seconds."""
+    rows = found["runs"]
+    densities = [d for d in plan.DENSITIES if _of(rows, "seconds", "gem-miner", d)]
+    header = ["method"]
+    for density in densities:
+        at = f"{100 * density:g} %"
+        header += [f"{at}: epochs", f"{at}: finetuned"]
+    lines = []
+    for method in _methods(rows, "seconds"):
+        line = [method]
+        for density in densities:
+            ours = _of(rows, "seconds", method, density)
+            line += (
+                [str(ours[0]["epochs"]), _percent(ours, "accuracy_after")] if ours else [NONE] * 2
+            )
+        lines.append(line)
+    return f"{_table(header, lines)}\n{_provenance(name, found)}"
+
+
+def tries_block(name: str, found: Kept) -> str:
+    """Return the table of what was tried for each method, and what was best."""
+    lines = []
+    for method in _methods(found["runs"], "tries"):
+        tries = _of(found["runs"], "tries", method, plan.DENSITY_OF_TRIES)
+        best = max(tries, key=lambda row: row["validation_accuracy"])
+        settings = ", ".join(f"{key} {value:g}" for key, value in best["chosen"].items())
+        worst = min(row["validation_accuracy"] for row in tries)
+        lines.append(
+            [method, settings, f"{100 * best['validation_accuracy']:.1f}", f"{100 * worst:.1f}"]
+        )
+    header = ["method", "best of the tries", "its validation %", "validation % of the worst"]
+    return f"{_table(header, lines)}\n{_provenance(name, found)}"
+
+
+def draw(found: Kept, stem: Path) -> list[Path]:
+    """Write accuracy against seconds at equal steps as a figure, a panel for each density."""
+    rows = [row for row in found["runs"] if row["table"] == "steps"]
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    axes = figure.subplots(1, len(plan.DENSITIES))
+    for axis, density in zip(axes, plan.DENSITIES, strict=True):
+        _panel(axis, rows, density)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    return [save(figure, stem.with_name(f"{stem.name}-{FIGURE}"), rows)]
+
+
+def _panel(axis: Axes, rows: Sequence[Row], density: float) -> None:
+    for number, method in enumerate(_methods(rows, "steps")):
+        ours = _of(rows, "steps", method, density)
+        seconds = _seconds(ours)
+        if seconds is None:
+            continue
+        percent = [100 * row["accuracy_after"] for row in ours]
+        spread = stdev(percent) if len(percent) > 1 else 0.0
+        axis.errorbar(
+            seconds, fmean(percent), spread, fmt=MARKERS[number % len(MARKERS)], markersize=6,
+            color=COLOURS[method], capsize=2, label=method,
+        )  # fmt: skip
+    axis.set(title=f"density {100 * density:g} %", xlabel="seconds to find and finetune")
+    axis.set(ylabel="test accuracy, %, mean ± std")
+    axis.grid(alpha=0.3)
+
+
+def _methods(rows: Sequence[Row], table: str) -> list[str]:
+    """Return the methods of a table, in the order of the plan, checks behind Gem-Miner."""
+    there = {row["method"] for row in rows if row["table"] == table}
+    order = [name for name in plan.GRIDS if name != "inverted"] + [*plan.CHECKS, "inverted"]
+    return [name for name in order if name in there]
+
+
+def _of(rows: Sequence[Row], table: str, method: str, density: float) -> list[Row]:
+    """Return the runs of a method at a density; the dense network has one for all."""
+    mine = [row for row in rows if row["table"] == table and row["method"] == method]
+    return [row for row in mine if row["density"] == density or method == "dense"]
+
+
+def _cells(rows: Sequence[Row], method: str, density: float) -> list[str]:
+    ours = _of(rows, "steps", method, density)
+    if not ours:
+        return [NONE] * 3
+    seconds = _seconds(ours)
+    return [
+        _percent(ours, "accuracy_before") if method != "dense" else NONE,
+        _percent(ours, "accuracy_after"),
+        NONE if seconds is None else f"{seconds:.1f}",
+    ]
+
+
+def _epochs(rows: Sequence[Row], method: str) -> str:
+    one = next(row for row in rows if row["table"] == "steps" and row["method"] == method)
+    return f"{one['find_epochs']} + {one['finetune_epochs']}"
+
+
+def _seconds(rows: Sequence[Row]) -> float | None:
+    """Return the mean seconds of the runs that nothing ran beside; None where there is none."""
+    timed = [row["find_seconds"] + row["finetune_seconds"] for row in rows if row["timed"]]
+    return fmean(timed) if timed else None
+
+
+def _percent(rows: Sequence[Row], field: str) -> str:
+    percent = [100 * row[field] for row in rows]
+    mean = f"{fmean(percent):.2f}"
+    return mean if len(percent) == 1 else f"{mean} ± {stdev(percent):.2f}"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, rule, *lines))
+
+
+def _provenance(name: str, found: Kept) -> str:
+    return source(name, found, used("cpu", found["devices"]))

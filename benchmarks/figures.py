@@ -14,6 +14,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 from gemkern.files import write_atomically
@@ -87,6 +88,8 @@ def _figure(path: Path, panels: Sequence[tuple[str, str, list[Row]]]) -> Path:
     axes = figure.subplots(1, len(panels))
     for axis, (title, name, rows) in zip(axes, panels, strict=True):
         _panel(axis, title, name, rows)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     return save(figure, path, [rows for _, _, rows in panels])
 
 
@@ -96,12 +99,14 @@ def _panel(axis: Axes, title: str, name: str, rows: list[Row]) -> None:
             [row[name] for row in rows], [row[line] for row in rows], label=LABELS[line], **style
         )
     axis.set(title=title, xlabel=name, ylabel="milliseconds a step", xscale="log", yscale="log")
-    if name != "density":
-        ticks = [row[name] for row in rows]
-        axis.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
-        axis.minorticks_off()
+    ticks = [row[name] for row in rows]
+    labels = [f"{100 * tick:g} %" if name == "density" else str(tick) for tick in ticks]
+    axis.set_xticks(ticks, labels, minor=False)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
-    axis.legend()
 
 
 def _of(rows: Sequence[Row], network: str, **fixed: Any) -> list[Row]:

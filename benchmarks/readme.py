@@ -25,6 +25,7 @@ from benchmarks.comparison import report as comparison
 from benchmarks.readme_cpu import CPU_BLOCKS
 from benchmarks.readme_races import RACE_BLOCKS
 from benchmarks.result_files import RESULTS, ROOT, kept
+from benchmarks.schedule import report as schedule
 from gemkern.files import write_atomically
 
 README = ROOT / "README.md"
@@ -38,6 +39,7 @@ BLOCKS: dict[str, Render] = {
     "equal-steps": comparison.steps_block,
     "equal-seconds": comparison.seconds_block,
     "tries": comparison.tries_block,
+    "schedule": schedule.block,
 }
 FIGURES: dict[str, Draw] = {
     "curves": figures.draw,

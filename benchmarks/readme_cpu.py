@@ -1,4 +1,4 @@
-"""README's tables of sparse training on a CPU, from what `benchmarks.cpu` has kept."""
+"""Tables of sparse training on a CPU, from what `benchmarks.cpu` has kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from benchmarks.result_files import image, source
 
 # Densities that are shown layer by layer.
 SHOWN = (0.0144, 0.05)
+# Steps that the front page shows: network, density, batch; and the densities of single layers.
+FRONT = (
+    ("vgg16", 0.0144, 128),
+    ("wide_resnet28_2", 0.0144, 128),
+    ("resnet20", 0.0144, 128),
+    ("resnet20", 0.0144, 32),
+    ("resnet20", 0.2, 128),
+)
+FRONT_LAYERS = 0.5
 MEBIBYTE = 2**20
 Row = dict[str, Any]
 
@@ -28,6 +37,36 @@ def _steps(kept: dict[str, Any]) -> str:
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def _front(kept: dict[str, Any]) -> str:
+    """Return what is faster and what is not: some steps, and single layers where they lose."""
+    lines = [
+        "| what | density<br>% | batch | dense<br>ms | sparse<br>ms | faster by |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    uniform = [row for row in kept["steps"] if row["masks"] == "uniform"]
+    steps = {(row["network"], row["density"], row["batch"]): row for row in uniform}
+    for one in FRONT:
+        network, density, batch = one
+        dense, sparse, ratio = (steps[one][key] for key in ("dense", "sparse", "ratio"))
+        cells = f"{100 * density:g} | {batch} | {dense:.0f} | {sparse:.0f} | {ratio:.1f}x"
+        lines.append(f"| a training step of {network} | {cells} |")
+    (mean,) = [
+        row["geometric_mean"]
+        for row in kept["geometric_means"]
+        if row["density"] == FRONT_LAYERS and row["which"] == "forward"
+    ]
+    layers = len({_layer(row) for row in kept["layers"]})
+    lines.append(
+        f"| {layers} single convolutions, forward, geometric mean | {100 * FRONT_LAYERS:g} | 128 "
+        f"| - | - | {mean:.1f}x |"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _layer(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("network", "inputs", "outputs", "size", "stride"))
 
 
 def _milliseconds(row: Row, of: str) -> str:
@@ -89,8 +128,12 @@ def _busy(kept: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _curve(name: str, kept: dict[str, Any]) -> str:
+    return image("Step time against density", f"{name}-{DENSITY_FIGURE}")
+
+
 def _curves(name: str, kept: dict[str, Any]) -> str:
-    density = image("Step time against density", f"{name}-{DENSITY_FIGURE}")
+    density = _curve(name, kept)
     size = image("Step time against batch and width", f"{name}-{SIZE_FIGURE}")
     return f"{density}\n{size}"
 
@@ -110,6 +153,8 @@ def _with_source(
 
 CPU_BLOCKS = {
     "steps": _with_source(_steps),
+    "front": _with_source(_front),
+    "curve": _curve,
     "curves": _curves,
     "layers": _with_source(_layers),
     "means": _with_source(_means),

@@ -1,4 +1,4 @@
-"""README says what the result files say, and its code runs."""
+"""README and the pages of docs say what the result files say, and their code runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from benchmarks import readme
 from benchmarks.figures import DENSITY_FIGURE, digest_in
 from benchmarks.readme import PAGES, README, RESULTS, drawn, filled
-from benchmarks.result_files import kept
+from benchmarks.result_files import ROOT, kept
 from gemkern.experiments.run_folder import RunFolder
 
 TEXT = README.read_text(encoding="utf-8")
@@ -27,9 +27,11 @@ def test_the_tables_are_those_of_the_result_files(page: Path) -> None:
 
 
 def test_a_figure_changed_by_hand_is_noticed() -> None:
-    changed = re.sub(r"\| gem-miner \| (\d)", r"| gem-miner | 9\1", TEXT)
-    assert changed != TEXT
-    assert filled(changed) == TEXT
+    page = ROOT / "docs" / "races.md"
+    text = page.read_text(encoding="utf-8")
+    changed = re.sub(r"\| gem-miner \| (\d)", r"| gem-miner | 9\1", text)
+    assert changed != text
+    assert filled(changed, page) == text
 
 
 def test_the_figures_are_those_of_the_result_files(
@@ -43,7 +45,7 @@ def test_the_figures_are_those_of_the_result_files(
             "run python -m benchmarks.readme"
         )
         assert f"benchmarks/results/{figure.name})" in text
-    (name,) = re.findall(r"<!-- curves: (\S+) -->", TEXT)
+    (name,) = re.findall(r"<!-- curves: (\S+) -->", "".join(texts))
     found = kept(name)
     found["steps"][0]["sparse"] += 1
     monkeypatch.setattr(readme, "kept", lambda name: found)
@@ -61,8 +63,12 @@ def test_what_is_not_measured_is_said() -> None:
         filled("<!-- steps: cpu-no-machine -->\n<!-- end -->")
 
 
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-(OWN,) = [block for block in BLOCKS if block.startswith("# own.py")]
+PAGES_WITH_CODE = {
+    page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    for page in PAGES
+}
+BLOCKS = [(page.name, block) for page, blocks in PAGES_WITH_CODE.items() for block in blocks]
+(OWN,) = [block for _, block in BLOCKS if block.startswith("# own.py")]
 
 
 @pytest.fixture
@@ -75,14 +81,35 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_the_code_runs_as_printed(number: int, own: Path) -> None:
+@pytest.mark.parametrize("block", [block for _, block in BLOCKS], ids=[page for page, _ in BLOCKS])
+def test_the_code_runs_as_printed(block: str, own: Path) -> None:
     torch.manual_seed(0)
-    exec(BLOCKS[number], {"__name__": "readme"})
+    exec(block, {"__name__": "page"})
+
+
+def test_the_commands_of_the_front_page_run_as_printed(tmp_path: Path) -> None:
+    (commands,) = re.findall(r"^## Two commands\n+```\n(.*?)```", TEXT, re.MULTILINE | re.DOTALL)
+    for command in commands.splitlines():
+        words = [*shlex.split(command, comments=True)[1:], "--train-limit", "200", "--epochs", "2"]
+        if words[0] == "race":
+            words += ["--seeds", "1", "--set", "freeze_every=1"]
+        done = subprocess.run(
+            [sys.executable, "-m", "gemkern", *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_links_lead_to_what_is_there() -> None:
+    for page in (*PAGES, ROOT / "CONTRIBUTING.md"):
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+        for link in links:
+            assert link.startswith("http") or (page.parent / link).exists(), (page.name, link)
 
 
 def test_the_command_of_an_own_race_runs_as_printed(own: Path) -> None:
-    (command,) = re.findall(r"^gemkern (race --model own:build .*)$", TEXT, re.MULTILINE)
+    text = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^gemkern (race --model own:build .*)$", text, re.MULTILINE)
     done = subprocess.run(
         [sys.executable, "-m", "gemkern", *shlex.split(command)], capture_output=True, text=True
     )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from command import call, fail_at, wait_for
 
-from benchmarks.soak import outcome
+from benchmarks.soak.subjects import outcome
 from gemkern.experiments.run_folder import RunFolder
 from gemkern.tickets import METHODS, Entry, Start
 

@@ -23,7 +23,7 @@ import pytest
 import torch
 from command import call
 
-from benchmarks.soak import outcome
+from benchmarks.soak.subjects import outcome
 from gemkern.errors import GemkernError
 from gemkern.experiments import ray_engine
 from gemkern.experiments.job_folder import Busy, JobFolder

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from gemkern.tickets import METHODS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "-b", "html"]
+    done = subprocess.run([*command, str(DOCS), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {path.stem for path in tmp_path.glob("*.html")}
+    assert pages >= {path.stem for path in DOCS.glob("*.md")}
+    reference = (tmp_path / "reference.html").read_text(encoding="utf-8")
+    for name in ("GemMiner", "MaskedConv2d", "accelerate", "race"):
+        assert f"gemkern.{name}" in reference or f'id="gemkern.{name}"' in reference
 
 
 def test_the_page_of_methods_has_a_line_for_each() -> None:

@@ -6,7 +6,7 @@ python -m benchmarks.comparison seconds --data-dir DIR    as many seconds as Gem
 
 ResNet-20 on Fashion-MNIST at half its resolution (see `plan`). Each adds its rows to
 `benchmarks/results/comparison-MACHINE.json` as runs end, and leaves out what is there. Runs go side
-by side, a thread each; with --timed nothing else may run, and their seconds are those that count.
+by side, a thread each; their seconds are those of the processor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ app = typer.Typer(help=__doc__, add_completion=False)
 DataDir = Annotated[str, typer.Option(help="Folder of Fashion-MNIST.")]
 Processes = Annotated[int, typer.Option(min=1, help="Runs side by side.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")]
-Timed = Annotated[bool, typer.Option("--timed", help="Nothing else runs: seconds count.")]
 
 
 @app.command()
@@ -41,26 +40,22 @@ def tune(data_dir: DataDir, processes: Processes = 2) -> None:
             for method in plan.GRIDS
             for chosen in plan.tries(method)
         ],
-        data_dir, processes, timed=False,
+        data_dir, processes,
     )  # fmt: skip
 
 
 @app.command()
-def steps(
-    data_dir: DataDir, processes: Processes = 2, seeds: Seeds = SEEDS, timed: Timed = False
-) -> None:
+def steps(data_dir: DataDir, processes: Processes = 2, seeds: Seeds = SEEDS) -> None:
     """Race all at equal steps."""
     rows = _kept()
     _run(
         [_task("steps", rows, *one, plan.EPOCHS) for one in _contenders(seeds)],
-        data_dir, processes, timed,
+        data_dir, processes,
     )  # fmt: skip
 
 
 @app.command()
-def seconds(
-    data_dir: DataDir, processes: Processes = 2, seeds: Seeds = SEEDS, timed: Timed = False
-) -> None:
+def seconds(data_dir: DataDir, processes: Processes = 2, seeds: Seeds = SEEDS) -> None:
     """Race all with as many epochs as fit into the seconds of Gem-Miner at equal steps."""
     rows = _kept()
     _run(
@@ -68,7 +63,7 @@ def seconds(
             _task("seconds", rows, *one, epochs_in_time(rows, *one[:2]))
             for one in _contenders(seeds)
         ],
-        data_dir, processes, timed,
+        data_dir, processes,
     )  # fmt: skip
 
 
@@ -81,14 +76,14 @@ def chosen(rows: Sequence[Row], method: str) -> dict[str, Any]:
 
 
 def total_seconds(rows: Sequence[Row], method: str, density: float) -> float:
-    """Return the mean seconds of a method at equal steps, of the runs that were timed."""
-    timed = [
+    """Return the mean seconds of a method at equal steps."""
+    taken = [
         row["find_seconds"] + row["finetune_seconds"]
         for row in rows
-        if row["table"] == "steps" and row["method"] == method and row["timed"]
+        if row["table"] == "steps" and row["method"] == method
         if row["density"] == density or method == "dense"
     ]
-    return fmean(timed)
+    return fmean(taken)
 
 
 def epochs_in_time(rows: Sequence[Row], method: str, density: float) -> int:
@@ -115,13 +110,13 @@ def _task(
     return Task(table, method, density, seed, chosen(rows, method), epochs, checks)
 
 
-def _run(tasks: Sequence[Task], data_dir: str, processes: int, timed: bool) -> None:
+def _run(tasks: Sequence[Task], data_dir: str, processes: int) -> None:
     rows = _kept()
     known = {key(row) for row in rows}
     left = [task for task in tasks if task.key not in known]
     with tqdm(total=len(left), unit="run") as bar:
         for found in run_all(left, data_dir, processes):
-            rows += [row | {"timed": timed} for row in found]
+            rows += found
             _keep(rows)
             bar.set_postfix_str(_said(found[0]))
             bar.update()

@@ -86,14 +86,13 @@ def draw(found: Kept, stem: Path) -> list[Path]:
 def _panel(axis: Axes, rows: Sequence[Row], density: float) -> None:
     for number, method in enumerate(_methods(rows, "steps")):
         ours = _of(rows, "steps", method, density)
-        seconds = _seconds(ours)
-        if seconds is None:
+        if not ours:
             continue
         percent = [100 * row["accuracy_after"] for row in ours]
         spread = stdev(percent) if len(percent) > 1 else 0.0
         axis.errorbar(
-            seconds, fmean(percent), spread, fmt=MARKERS[number % len(MARKERS)], markersize=6,
-            color=COLOURS[method], capsize=2, label=method,
+            fmean(_seconds(ours)), fmean(percent), spread, label=method, color=COLOURS[method],
+            fmt=MARKERS[number % len(MARKERS)], markersize=6, capsize=2,
         )  # fmt: skip
     axis.set(title=f"density {100 * density:g} %", xlabel="seconds to find and finetune")
     axis.set(ylabel="test accuracy, %, mean ± std")
@@ -117,11 +116,10 @@ def _cells(rows: Sequence[Row], method: str, density: float) -> list[str]:
     ours = _of(rows, "steps", method, density)
     if not ours:
         return [NONE] * 3
-    seconds = _seconds(ours)
     return [
         _percent(ours, "accuracy_before") if method != "dense" else NONE,
         _percent(ours, "accuracy_after"),
-        NONE if seconds is None else f"{seconds:.1f}",
+        _spread(_seconds(ours), digits=1),
     ]
 
 
@@ -130,16 +128,17 @@ def _epochs(rows: Sequence[Row], method: str) -> str:
     return f"{one['find_epochs']} + {one['finetune_epochs']}"
 
 
-def _seconds(rows: Sequence[Row]) -> float | None:
-    """Return the mean seconds of the runs that nothing ran beside; None where there is none."""
-    timed = [row["find_seconds"] + row["finetune_seconds"] for row in rows if row["timed"]]
-    return fmean(timed) if timed else None
+def _seconds(rows: Sequence[Row]) -> list[float]:
+    return [row["find_seconds"] + row["finetune_seconds"] for row in rows]
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    mean = f"{fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {stdev(values):.{digits}f}"
 
 
 def _percent(rows: Sequence[Row], field: str) -> str:
-    percent = [100 * row[field] for row in rows]
-    mean = f"{fmean(percent):.2f}"
-    return mean if len(percent) == 1 else f"{mean} ± {stdev(percent):.2f}"
+    return _spread([100 * row[field] for row in rows], digits=2)
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -70,6 +70,7 @@ class Work:
         on_ticket: is handed each ticket, with its seed, when it is found.
         share: which part of each batch is trained on here.
         wrap: what the forward pass goes through while a model trains.
+        clock: returns the seconds by which training is timed.
     """
 
     def __init__(
@@ -81,8 +82,9 @@ class Work:
         on_ticket: Callable[[int, Ticket], None] = lambda seed, ticket: None,
         share: Share = WHOLE,
         wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.job, self.laboratory = job, laboratory
+        self.job, self.laboratory, self._clock = job, laboratory, clock
         self._given, self._share, self._wrap = given, share, wrap
         self._on_epoch, self._on_ticket = on_epoch, on_ticket
         self.courses = [Course(seed) for seed in job.seeds]
@@ -189,9 +191,9 @@ class Work:
             return
         for course, one in zip(self.courses, made, strict=True):
             if not isinstance(one, (Search, nn.Module)):
-                started = time.perf_counter()
+                started = self._clock()
                 ticket = one()
-                course.drawn_seconds = time.perf_counter() - started
+                course.drawn_seconds = self._clock() - started
                 self._take(course, ticket)
 
     def _end_search(self) -> None:
@@ -242,6 +244,7 @@ class Work:
             autocast=self.laboratory.autocast,
             graph=settings.graph,
             share=self._share,
+            clock=self._clock,
         )
 
     def _train(self, is_due: Callable[[], bool], keep: Callable[[], None]) -> None:

@@ -110,6 +110,7 @@ class Training:
             the weights.
         graph: on a CUDA device, capture the step once and replay it, if that is possible.
         share: which part of each batch is trained on here.
+        clock: returns the seconds by which epochs are timed.
 
     Attributes:
         epoch, step: how many epochs are finished, and how many steps of the next.
@@ -127,6 +128,7 @@ class Training:
         autocast: torch.dtype | None = None,
         graph: bool = True,
         share: Share = WHOLE,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         lengths = sorted({trainee.method.epochs for trainee in trainees})
         if len(lengths) != 1:
@@ -135,6 +137,7 @@ class Training:
                 "give one at least, and all the same length"
             )
         self._trainees, (self._epochs,), self._share = trainees, lengths, share
+        self._clock = clock
         self._steps = [
             TrainingStep(
                 trainee.model,
@@ -234,7 +237,7 @@ class Training:
         device = self._steps[0].device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter()
+        return self._clock()
 
 
 def _check_loss(loss: float, epoch: int, epochs: int) -> None:

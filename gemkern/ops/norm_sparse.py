@@ -272,8 +272,8 @@ class _Convolve(torch.autograd.Function):
 def _apply(*inputs: Any) -> Any:
     """Call the operator, given its arguments, with gradients."""
     *tensors, shape = inputs[:8]
-    pattern = Pattern(tuple(shape), *inputs[8:12])
-    return _Convolve.apply(*tensors, *inputs[12:14], _How(pattern, *inputs[14:]))
+    pattern = Pattern(tuple(shape), *inputs[8:10])
+    return _Convolve.apply(*tensors, *inputs[10:12], _How(pattern, *inputs[12:]))
 
 
 class _Unsaved(NamedTuple):

@@ -14,7 +14,7 @@ from gemkern.ops.registration import differentiate, register
 
 __all__ = ["Pattern", "pattern", "sparse_conv2d", "sparse_linear"]
 
-PATTERN = "int[] shape, Tensor starts, Tensor positions, Tensor input_starts, Tensor input_order"
+PATTERN = "int[] shape, Tensor starts, Tensor positions"
 GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str backend"
 
 
@@ -172,8 +172,8 @@ def _linear_backward(ctx: Any, grad_y: Tensor) -> Any:
 
 def _conv2d_setup(ctx: Any, inputs: Any) -> None:
     x, values, ctx.shape = inputs[:3]
-    ctx.geometry = inputs[8:]
-    ctx.save_for_backward(x, values, *inputs[3:7])
+    ctx.geometry = inputs[6:]
+    ctx.save_for_backward(x, values, *inputs[3:5])
 
 
 def _conv2d_backward(ctx: Any, grad_y: Tensor) -> Any:
@@ -185,7 +185,7 @@ def _conv2d_backward(ctx: Any, grad_y: Tensor) -> Any:
         grad_x = _conv2d_input_grad(grad_y, x.shape, values, *where, *ctx.geometry)
     if wants_values:
         grad_values = _conv2d_weight_grad(grad_y, x, *where, *ctx.geometry)
-    if ctx.needs_input_grad[7]:
+    if ctx.needs_input_grad[5]:
         grad_bias = grad_y.sum((0, 2, 3))
     nothing = [None for _ in where], [None for _ in ctx.geometry]
     return grad_x, grad_values, *nothing[0], grad_bias, *nothing[1]

@@ -30,9 +30,7 @@ VALUES = new(7)
 
 
 def pattern(*shape: int) -> Pattern:
-    places = new(7, dtype=torch.int64)
-    starts = [new(size + 1, dtype=torch.int64) for size in shape[:2]]
-    return Pattern(shape, starts[0], places, starts[1], places)
+    return Pattern(shape, new(shape[0] + 1, dtype=torch.int64), new(7, dtype=torch.int64))
 
 
 CHANNELS = [new(4)] * 4

@@ -50,21 +50,16 @@ def test_a_linear_layer_agrees_with_autograd() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 3, 2, 4), (5, 3), (0, 3, 2, 2), (4, 0, 3, 3), (0, 0)])
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
-def test_a_pattern_lists_every_place_from_both_sides(shape: tuple[int, ...], density) -> None:
+def test_a_pattern_lists_every_place(shape: tuple[int, ...], density) -> None:
     active = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < density
     where = pattern(active)
-    outputs, inputs, *_ = active.nonzero().T
+    outputs = active.nonzero()[:, 0]
     assert where.shape == shape
     assert torch.equal(where.positions, active.flatten().nonzero().flatten())
     for channel in range(shape[0]):
         entries = range(where.starts[channel], where.starts[channel + 1])
         assert set(outputs[entries].tolist()) <= {channel}
-    for channel in range(shape[1]):
-        entries = where.input_order[where.input_starts[channel] : where.input_starts[channel + 1]]
-        assert set(inputs[entries].tolist()) <= {channel}
-        assert torch.equal(entries, entries.sort().values)
-    assert where.starts[-1] == where.input_starts[-1] == len(where.positions)
-    assert torch.equal(where.input_order.sort().values, torch.arange(len(where.positions)))
+    assert where.starts[-1] == len(where.positions)
 
 
 def test_batch_last_is_a_matter_of_strides() -> None:

@@ -142,8 +142,8 @@ def of_norm_sparse_backward() -> dict[str, Arguments]:
     samples = {}
     for name, sample in of_norm_sparse().items():
         given = [t.detach() if isinstance(t, Tensor) else t for t in sample]
-        x, residual, *norm_to_pattern = given[:12]
-        added, eps, relu, keep, moments, *geometry = given[13:]
+        x, residual, *norm_to_pattern = given[:10]
+        added, eps, relu, keep, moments, *geometry = given[11:]
         y, z, mean, _ = torch.ops.gemkern.norm_sparse_conv2d(*given[:-1], "reference")
         grad_y = ops.batch_last(normal(*y.shape))
         of_moments = (normal(6), normal(6)) if moments else (None, None)

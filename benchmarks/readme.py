@@ -6,7 +6,7 @@ python -m benchmarks.readme RUN_FOLDER KIND     first keep a run of gemkern race
 Pages are README and those of `docs/`. A block `<!-- KIND: NAME -->` shows the result file NAME, and
 says so. Where that is not there, blocks of OPTIONAL kinds say "not measured". A block
 "accelerated: NAME" shows a race beside the same race run with `--set accelerate=never` and kept as
-KIND-dense; a block "saved: NAME" shows what the steps of NAME saved.
+KIND-dense.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gemkern.experiments.records import Run, Saving
+from gemkern.experiments.records import Run
 from gemkern.experiments.summary import summarise
-from gemkern.report import savings_markdown
 
 
 def accelerated(kept: dict[str, Any], dense: dict[str, Any]) -> str:
@@ -27,11 +26,6 @@ def accelerated(kept: dict[str, Any], dense: dict[str, Any]) -> str:
         lines.append(f"| {method} | dense | {_cells(base, base)} |")
         lines.append(f"| {method} | accelerated | {_cells(fast[method], base)} |")
     return "\n".join(lines) + "\n"
-
-
-def saved(kept: dict[str, Any]) -> str:
-    """Return what the steps of a race saved, measured beside it."""
-    return savings_markdown([Saving(**entry) for entry in kept["savings"]])
 
 
 def _race(kept: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import race_report
-from benchmarks.readme_accelerated import accelerated, saved
+from benchmarks.readme_accelerated import accelerated
 from benchmarks.result_files import image, kept, named, source, used
 from gemkern.experiments.records import Run
 from gemkern.experiments.summary import paired_gain
@@ -35,10 +35,6 @@ def _accelerated(name: str, found: Kept) -> str:
     device = _device(found)
     kind = name.removesuffix(named("", device))
     return f"{accelerated(found, kept(named(f'{kind}-dense', device)))}\n{_provenance(name, found)}"
-
-
-def _saved(name: str, found: Kept) -> str:
-    return f"{saved(found)}\n{_provenance(name, found)}"
 
 
 def _rivals(name: str, found: Kept) -> str:
@@ -72,6 +68,5 @@ RACE_BLOCKS = {
     "race": _race,
     "gains": _gains,
     "accelerated": _accelerated,
-    "saved": _saved,
     "rivals": _rivals,
 }

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import readme, readme_races
 from benchmarks.result_files import named
-from gemkern.experiments.records import Run, Saving
+from gemkern.experiments.records import Run
 
 DEVICE = {"device": "cpu", "name": "CPU", "torch_threads": 2}
 
@@ -30,7 +30,6 @@ def kept(accelerate: str | bool, seconds: float, **config: Any) -> dict[str, Any
         "versions": {"torch": "2", "numba": "0.6", "python": "3"},
         "devices": [DEVICE],
         "runs": runs,
-        "savings": [asdict(Saving("imp", 0, "find", 100, 20.0, 10.0))],
     }
 
 
@@ -68,9 +67,3 @@ def test_other_races_are_not_compared(
 ) -> None:
     with pytest.raises(AssertionError):
         page("accelerated", tmp_path, monkeypatch, dense)
-
-
-def test_what_steps_saved_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = page("saved", tmp_path, monkeypatch, kept(False, 40.0))
-    assert "| imp | find | 100 | 20.0 | 10.0 | 2.00x | 1.0 |" in lines
-    assert "Acceleration saved 1.0 s over 100 steps." in lines

@@ -9,7 +9,7 @@ from gemkern.report.console import (
 from gemkern.report.environment import devices, info, versions
 from gemkern.report.figures import draw_race, race_figure, ticket_figure
 from gemkern.report.paper_table import paper_table
-from gemkern.report.savings import savings_markdown, savings_table
+from gemkern.report.savings import savings_table
 from gemkern.report.show import jobs_table, overlap_table, ticket_table
 from gemkern.report.verdict import verdict_table
 
@@ -24,7 +24,6 @@ __all__ = [
     "paper_table",
     "race_figure",
     "race_table",
-    "savings_markdown",
     "savings_table",
     "settings_table",
     "ticket_figure",

@@ -1,4 +1,4 @@
-"""What acceleration saved, in a terminal or on a page."""
+"""What acceleration saved, in a terminal."""
 
 from __future__ import annotations
 
@@ -37,17 +37,6 @@ def savings_table(savings: Sequence[Saving]) -> Table:
     for row in _rows(savings):
         table.add_row(*map(Text, row))
     return table
-
-
-def savings_markdown(savings: Sequence[Saving]) -> str:
-    """`savings_table` as a GitHub Markdown table with its sentence, ending in a newline."""
-    lines = [
-        [header.replace("\n", "<br>") for header in HEADERS],
-        ["---", "---"] + ["---:"] * (len(HEADERS) - 2),
-        *_rows(savings),
-    ]
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    return f"{table}\n{savings_sentence(savings)}\n"
 
 
 def savings_sentence(savings: Sequence[Saving]) -> str:

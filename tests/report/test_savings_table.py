@@ -12,7 +12,7 @@ from rich.console import Console
 from gemkern import GemkernError
 from gemkern.experiments.records import Saving
 from gemkern.experiments.run_folder import RunFolder
-from gemkern.report import savings_markdown, savings_table
+from gemkern.report import savings_table
 
 SAVINGS = [
     Saving("imp", 0, "find", 100, 20.0, 10.0),
@@ -29,21 +29,16 @@ def printed(savings: list[Saving]) -> str:
 
 
 def test_rows_are_means_and_sums_over_seeds() -> None:
-    lines = savings_markdown(SAVINGS).splitlines()
-    assert lines[2] == "| imp | find | 400 | 30.0 | 15.0 | 2.00x | 7.0 |"
-    assert lines[3] == "| imp | finetune | 50 | 10.0 | 12.0 | 0.83x | -0.1 |"
-    assert lines[-1] == "Acceleration saved 6.9 s over 450 steps."
-
-
-def test_a_terminal_shows_the_same() -> None:
     shown = printed(SAVINGS)
-    assert "0.83x" in shown
+    cells = [line.split() for line in shown.splitlines()]
+    assert ["imp", "find", "400", "30.0", "15.0", "2.00x", "7.0"] in cells
+    assert ["imp", "finetune", "50", "10.0", "12.0", "0.83x", "-0.1"] in cells
     assert "Acceleration saved 6.9 s over 450 steps." in shown
 
 
 def test_a_loss_is_called_one_and_says_what_to_do() -> None:
-    sentence = savings_markdown(SAVINGS[2:]).splitlines()[-1]
-    assert sentence.startswith("Acceleration lost 0.1 s over 50 steps: leave it off with --set ")
+    sentence = " ".join(printed(SAVINGS[2:]).split())
+    assert "Acceleration lost 0.1 s over 50 steps: leave it off with --set " in sentence
 
 
 def test_nothing_saved_is_said() -> None:
@@ -52,7 +47,7 @@ def test_nothing_saved_is_said() -> None:
 
 def test_what_was_not_measured_is_left_out() -> None:
     unknown = Saving("imp", 0, "find", 0, 20.0, math.nan, [{"step": 0, "compressed": []}])
-    assert savings_markdown([*SAVINGS, unknown]) == savings_markdown(SAVINGS)
+    assert printed([*SAVINGS, unknown]) == printed(SAVINGS)
     assert "Nothing ran accelerated" in printed([unknown])
 
 

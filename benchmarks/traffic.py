@@ -200,7 +200,6 @@ def _number(of: State, value: float) -> Tensor:
 # and moments are float32, `active` and masks bool. A selection reads each score once, at least.
 WEIGHT_OPERATORS: dict[str, tuple[Callable[[State], tuple[Any, ...]], Callable[[int], float]]] = {
     "threshold": (_threshold, lambda n: 4 + 1 + 1),
-    "threshold_packed": (_threshold, lambda n: 4 + 1 + BIT),
     "effective_weight": (_effective_weight, lambda n: 4 + 4 + 1 + n),
     "straight_through": (_straight_through, lambda n: 4 + 4 + 1 + 4),
     "pack_mask": (_pack_mask, lambda n: 1 + BIT),

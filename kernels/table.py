@@ -33,7 +33,6 @@ def _entries(reference: str, gpu: str | None = None, cpu: str | None = None) -> 
 
 OPERATORS: dict[str, dict[str, Entry]] = {
     "threshold": _entries("threshold", gpu="threshold", cpu="threshold"),
-    "threshold_packed": _entries("threshold", gpu="threshold", cpu="threshold"),
     "effective_weight": _entries("threshold", gpu="threshold", cpu="threshold"),
     "straight_through": _entries("straight_through", gpu="straight_through"),
     "pack_mask": _entries("bits", gpu="bits"),

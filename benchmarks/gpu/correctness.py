@@ -201,7 +201,6 @@ def _numbers(of: Layers, *values: float) -> list[Tensor]:
 
 MASKS: dict[str, Callable[[Layers], Arguments]] = {
     "threshold": _threshold,
-    "threshold_packed": _threshold,
     "effective_weight": _effective_weight,
     "straight_through": _straight_through,
     "pack_mask": _pack_mask,

@@ -15,7 +15,6 @@ from gemkern.ops.masks import (
     masked_weight,
     pack_mask,
     threshold,
-    threshold_packed,
     unpack_mask,
 )
 from gemkern.ops.norm_pool import normalise_max_pool2d
@@ -53,6 +52,5 @@ __all__ = [
     "sparse_conv2d",
     "sparse_linear",
     "threshold",
-    "threshold_packed",
     "unpack_mask",
 ]

@@ -19,7 +19,6 @@ from gemkern.ops.scalars import Scalar, on_device
 _MASKS = "Tensor[]? scores, Tensor[] active, Tensor tau, str backend"
 
 _threshold = register("threshold", f"({_MASKS}) -> Tensor[]")
-_threshold_packed = register("threshold_packed", f"({_MASKS}) -> Tensor[]")
 _effective_weight = register(
     "effective_weight",
     "(Tensor[] weights, Tensor[]? scores, Tensor[] active, Tensor tau, ScalarType? dtype, "
@@ -57,16 +56,6 @@ def threshold(
         GemkernError: the lists or their tensors do not fit, or no backend can serve.
     """
     return _threshold(*_masks("threshold", scores, active, tau), backend or "")
-
-
-def threshold_packed(
-    scores: Sequence[Tensor] | None,
-    active: Sequence[Tensor],
-    tau: Scalar = 0.5,
-    backend: str | None = None,
-) -> list[Tensor]:
-    """Return the masks of `threshold` as bits, uint8 [ceil(n / 8)] per layer (`pack_mask`)."""
-    return _threshold_packed(*_masks("threshold_packed", scores, active, tau), backend or "")
 
 
 def effective_weight(

@@ -42,19 +42,6 @@ def selected_by_active(out, active, weights):
         out[i] = weights[i] if active[i] != 0 else np.float32(0)
 
 
-@njit(cache=True)
-def packed_bits(out, active, scores, tau, scored):
-    """Write the bits of the bytes `out`, the last of which may be short of eight."""
-    for byte in range(out.size):
-        bits = np.uint8(0)
-        for i in range(8 * byte, min(8 * byte + 8, active.size)):
-            on = active[i] != 0
-            if scored:
-                on &= scores[i] >= tau
-            bits |= np.uint8(on) << np.uint8(i - 8 * byte)
-        out[byte] = bits
-
-
 @njit(cache=True, parallel=True)
 def threshold_all(threads, numbers, layers, tau):
     rows = table_at(numbers, 3, layers)
@@ -69,27 +56,6 @@ def threshold_all(threads, numbers, layers, tau):
                 flags(rows[ACTIVE, layer] + first, size),
                 floats(rows[SCORES, layer] + 4 * first, size),
                 np.float32(number(tau)),
-            )
-        set_float_control(before)
-
-
-@njit(cache=True, parallel=True)
-def pack_all(threads, numbers, layers, tau, scored):
-    rows = table_at(numbers, 4, layers)
-    control = float_control()
-    for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for layer in range(layers):
-            # The sizes of this table are bytes, and its last row is the elements.
-            first, size = share(rows, layer, thread, threads)
-            elements = min(8 * size, rows[WEIGHTS, layer] - 8 * first)
-            packed_bits(
-                flags(rows[OUT, layer] + first, size),
-                flags(rows[ACTIVE, layer] + 8 * first, elements),
-                floats(rows[SCORES, layer] + 32 * first, elements),
-                np.float32(number(tau)),
-                scored,
             )
         set_float_control(before)
 
@@ -124,21 +90,6 @@ def threshold(
     threads, held = start_threads(), in_memory(tau)
     numbers = table(out, active, scores)
     threshold_all(threads, address(numbers), len(out), held.data_ptr())
-    return out
-
-
-def threshold_packed(
-    scores: Sequence[Tensor] | None, active: Sequence[Tensor], tau: float | Tensor = TAU
-) -> list[Tensor]:
-    if not active or (scores is not None and not float32(scores)):
-        return reference.threshold_packed(scores, active, tau)
-    active = [on.contiguous() for on in active]
-    scored = active if scores is None else [score.contiguous() for score in scores]
-    out = [on.new_empty(-(-on.numel() // 8), dtype=torch.uint8) for on in active]
-    threads, held = start_threads(), in_memory(tau)
-    numbers = table(out, active, scored)
-    numbers.extend([on.numel() for on in active])
-    pack_all(threads, address(numbers), len(out), held.data_ptr(), scores is not None)
     return out
 
 

@@ -75,33 +75,6 @@ def threshold_kernel(
 
 
 @triton.jit(do_not_specialize=["LAYERS"])
-def threshold_packed_kernel(
-    plan_ptr,
-    addresses_ptr,
-    tau_ptr,
-    LAYERS,
-    SCORE: tl.constexpr,
-    SCORED: tl.constexpr,
-    ALIGNED: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    layer, start, size = locate(plan_ptr, LAYERS, BLOCK)
-    packed_ptr = operand(addresses_ptr, 0, layer, LAYERS, tl.uint8, ALIGNED)
-    active_ptr = operand(addresses_ptr, 1, layer, LAYERS, tl.int8, ALIGNED)
-    scores_ptr = operand(addresses_ptr, 2, layer, LAYERS, SCORE, ALIGNED)
-    tau = tl.load(tau_ptr).to(SCORE)
-    places = tl.arange(0, 8)[None, :]
-    bytes_ = start // 8 + tl.arange(0, BLOCK // 8)
-    offsets = bytes_[:, None] * 8 + places
-    if start + BLOCK <= size:
-        mask = mask_part(scores_ptr, active_ptr, tau, offsets, size, SCORED, True)
-    else:
-        mask = mask_part(scores_ptr, active_ptr, tau, offsets, size, SCORED, False)
-    packed = tl.sum(mask.to(tl.int32) << places, axis=1)
-    tl.store(packed_ptr + bytes_, packed.to(tl.uint8), mask=bytes_ * 8 < size)
-
-
-@triton.jit(do_not_specialize=["LAYERS"])
 def effective_weight_kernel(
     plan_ptr,
     addresses_ptr,
@@ -168,26 +141,6 @@ def threshold(
     for layers in alike(scored):
         _launch(threshold_kernel, table(layers(masks), layers(active), layers(scored)), tau)
     return masks
-
-
-def threshold_packed(
-    scores: Sequence[Tensor] | None, active: Sequence[Tensor], tau: float | Tensor = TAU
-) -> list[Tensor]:
-    active = [on.contiguous() for on in active]
-    scored = active if scores is None else [score.contiguous() for score in scores]
-    packed = [on.new_empty(triton.cdiv(on.numel(), 8), dtype=torch.uint8) for on in active]
-    for layers in alike(scored):
-        _launch(
-            threshold_packed_kernel,
-            table(
-                layers(packed),
-                layers(active),
-                layers(scored),
-                sizes=[on.numel() for on in layers(active)],
-            ),
-            tau,
-        )
-    return packed
 
 
 def effective_weight(
@@ -287,8 +240,7 @@ def variants() -> Iterator[Variant]:
         }
         # Eight bools of a thread are eight bytes.
         kind: Kind = "elementwise" if aligned and scored else "other"
-        for kernel in (threshold_kernel, threshold_packed_kernel):
-            yield Variant(kernel, arguments, masks, kind, THREADS)
+        yield Variant(threshold_kernel, arguments, masks, kind, THREADS)
         dtypes = (tl.float32, tl.float16, tl.bfloat16)
         for weight, out, transposed in itertools.product(dtypes, dtypes, (False, True)):
             constants = {**masks, "WEIGHT": weight, "OUT": out, "TRANSPOSED": transposed}

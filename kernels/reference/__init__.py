@@ -44,7 +44,7 @@ from gemkern.kernels.reference.sparse_linear import (
     sparse_linear_weight_grad,
 )
 from gemkern.kernels.reference.straight_through import straight_through
-from gemkern.kernels.reference.threshold import effective_weight, threshold, threshold_packed
+from gemkern.kernels.reference.threshold import effective_weight, threshold
 
 __all__ = [
     "average_pool2d",
@@ -85,6 +85,5 @@ __all__ = [
     "sparse_linear_weight_grad",
     "straight_through",
     "threshold",
-    "threshold_packed",
     "unpack_mask",
 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from gemkern.kernels.reference.bits import pack_mask
 from torch import Tensor
 
 TAU = 0.5
@@ -30,13 +29,6 @@ def threshold(
     if scores is None:
         return [layer.clone() for layer in active]
     return [mask_of(*layer, tau) for layer in zip(scores, active, strict=True)]
-
-
-def threshold_packed(
-    scores: Sequence[Tensor] | None, active: Sequence[Tensor], tau: float | Tensor = TAU
-) -> list[Tensor]:
-    """Return the mask of each layer as bits, uint8 [ceil(n / 8)] (see `pack_mask`)."""
-    return [pack_mask(mask) for mask in threshold(scores, active, tau)]
 
 
 def effective_weight(

@@ -1,4 +1,4 @@
-"""threshold, threshold_packed and effective_weight in Triton: bit for bit the reference."""
+"""threshold and effective_weight in Triton: bit for bit the reference."""
 
 from __future__ import annotations
 

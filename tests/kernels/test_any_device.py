@@ -39,7 +39,6 @@ HALVES = new(5, 4, 4, 4)
 
 ARGUMENTS = {
     "threshold": ([WEIGHT], [ACTIVE], off_host()),
-    "threshold_packed": ([WEIGHT], [ACTIVE], off_host()),
     "effective_weight": ([WEIGHT], [WEIGHT], [ACTIVE], off_host(), torch.float16),
     "straight_through": ([WEIGHT], [WEIGHT], [ACTIVE]),
     "pack_mask": (ACTIVE,),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from gemkern.kernels.reference import effective_weight, threshold, threshold_packed
+from gemkern.kernels.reference import effective_weight, threshold
 from same_bits import bits, same_bits
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -54,15 +54,6 @@ def test_layers_are_answered_in_order_and_may_be_empty() -> None:
     masks = threshold(scores, active)
     for mask, score, on in zip(masks, scores, active, strict=True):
         assert np.array_equal(mask, (score.numpy() >= 0.5) & on.numpy())
-
-
-@pytest.mark.parametrize("scored", [True, False])
-def test_packed_masks_hold_the_same_bits(scored: bool) -> None:
-    _, scores, active = random_layers((4, 3), (0, 5), (3, 3, 3, 3))
-    given = scores if scored else None
-    for packed, mask in zip(threshold_packed(given, active), threshold(given, active), strict=True):
-        expected = np.packbits(mask.numpy().ravel(), bitorder="little")
-        assert torch.equal(packed, torch.from_numpy(expected))
 
 
 @every_dtype

@@ -1,4 +1,4 @@
-"""threshold, threshold_packed and effective_weight in Numba: bit for bit those of the reference."""
+"""threshold and effective_weight in Numba: bit for bit those of the reference."""
 
 from __future__ import annotations
 

@@ -215,7 +215,6 @@ def of_step(memories: int, numbers: int, settings: Arguments) -> dict[str, Argum
 
 SAMPLES: dict[str, dict[str, Arguments]] = {
     "threshold": of_masks(),
-    "threshold_packed": of_masks(),
     "effective_weight": of_effective_weight(),
     "straight_through": of_straight_through(),
     "pack_mask": of_pack_mask(),

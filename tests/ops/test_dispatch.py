@@ -217,7 +217,6 @@ def test_compiled_code_holds_no_choice(served, monkeypatch) -> None:
 
 CALLS: dict[str, Callable[..., Any]] = {
     "threshold": lambda **to: ops.threshold([NUMBER], [ON], **to),
-    "threshold_packed": lambda **to: ops.threshold_packed([NUMBER], [ON], **to),
     "effective_weight": lambda **to: ops.effective_weight([NUMBER], None, [ON], **to),
     "pack_mask": lambda **to: ops.pack_mask(ON, **to),
     "unpack_mask": lambda **to: ops.unpack_mask(torch.zeros(1).byte(), (1, 2), **to),

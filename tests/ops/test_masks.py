@@ -22,9 +22,6 @@ SCORES = [0.0, -0.0, 0.25, float(np.nextafter(np.float32(0.5), np.float32(0))), 
 WEIGHTS = [0.0, -0.0, 1.5, -1.5, INF, -INF, NAN, 1e-45]
 ON = torch.ones(2, 3, dtype=torch.bool)
 SCORE = torch.full((2, 3), 0.5)
-MASKING = (ops.threshold, ops.threshold_packed)
-
-either_masking = pytest.mark.parametrize("masking", MASKING)
 
 
 def numpy_mask(scores: Tensor | None, active: Tensor, tau: float = 0.5) -> NDArray:
@@ -70,13 +67,11 @@ def test_masks_bits_and_weights_are_those_of_numpy(model: Any, on_device: bool) 
     weights, scores, active, tau = model
     given_tau = torch.tensor(tau, dtype=weights[0].dtype) if on_device else tau
     masks = ops.threshold(scores, active, given_tau)
-    packed = ops.threshold_packed(scores, active, given_tau)
     effective = ops.effective_weight(weights, scores, active, given_tau)
     for i, on in enumerate(active):
         expected = numpy_mask(scores[i] if scores else None, on, tau)
         assert same_bytes(masks[i], expected)
-        assert packed[i].dtype == torch.uint8
-        assert packed[i].tolist() == numpy_bits(expected)
+        assert ops.pack_mask(masks[i]).tolist() == numpy_bits(expected)
         assert same_bytes(effective[i], numpy_effective(weights[i], expected))
 
 
@@ -146,13 +141,12 @@ def test_packing_goes_by_rows_whatever_the_strides() -> None:
 def test_no_number_is_read() -> None:
     tau = torch.tensor(0.5)
     layers = ([SCORE], [ON], tau)
-    assert not host_reads(lambda: [masking(*layers) for masking in MASKING])
+    assert not host_reads(lambda: ops.threshold(*layers))
     assert not host_reads(lambda: ops.effective_weight([SCORE], *layers))
     assert not host_reads(lambda: ops.unpack_mask(ops.pack_mask(ON), (2, 3)))
     assert host_reads(lambda: tau.item())
 
 
-@either_masking
 @pytest.mark.parametrize(
     ("scores", "active", "message"),
     [
@@ -168,13 +162,13 @@ def test_no_number_is_read() -> None:
         ([SCORE.long()], [ON], ", layer 0: scores are torch.int64; keep them in float32"),
     ],
 )
-def test_masks_refuse(masking, scores, active, message: str) -> None:
-    with pytest.raises(GemkernError, match=f"^{masking.__name__}.*{message}"):
-        masking(scores, active)
+def test_masks_refuse(scores, active, message: str) -> None:
+    with pytest.raises(GemkernError, match=f"^threshold.*{message}"):
+        ops.threshold(scores, active)
 
 
 @pytest.mark.parametrize("tau", [torch.zeros(1), torch.zeros((), device="meta")])
-@pytest.mark.parametrize("where", ["threshold", "threshold_packed", "effective_weight"])
+@pytest.mark.parametrize("where", ["threshold", "effective_weight"])
 def test_a_threshold_is_one_number_beside_the_scores(where: str, tau: Tensor) -> None:
     weights = ([SCORE],) if where == "effective_weight" else ()
     wrong = rf"{where}: tau is \({'1,' if tau.dim() else ''}\) on {tau.device}; give a number, or"

@@ -176,7 +176,6 @@ COMPILED: dict[str, tuple[Callable[..., Any], Callable[[Numbers], tuple[Any, ...
         lambda draw: (draw(2, 3, 5, 4),),
     ),
     "threshold": (ops.threshold, make_masks),
-    "threshold_packed": (ops.threshold_packed, make_masks),
     "effective_weight": (ops.effective_weight, make_weights),
     "pack and unpack": (run_packing, lambda draw: (draw(3, 5) > 0,)),
     "select_kth": (ops.select_kth, make_ranking),
@@ -261,7 +260,7 @@ class Everything(nn.Module):
         z = ops.masked_linear(
             y.mean((2, 3))[:, :5], effective, self.linear1, self.linear2, self.linear3
         )
-        packed, _ = ops.threshold_packed(*layers)
+        packed = ops.pack_mask(self.linear2)
         kth, ties = ops.select_kth(*layers, ops.threshold(*layers)[0].sum())
         kept = ties.repeat(2)
         (popped, _), masks = (

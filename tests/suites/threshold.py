@@ -1,4 +1,4 @@
-"""threshold, threshold_packed and effective_weight of any backend: the reference bit for bit."""
+"""threshold and effective_weight of any backend: the reference bit for bit."""
 
 from __future__ import annotations
 
@@ -51,10 +51,6 @@ class Threshold:
         assert_same(
             self.backend.threshold(given, active, tau), reference.threshold(given, active, tau)
         )
-        assert_same(
-            self.backend.threshold_packed(given, active, tau),
-            reference.threshold_packed(given, active, tau),
-        )
 
     @pytest.mark.parametrize("memory_format", FORMATS)
     @pytest.mark.parametrize("dtype", [None, torch.float16, torch.float32, torch.float64])
@@ -103,10 +99,6 @@ class Threshold:
         before = storage.clone()
         assert_same(self.backend.threshold(scores, active), reference.threshold(scores, active))
         assert_same(
-            self.backend.threshold_packed(scores, active),
-            reference.threshold_packed(scores, active),
-        )
-        assert_same(
             self.backend.effective_weight(weights, scores, active),
             reference.effective_weight(weights, scores, active),
         )
@@ -132,10 +124,6 @@ class Threshold:
         weights = [torch.randn(shape, generator=generator) for shape in shapes]
         assert_same(
             self.backend.threshold(scores, active, tau), reference.threshold(scores, active, tau)
-        )
-        assert_same(
-            self.backend.threshold_packed(scores, active, tau),
-            reference.threshold_packed(scores, active, tau),
         )
         assert_same(
             self.backend.effective_weight(weights, scores, active, tau, dtype),

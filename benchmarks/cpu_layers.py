@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from gemkern.kernels.cpu import sparse_conv2d as kernels
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pattern import pattern
 from torch import Tensor
@@ -110,19 +111,17 @@ def calls(layer: Layer, density: float) -> dict[str, dict[str, Call]]:
     stride, ones = (layer.stride,) * 2, (1, 1)
     x = torch.randn(BATCH, layer.inputs, layer.size, layer.size, generator=generator)
     grad_y = torch.randn(F.conv2d(x, weight, None, stride, 1).shape, generator=generator)
-    geometry = (stride, ones, ones, 1)
+    geometry = Geometry(stride, ones, ones)
     x_last, grad_last = batch_last(x), batch_last(grad_y)
     made = {
-        "forward": {
-            "sparse": lambda: kernels.sparse_conv2d(x_last, values, where, None, *geometry)
-        },
+        "forward": {"sparse": lambda: kernels.sparse_conv2d(x_last, values, where, None, geometry)},
         "input gradient": {
             "sparse": lambda: kernels.sparse_conv2d_input_grad(
-                grad_last, x.shape, values, where, *geometry
+                grad_last, x.shape, values, where, geometry
             )
         },
         "weight gradient": {
-            "sparse": lambda: kernels.sparse_conv2d_weight_grad(grad_last, x_last, where, *geometry)
+            "sparse": lambda: kernels.sparse_conv2d_weight_grad(grad_last, x_last, where, geometry)
         },
     }
     for name, layout in LAYOUTS.items():

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from gemkern.kernels import table
 from gemkern.kernels.reference.batch_last import batch_last
+from gemkern.kernels.reference.normalise import Norm
 from torch import Tensor
 
 from benchmarks.gpu.baselines import L2, LR, MOMENTUM, TAU, State, random_state
@@ -101,10 +102,10 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     var, weight = torch.ones(channels), torch.full((channels,), 0.9)
     learned = (weight, bias)
     running = (mean.clone(), var.clone(), True, NORM_MOMENTUM, NORM_EPS, True)
-    given = (mean, var, *learned, NORM_EPS, True)
+    norm = Norm(mean, var, *learned, NORM_EPS)
     reference = {name: table.load(name, REFERENCE) for name in ("batch_norm_relu", "normalise")}
     _, was, invstd = reference["batch_norm_relu"](x, None, *learned, *copied(running))
-    z = reference["normalise"](x, None, *given)
+    z = reference["normalise"](x, norm)
     geometry = (WINDOW, WINDOW, NO_PADDING)
     small, taps = table.load("max_pool2d", REFERENCE)(x, *geometry)
     grad_small = batch_last(torch.randn(small.shape, generator=generator))
@@ -114,7 +115,7 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     # Of x the shortcut reads what it takes, as many pixels as `small` has; of its gradient too.
     forward, back = small.nbytes + short.nbytes, small.nbytes + number
     both, windows = "normalise_max_pool2d", (WINDOW, WINDOW)
-    results = table.load(both, REFERENCE)(x, *given, *windows)
+    results = table.load(both, REFERENCE)(x, norm, *windows)
     yield from (
         Moving(operator, of, arguments, moved, exact=False)
         for operator, arguments, moved in (
@@ -124,12 +125,12 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
                 (grad_y, x, None, *learned, was, invstd, True, True, False),
                 3 * number,
             ),
-            ("normalise", (x, None, *given), 2 * number),
-            ("normalise_backward", (grad_y, z, x, *given, False), 4 * number),
-            (both, (x, *given, *windows), pooled + taps.nbytes),
+            ("normalise", (x, norm), 2 * number),
+            ("normalise_backward", (grad_y, z, x, norm, False), 4 * number),
+            (both, (x, norm, *windows), pooled + taps.nbytes),
             (
                 f"{both}_backward",
-                (grad_small, *results, x, *given, *windows),
+                (grad_small, *results, x, norm, *windows),
                 2 * pooled + taps.nbytes,
             ),
             ("average_pool2d", (x, *geometry, True), pooled),

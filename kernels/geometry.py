@@ -1,10 +1,25 @@
-"""The size of what convolutions and poolings write."""
+"""How a convolution walks over its images, and the size of what convolutions and poolings write."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 Pair = Sequence[int]
+
+
+class Geometry(NamedTuple):
+    """How a two-dimensional convolution walks over its images; pairs are height and width.
+
+    Attributes:
+        stride, padding, dilation: in pixels.
+        groups: divides the channels of both sides.
+    """
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
 
 
 def output_image(

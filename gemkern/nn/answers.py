@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gemkern import ops
-from gemkern.kernels.geometry import Pair, output_image
+from gemkern.kernels.geometry import Geometry, Pair, output_image
 from gemkern.nn.activations import (
     Activation,
     answers,
@@ -46,12 +46,12 @@ def convolve(layer: Any, x: Any) -> Tensor:
     seen = x.kind if type(x) is Activation else x
     if not even or not _unwatched(seen, layer):
         return layer.plain_forward(plain(x))
-    walk = (layer.stride, (top, left), layer.dilation)
-    todo = Convolution(layer, x, walk, layer.remaining_weight(x))
+    geometry = Geometry(layer.stride, (top, left), layer.dilation, layer.groups)
+    todo = Convolution(layer, x, geometry, layer.remaining_weight(x))
     habit = habit_of(layer)
     if waiting_allowed() and type(x) is Activation:
         images, _, *image = seen.shape
-        size = (images, layer.out_channels, *output_image(image, layer.kernel_size, *walk))
+        size = (images, layer.out_channels, *output_image(image, layer.kernel_size, *geometry[:3]))
         if min(size) > 0:
             kind = Kind(size, seen.dtype, seen.device)
             return pending(todo, kind, habit, todo.remake, *todo.parts())

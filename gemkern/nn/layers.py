@@ -306,7 +306,7 @@ class MaskedConv2d(Masked, nn.Conv2d):
             return y.to(compute_dtype("sparse_conv2d", input, values))
         effective = self._whole_effective("masked_conv2d", input)
         if effective is not None:
-            check_conv2d(input, effective.shape, *geometry)
+            check_conv2d("masked_conv2d", input, effective.shape, *geometry)
             return F.conv2d(input, effective, self.bias, *geometry)
         return ops.masked_conv2d(input, self.weight, self.scores, self.active, self.bias, *geometry)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.kernels.geometry import Pair
+from gemkern.kernels.geometry import Geometry, Pair
 from gemkern.nn.activations import (
     Activation,
     expose,
@@ -26,8 +26,6 @@ from gemkern.nn.layouts import keep_index
 from gemkern.nn.todo import Moments
 from gemkern.ops.norm_sparse import NormSparse
 
-Walk = tuple[Pair, Pair, Pair]
-
 
 class Convolution:
     """A convolution by the weights that remain, and something to be added to its result.
@@ -35,13 +33,13 @@ class Convolution:
     Args:
         layer: a compressed `MaskedConv2d`.
         value: what it reads.
-        walk: stride, padding and dilation.
+        geometry: how it walks.
         values: the weights.
     """
 
-    def __init__(self, layer: Any, value: Any, walk: Walk, values: Tensor) -> None:
-        self.value, self.walk, self.values = value, walk, values
-        self.pattern, self.bias, self.groups = layer.pattern(), layer.bias, layer.groups
+    def __init__(self, layer: Any, value: Any, geometry: Geometry, values: Tensor) -> None:
+        self.value, self.geometry, self.values = value, geometry, values
+        self.pattern, self.bias = layer.pattern(), layer.bias
         self.added: Any = None
         self._learns = _versions(values, self.bias)
 
@@ -106,8 +104,7 @@ class Convolution:
             values,
             self.pattern,
             bias,
-            *self.walk,
-            self.groups,
+            *self.geometry,
             added=added,
             moments=moments,
             **how,

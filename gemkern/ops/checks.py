@@ -108,13 +108,13 @@ def check_linear(x: Tensor, shape: Sequence[int], where: str = "masked_linear") 
 
 
 def check_conv2d(
+    where: str,
     x: Tensor,
     shape: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    where: str = "masked_conv2d",
 ) -> None:
     """Check x, the shape of the weight and the geometry of the convolution called `where`."""
     if len(shape) != 4:

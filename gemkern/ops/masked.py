@@ -112,7 +112,7 @@ def masked_conv2d(
     """
     stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
     check_layer("masked_conv2d", x, weight, scores, active, bias)
-    check_conv2d(x, weight.shape, stride, padding, dilation, groups)
+    check_conv2d("masked_conv2d", x, weight.shape, stride, padding, dilation, groups)
     dtype = compute_dtype("masked_conv2d", x, weight)
     bias = None if bias is None else bias.to(dtype)
     geometry = (stride, padding, dilation, groups, backend or "")

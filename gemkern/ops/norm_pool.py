@@ -11,19 +11,21 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.ops.checks import check_taps, check_windows
 from gemkern.ops.norm_sparse import Norm, check_statistics
-from gemkern.ops.registration import differentiable, once, register
+from gemkern.ops.registration import SIGNATURES, differentiable, once, register
 
 __all__ = ["normalise_max_pool2d"]
 
-_NORM = "Tensor mean, Tensor var, Tensor? weight, Tensor? bias, float eps, bool relu"
-_WINDOWS = "int[] kernel, int[] stride, str backend"
-
-_pool = register("normalise_max_pool2d", f"(Tensor x, {_NORM}, {_WINDOWS}) -> (Tensor, Tensor)")
+_pool = register(
+    "normalise_max_pool2d",
+    "(Tensor x, Norm norm, int[] kernel, int[] stride, str backend) -> (Tensor, Tensor)",
+)
 _pool_backward = register(
     "normalise_max_pool2d_backward",
-    f"(Tensor grad_y, Tensor y, Tensor taps, Tensor x, {_NORM}, {_WINDOWS}) -> "
-    "(Tensor, Tensor, Tensor, Tensor?, Tensor?)",
+    "(Tensor grad_y, Tensor y, Tensor taps, Tensor x, Norm norm, int[] kernel, int[] stride, "
+    "str backend) -> (Tensor, Tensor, Tensor, Tensor?, Tensor?)",
 )
+
+POOL = SIGNATURES["normalise_max_pool2d"]
 
 
 def normalise_max_pool2d(
@@ -48,32 +50,34 @@ def normalise_max_pool2d(
     check_statistics(where, x, norm)
     kernel, stride, _ = check_windows(where, x, kernel, stride, 0)
     check_taps(where, kernel)
-    mean, var, weight, bias, eps, residual, relu = norm
-    if residual is not None:
+    if norm.residual is not None:
         raise GemkernError(f"{where}: the norm has a residual; use normalise, then max_pool2d")
     if any(step < size for step, size in zip(stride, kernel, strict=True)):
         raise GemkernError(
             f"{where}: windows of {tuple(kernel)} overlap with stride {tuple(stride)}; give a "
             "stride of at least the kernel, or use normalise, then max_pool2d"
         )
-    return _pool(x, mean, var, weight, bias, eps, relu, kernel, stride, backend or "")[0]
+    return _pool(x, norm, kernel, stride, backend or "")[0]
 
 
 class _NormPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
-        *tensors, ctx.eps, ctx.relu, ctx.kernel, ctx.stride, ctx.backend = inputs
+        operands = x, norm, *ctx.windows, ctx.backend = POOL.operands(inputs)
         with torch._C._AutoDispatchBelowAutograd():
-            y, taps = _pool(*inputs)
-        ctx.save_for_backward(y, taps, *tensors)
+            y, taps = _pool(*operands)
+        *tensors, ctx.eps, _, ctx.relu = norm
+        ctx.save_for_backward(y, taps, x, *tensors)
         ctx.mark_non_differentiable(taps)
         return y, taps
 
     @staticmethod
     @once
     def backward(ctx: Any, grad_y: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        how = (ctx.eps, ctx.relu, ctx.kernel, ctx.stride, ctx.backend)
-        return *_pool_backward(grad_y, *ctx.saved_tensors, *how), *[None] * len(how)
+        y, taps, x, *tensors = ctx.saved_tensors
+        norm = Norm(*tensors, ctx.eps, None, ctx.relu)
+        grad_x, *of_norm = _pool_backward(grad_y, y, taps, x, norm, *ctx.windows, ctx.backend)
+        return POOL.gradients((grad_x, (*of_norm, None, None, None), None, None, None))
 
 
 differentiable("normalise_max_pool2d", _NormPool.apply)

@@ -8,7 +8,7 @@ it is made when the operator runs, so that compiled code holds none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -19,9 +19,9 @@ from torch.autograd.graph import increment_version
 from gemkern.errors import GemkernError
 from gemkern.kernels import reference
 from gemkern.ops.dispatch import kernel
+from gemkern.ops.operands import Signature
 
 Operator = Callable[..., Any]
-Arrange = Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 LIBRARY = torch.library.Library("gemkern", "FRAGMENT")
 
@@ -36,28 +36,37 @@ _PLAIN = frozenset(
     (Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list, torch.Size)
 )
 
+# Of every operator that makes new tensors.
+SIGNATURES: dict[str, Signature] = {}
 
-def _as_given(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return inputs
 
+def register(operator: str, schema: str) -> Operator:
+    """Register gemkern::`operator`, which makes new tensors, and return it, called with operands.
 
-def register(operator: str, schema: str, arrange: Arrange = _as_given) -> Operator:
-    """Register gemkern::`operator`, which makes new tensors.
-
-    A kernel is called with what `arrange` makes of the operator's arguments.
+    The schema names operands as `gemkern.ops.operands` has them.
 
     Its fake implementation is the reference itself: plain PyTorch that reads no number on the host
     finds shapes, dtypes and strides by running on fake tensors.
     """
 
-    def fake(*arguments: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return getattr(reference, operator)(*arrange(arguments[:-1]))
+    signature = SIGNATURES[operator] = Signature(schema)
+    run = _implementation(operator)
 
-    LIBRARY.define(operator + schema, tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(operator, _implementation(operator, arrange), "CompositeExplicitAutograd")
+    def real(*arguments: Any) -> Any:
+        return run(*signature.operands(arguments))
+
+    def fake(*arguments: Any) -> Any:
+        *operands, _ = signature.operands(arguments)
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return getattr(reference, operator)(*operands)
+
+    LIBRARY.define(operator + signature.schema, tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(operator, real, "CompositeExplicitAutograd")
     torch.library.register_fake(f"gemkern::{operator}", fake, lib=LIBRARY)
-    return getattr(torch.ops.gemkern, operator).default
+    registered = getattr(torch.ops.gemkern, operator).default
+    if not signature.has_bundles:
+        return registered
+    return lambda *operands: registered(*signature.flat(operands))
 
 
 def register_in_place(operator: str, schema: str, mutates: tuple[str, ...]) -> Operator:
@@ -90,16 +99,16 @@ def register_in_place(operator: str, schema: str, mutates: tuple[str, ...]) -> O
 
 def differentiate(
     operator: str,
-    setup: Callable[[Any, tuple[Any, ...]], None],
+    setup: Callable[[Any, Sequence[Any]], None],
     gradients: Callable[..., tuple[Tensor | None, ...]],
 ) -> None:
     """Give gemkern::`operator`, of tensors to one tensor, its gradients.
 
     Args:
-        setup: setup(ctx, inputs) keeps what `gradients` needs.
-        gradients: gradients(ctx, grad) returns a gradient, or None, for every input.
+        setup: setup(ctx, operands) keeps what `gradients` needs.
+        gradients: gradients(ctx, grad) returns a gradient, or None, for every operand.
     """
-    apply = getattr(torch.ops.gemkern, operator).default
+    apply, signature = getattr(torch.ops.gemkern, operator).default, SIGNATURES[operator]
 
     def below_autograd(*inputs: Any) -> Tensor:
         # Whatever the kernel views on its way is its own: the result may be changed in place.
@@ -109,10 +118,13 @@ def differentiate(
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Tensor:
-            setup(ctx, inputs)
+            setup(ctx, signature.operands(inputs))
             return below_autograd(*inputs)
 
-        backward = staticmethod(once(gradients))
+        @staticmethod
+        @once
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            return signature.gradients(gradients(ctx, grad))
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -157,18 +169,19 @@ def once(backward: Callable[..., Any]) -> Callable[..., Any]:
     return backward_once
 
 
-def short_way(operator: str, arrange: Arrange = _as_given) -> Operator:
-    """Return what an autograd function of gemkern::`operator` calls in its place.
+def short_way(operator: str) -> Operator:
+    """Return what an autograd function of gemkern::`operator` calls in its place, with operands.
 
     That is the kernel itself where nothing on the way would see the call: no mode, no profiler, no
     transform of functions and no subclass of tensors. To ask costs a tenth of such a call.
     """
-    apply = getattr(torch.ops.gemkern, operator).default
-    run = _implementation(operator, arrange)
+    apply, signature = getattr(torch.ops.gemkern, operator).default, SIGNATURES[operator]
+    run = _implementation(operator)
 
-    def call(*arguments: Any) -> Any:
+    def call(*operands: Any) -> Any:
+        arguments = signature.flat(operands)
         if _unseen(arguments):
-            return run(*arguments)
+            return run(*operands)
         with torch._C._AutoDispatchBelowAutograd():
             return apply(*arguments)
 
@@ -189,13 +202,13 @@ def _unseen(arguments: Iterable[Any]) -> bool:
     )
 
 
-def _implementation(operator: str, arrange: Arrange = _as_given) -> Operator:
-    def run(*arguments: Any) -> Any:
-        inputs = arguments[:-1]
+def _implementation(operator: str) -> Operator:
+    def run(*operands: Any) -> Any:
+        *inputs, backend = operands
         first = inputs[0] if isinstance(inputs[0], Tensor) else next(_tensors(inputs))
-        serve = kernel(operator, first.device.type, arguments[-1])
+        serve = kernel(operator, first.device.type, backend)
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
-            return serve(*arrange(inputs))
+            return serve(*inputs)
 
     return run
 

@@ -2,63 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from gemkern.errors import GemkernError
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.pattern import Pattern, pattern
 from gemkern.ops.checks import autocasts, check_conv2d, check_linear, pair
-from gemkern.ops.registration import differentiate, register
+from gemkern.ops.registration import SIGNATURES, differentiate, register
 
 __all__ = ["Pattern", "pattern", "sparse_conv2d", "sparse_linear"]
 
-PATTERN = "int[] shape, Tensor starts, Tensor positions"
-GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str backend"
-
-
-def pattern_at(place: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
-    """Return what makes one Pattern of its fields, which begin at `place` of the arguments."""
-    end = place + len(Pattern._fields)
-
-    def arrange(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        shape, *tensors = inputs[place:end]
-        return *inputs[:place], Pattern(tuple(shape), *tensors), *inputs[end:]
-
-    return arrange
-
-
 _linear = register(
     "sparse_linear",
-    f"(Tensor x, Tensor values, {PATTERN}, Tensor? bias, str backend) -> Tensor",
-    pattern_at(2),
+    "(Tensor x, Tensor values, Pattern pattern, Tensor? bias, str backend) -> Tensor",
 )
 _linear_input_grad = register(
     "sparse_linear_input_grad",
-    f"(Tensor grad_y, Tensor values, {PATTERN}, str backend) -> Tensor",
-    pattern_at(2),
+    "(Tensor grad_y, Tensor values, Pattern pattern, str backend) -> Tensor",
 )
 _linear_weight_grad = register(
-    "sparse_linear_weight_grad",
-    f"(Tensor grad_y, Tensor x, {PATTERN}, str backend) -> Tensor",
-    pattern_at(2),
+    "sparse_linear_weight_grad", "(Tensor grad_y, Tensor x, Pattern pattern, str backend) -> Tensor"
 )
 _conv2d = register(
     "sparse_conv2d",
-    f"(Tensor x, Tensor values, {PATTERN}, Tensor? bias, {GEOMETRY}) -> Tensor",
-    pattern_at(2),
+    "(Tensor x, Tensor values, Pattern pattern, Tensor? bias, Geometry geometry, str backend) -> "
+    "Tensor",
 )
 _conv2d_input_grad = register(
     "sparse_conv2d_input_grad",
-    f"(Tensor grad_y, SymInt[] input_size, Tensor values, {PATTERN}, {GEOMETRY}) -> Tensor",
-    pattern_at(3),
+    "(Tensor grad_y, SymInt[] input_size, Tensor values, Pattern pattern, Geometry geometry, "
+    "str backend) -> Tensor",
 )
 _conv2d_weight_grad = register(
     "sparse_conv2d_weight_grad",
-    f"(Tensor grad_y, Tensor x, {PATTERN}, {GEOMETRY}) -> Tensor",
-    pattern_at(2),
+    "(Tensor grad_y, Tensor x, Pattern pattern, Geometry geometry, str backend) -> Tensor",
 )
+LINEAR, CONV2D = SIGNATURES["sparse_linear"], SIGNATURES["sparse_conv2d"]
 
 
 def sparse_linear(
@@ -87,7 +69,7 @@ def sparse_linear(
     if x.dim() != 2:
         raise GemkernError(f"sparse_linear: x has shape {tuple(x.shape)}; give (batch, features)")
     check_linear(x, pattern.shape, "sparse_linear")
-    return _linear(x, values, *pattern, bias, backend or "")
+    return _linear(x, values, pattern, bias, backend or "")
 
 
 def sparse_conv2d(
@@ -118,10 +100,20 @@ def sparse_conv2d(
     Raises:
         GemkernError: shapes, dtypes, devices or the geometry do not fit, or no backend can serve.
     """
-    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
+    geometry = geometry_of(stride, padding, dilation, groups)
     x = checked("sparse_conv2d", x, values, pattern, bias)
-    check_conv2d(x, pattern.shape, stride, padding, dilation, groups, "sparse_conv2d")
-    return _conv2d(x, values, *pattern, bias, stride, padding, dilation, groups, backend or "")
+    check_conv2d("sparse_conv2d", x, pattern.shape, *geometry)
+    return _conv2d(x, values, pattern, bias, geometry, backend or "")
+
+
+def geometry_of(
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> Geometry:
+    """Return the geometry of what PyTorch calls so."""
+    return Geometry(tuple(pair(stride)), tuple(pair(padding)), tuple(pair(dilation)), groups)
 
 
 def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None) -> Tensor:
@@ -151,44 +143,42 @@ def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tenso
     return x
 
 
-def _linear_setup(ctx: Any, inputs: Any) -> None:
-    x, values, ctx.shape, *tensors, _, ctx.backend = inputs
-    ctx.save_for_backward(x, values, *tensors)
+def _linear_setup(ctx: Any, operands: Any) -> None:
+    x, values, (ctx.shape, *places), _, ctx.backend = operands
+    ctx.save_for_backward(x, values, *places)
 
 
 def _linear_backward(ctx: Any, grad_y: Tensor) -> Any:
-    x, values, *tensors = ctx.saved_tensors
-    wants_x, wants_values, *_, wants_bias, _ = ctx.needs_input_grad
-    where = (ctx.shape, *tensors)
+    x, values, *places = ctx.saved_tensors
+    wants_x, wants_values, _, wants_bias, _ = LINEAR.parts(ctx.needs_input_grad)
+    where = Pattern(ctx.shape, *places)
     grad_x = grad_values = grad_bias = None
     if wants_x:
-        grad_x = _linear_input_grad(grad_y, values, *where, ctx.backend)
+        grad_x = _linear_input_grad(grad_y, values, where, ctx.backend)
     if wants_values:
-        grad_values = _linear_weight_grad(grad_y, x, *where, ctx.backend)
+        grad_values = _linear_weight_grad(grad_y, x, where, ctx.backend)
     if wants_bias:
         grad_bias = grad_y.sum(0)
-    return grad_x, grad_values, *[None for _ in where], grad_bias, None
+    return grad_x, grad_values, None, grad_bias, None
 
 
-def _conv2d_setup(ctx: Any, inputs: Any) -> None:
-    x, values, ctx.shape = inputs[:3]
-    ctx.geometry = inputs[6:]
-    ctx.save_for_backward(x, values, *inputs[3:5])
+def _conv2d_setup(ctx: Any, operands: Any) -> None:
+    x, values, (ctx.shape, *places), _, ctx.geometry, ctx.backend = operands
+    ctx.save_for_backward(x, values, *places)
 
 
 def _conv2d_backward(ctx: Any, grad_y: Tensor) -> Any:
-    x, values, *tensors = ctx.saved_tensors
-    wants_x, wants_values = ctx.needs_input_grad[:2]
-    where = (ctx.shape, *tensors)
+    x, values, *places = ctx.saved_tensors
+    wants_x, wants_values, _, wants_bias, *_ = CONV2D.parts(ctx.needs_input_grad)
+    where = Pattern(ctx.shape, *places)
     grad_x = grad_values = grad_bias = None
     if wants_x:
-        grad_x = _conv2d_input_grad(grad_y, x.shape, values, *where, *ctx.geometry)
+        grad_x = _conv2d_input_grad(grad_y, x.shape, values, where, ctx.geometry, ctx.backend)
     if wants_values:
-        grad_values = _conv2d_weight_grad(grad_y, x, *where, *ctx.geometry)
-    if ctx.needs_input_grad[5]:
+        grad_values = _conv2d_weight_grad(grad_y, x, where, ctx.geometry, ctx.backend)
+    if wants_bias:
         grad_bias = grad_y.sum((0, 2, 3))
-    nothing = [None for _ in where], [None for _ in ctx.geometry]
-    return grad_x, grad_values, *nothing[0], grad_bias, *nothing[1]
+    return grad_x, grad_values, None, grad_bias, None, None
 
 
 differentiate("sparse_linear", _linear_setup, _linear_backward)

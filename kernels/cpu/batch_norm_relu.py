@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from gemkern.kernels import reference
 from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.moments import merged
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import address, gradients_of, served
+from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu as reference
-from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu_backward as reference_backward
 from numba import njit, prange
 from torch import Tensor
 
@@ -235,6 +234,7 @@ def backward_channel(
         scaled(g, scale, grad_x)
 
 
+@float32_or(reference.batch_norm_relu)
 def batch_norm_relu(
     x: Tensor,
     residual: Tensor | None,
@@ -247,10 +247,6 @@ def batch_norm_relu(
     eps: float,
     relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not served(x, residual, weight, bias, running_mean, running_var):
-        return reference(
-            x, residual, weight, bias, running_mean, running_var, training, momentum, eps, relu
-        )
     x, residual = batch_last(x), batch_last_if(residual)
     y = empty_batch_last(x.shape, x)
     mean, invstd = (x.new_empty(x.shape[1]) for _ in range(2))
@@ -263,6 +259,7 @@ def batch_norm_relu(
     return y, mean, invstd
 
 
+@float32_or(reference.batch_norm_relu_backward)
 def batch_norm_relu_backward(
     grad_y: Tensor,
     x: Tensor,
@@ -276,10 +273,6 @@ def batch_norm_relu_backward(
     has_residual: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     y = y if relu and has_residual else None
-    if not served(x, grad_y, y, weight, bias, mean, invstd):
-        return reference_backward(
-            grad_y, x, y, weight, bias, mean, invstd, training, relu, has_residual
-        )
     x, grad_y, y = batch_last(x), batch_last(grad_y), batch_last_if(y)
     grad_x = empty_batch_last(x.shape, x)
     grad_residual = None if y is None else empty_batch_last(x.shape, x)

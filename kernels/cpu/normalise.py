@@ -12,19 +12,20 @@ import numpy as np
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import address, gradients_of, served
+from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.strip_backward import write_norm_grads
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
-    Norm,
+    NormAddresses,
+    addresses_of,
     affine,
     norm_and_add,
-    norm_of,
     norm_only,
     numbers_of,
 )
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.cpu.vector_rows import leading_back
+from gemkern.kernels.reference.normalise import Norm
 from numba import njit, prange
 from torch import Tensor
 
@@ -54,7 +55,7 @@ def place_of(task, parts, size):
 def forward(threads, channels, size, x, y, of_norm):
     """Write y [channels, size]; x and y are addresses, `of_norm` the fields of the norm."""
     control = float_control()
-    norm = Norm(*of_norm)
+    norm = NormAddresses(*of_norm)
     table = affine(norm, channels)
     parts = (size + PART - 1) // PART
     for thread in prange(threads):
@@ -74,7 +75,7 @@ def forward(threads, channels, size, x, y, of_norm):
 def backward(threads, channels, size, grad_y, y, x, of_norm, grad_x, grad_residual, grad_norm):
     """Write the gradients, of which those of the norm as `write_norm_grads` does."""
     control = float_control()
-    norm = Norm(*of_norm)
+    norm = NormAddresses(*of_norm)
     table = affine(norm, channels)
     parts = (size + PART - 1) // PART
     sums = np.zeros((parts, channels, 2))
@@ -95,50 +96,30 @@ def backward(threads, channels, size, grad_y, y, x, of_norm, grad_x, grad_residu
     write_norm_grads(sums, norm, table, grad_norm)
 
 
-def normalise(
-    x: Tensor,
-    residual: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
-) -> Tensor:
-    if not served(x, residual, mean, var, weight, bias):
-        return reference.normalise(x, residual, mean, var, weight, bias, eps, relu)
-    x = batch_last(x)
-    residual = batch_last_if(residual)
+@float32_or(reference.normalise)
+def normalise(x: Tensor, norm: Norm) -> Tensor:
+    x, norm = batch_last(x), norm._replace(residual=batch_last_if(norm.residual))
     y = empty_batch_last(x.shape, x)
-    norm = norm_of(mean, var, weight, bias, residual, eps, relu)
-    forward(start_threads(), x.shape[1], _size(x), x.data_ptr(), y.data_ptr(), norm)
+    forward(start_threads(), x.shape[1], _size(x), x.data_ptr(), y.data_ptr(), addresses_of(norm))
     return y
 
 
+@float32_or(reference.normalise_backward)
 def normalise_backward(
     grad_y: Tensor,
     y: Tensor,
     x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
+    norm: Norm,
     has_residual: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None, Tensor | None]:
-    if not served(grad_y, y, x, mean, var, weight, bias):
-        return reference.normalise_backward(
-            grad_y, y, x, mean, var, weight, bias, eps, relu, has_residual
-        )
     x, y, grad_y = batch_last(x), batch_last(y), batch_last(grad_y)
     grad_x = empty_batch_last(x.shape, x)
     grad_residual = empty_batch_last(x.shape, x) if has_residual else None
-    norm_grads = gradients_of(mean, var, weight, bias)
+    norm_grads = gradients_of(*norm[:4])
     backward(
         start_threads(), x.shape[1], _size(x), grad_y.data_ptr(), y.data_ptr(), x.data_ptr(),
-        norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(),
-        address(grad_residual), tuple(map(address, norm_grads)),
+        addresses_of(norm), grad_x.data_ptr(), address(grad_residual),
+        tuple(map(address, norm_grads)),
     )  # fmt: skip
     return grad_x, grad_residual, *norm_grads
 

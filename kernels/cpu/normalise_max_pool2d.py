@@ -20,15 +20,23 @@ from gemkern.kernels.cpu.normalise import AHEAD, share
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.pooling import maximum_channel_backward
 from gemkern.kernels.cpu.scratch import scratch
-from gemkern.kernels.cpu.serving import address, gradients_of, served
+from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strip_backward import write_norm_grads
-from gemkern.kernels.cpu.strip_forward import BYTES, Norm, affine, aligned, norm_of, numbers_of
+from gemkern.kernels.cpu.strip_forward import (
+    BYTES,
+    NormAddresses,
+    addresses_of,
+    affine,
+    aligned,
+    numbers_of,
+)
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.cpu.vector_rows import Vectors, row_loop
 from gemkern.kernels.cpu.vector_windows import norm_maximum
 from gemkern.kernels.cpu.vectors import Emitter, wait_for_stores
 from gemkern.kernels.geometry import Pair, output_image
+from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.normalise_max_pool2d import NO_PADDING
 from numba import njit, prange
 from torch import Tensor
@@ -58,7 +66,7 @@ def band_of(task, image, out, stride):
 def forward(threads, channels, images, x, y, taps, of_norm, image, out, kernel, stride):
     """Write the maxima and their taps; x, y and taps are addresses, `of_norm` a norm's fields."""
     control = float_control()
-    norm = Norm(*of_norm)
+    norm = NormAddresses(*of_norm)
     table = affine(norm, channels)
     pixel = images * BYTES
     shape = (out[1], images, *kernel, image[1] * pixel, stride[1] * pixel, AHEAD)
@@ -89,7 +97,7 @@ def backward(
 ):  # fmt: skip
     """Write the gradients, of which those of the norm as `write_norm_grads` does."""
     control = float_control()
-    norm = Norm(*of_norm)
+    norm = NormAddresses(*of_norm)
     table = affine(norm, channels)
     sums = np.zeros((out[0], channels, 2))
     windows = out[1] * images
@@ -125,19 +133,10 @@ def backward(
     write_norm_grads(sums, norm, table, grad_norm)
 
 
+@float32_or(reference.normalise_max_pool2d)
 def normalise_max_pool2d(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
-    kernel: Pair,
-    stride: Pair,
+    x: Tensor, norm: Norm, kernel: Pair, stride: Pair
 ) -> tuple[Tensor, Tensor]:
-    if not served(x, mean, var, weight, bias):
-        return reference.normalise_max_pool2d(x, mean, var, weight, bias, eps, relu, kernel, stride)
     x = batch_last(x)
     images, channels, *image = x.shape
     out = output_image(image, kernel, stride, NO_PADDING)
@@ -145,41 +144,32 @@ def normalise_max_pool2d(
     taps = torch.empty_like(y, dtype=torch.uint8)
     forward(
         start_threads(), channels, images, x.data_ptr(), y.data_ptr(), taps.data_ptr(),
-        norm_of(mean, var, weight, bias, None, eps, relu), tuple(image), out, tuple(kernel),
-        tuple(stride),
+        addresses_of(norm), tuple(image), out, tuple(kernel), tuple(stride),
     )  # fmt: skip
     return y, taps
 
 
+@float32_or(reference.normalise_max_pool2d_backward)
 def normalise_max_pool2d_backward(
     grad_y: Tensor,
     y: Tensor,
     taps: Tensor,
     x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
+    norm: Norm,
     kernel: Pair,
     stride: Pair,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    if not served(x, grad_y, y, mean, var, weight, bias):
-        return reference.normalise_max_pool2d_backward(
-            grad_y, y, taps, x, mean, var, weight, bias, eps, relu, kernel, stride
-        )
     grad_y, y, taps, x = map(batch_last, (grad_y, y, taps, x))
     images, channels, *image = x.shape
     out = tuple(y.shape[2:])
-    grad_x, norm_grads = empty_batch_last(x.shape, x), gradients_of(mean, var, weight, bias)
+    grad_x, norm_grads = empty_batch_last(x.shape, x), gradients_of(*norm[:4])
     highest = max(stride[0], image[0] - (out[0] - 1) * stride[0])
     size = sum(aligned(pixels * images * BYTES) for pixels in (out[1], highest * image[1]))
     threads = start_threads()
     backward(
         threads, channels, images, grad_y.data_ptr(), y.data_ptr(), taps.data_ptr(), x.data_ptr(),
-        norm_of(mean, var, weight, bias, None, eps, relu), grad_x.data_ptr(),
-        tuple(map(address, norm_grads)), tuple(image), out, tuple(kernel), tuple(stride),
+        addresses_of(norm), grad_x.data_ptr(), tuple(map(address, norm_grads)), tuple(image), out,
+        tuple(kernel), tuple(stride),
         scratch(threads * size), size, streams(grad_x),
     )  # fmt: skip
     return grad_x, *norm_grads

@@ -11,6 +11,7 @@ import torch
 from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import flag_rows, rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
+from gemkern.kernels.cpu.serving import float32_or
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import pooling as reference
@@ -199,11 +200,10 @@ def maximum_backward(
         set_float_control(before)
 
 
+@float32_or(reference.average_pool2d)
 def average_pool2d(
     x: Tensor, kernel: Pair, stride: Pair, padding: Pair, count_include_pad: bool
 ) -> Tensor:
-    if x.dtype != torch.float32:
-        return reference.average_pool2d(x, kernel, stride, padding, count_include_pad)
     x = batch_last(x)
     out = output_image(x.shape[2:], kernel, stride, padding)
     y = empty_batch_last((*x.shape[:2], *out), x)
@@ -214,6 +214,7 @@ def average_pool2d(
     return y
 
 
+@float32_or(reference.average_pool2d_backward)
 def average_pool2d_backward(
     grad_y: Tensor,
     shape: Shape,
@@ -222,10 +223,6 @@ def average_pool2d_backward(
     padding: Pair,
     count_include_pad: bool,
 ) -> Tensor:
-    if grad_y.dtype != torch.float32:
-        return reference.average_pool2d_backward(
-            grad_y, shape, kernel, stride, padding, count_include_pad
-        )
     grad_y = batch_last(grad_y)
     grad_x = empty_batch_last(tuple(shape), grad_y)
     average_backward(
@@ -236,9 +233,8 @@ def average_pool2d_backward(
     return grad_x
 
 
+@float32_or(reference.max_pool2d)
 def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
-    if x.dtype != torch.float32:
-        return reference.max_pool2d(x, kernel, stride, padding)
     x = batch_last(x)
     out = output_image(x.shape[2:], kernel, stride, padding)
     y = empty_batch_last((*x.shape[:2], *out), x)
@@ -250,11 +246,10 @@ def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Te
     return y, taps
 
 
+@float32_or(reference.max_pool2d_backward)
 def max_pool2d_backward(
     grad_y: Tensor, taps: Tensor, shape: Shape, kernel: Pair, stride: Pair, padding: Pair
 ) -> Tensor:
-    if grad_y.dtype != torch.float32:
-        return reference.max_pool2d_backward(grad_y, taps, shape, kernel, stride, padding)
     grad_y, taps = batch_last(grad_y), batch_last(taps)
     grad_x = empty_batch_last(tuple(shape), grad_y)
     maximum_backward(

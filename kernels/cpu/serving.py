@@ -1,4 +1,4 @@
-"""What kernels of one dtype do with the others."""
+"""Kernels are written for float32: the reference serves the rest."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from functools import wraps
 from typing import Any
 
 import torch
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
+from gemkern.kernels.reference.normalise import Norm
 from torch import Tensor
 
-Kernel = Callable[..., Tensor]
+Kernel = Callable[..., Any]
 
 
 def float32_or(reference: Kernel) -> Callable[[Kernel], Kernel]:
-    """Let `reference` serve the operands of a kernel that are not all float32."""
+    """Let `reference` serve a kernel's operands where a tensor is of another float dtype.
+
+    So it does where what is per channel or per weight is not one run of memory.
+    """
 
     def decorate(kernel: Kernel) -> Kernel:
         @wraps(kernel)
-        def run(*operands: Any) -> Tensor:
-            tensors = (operand for operand in operands if isinstance(operand, Tensor))
-            alike = all(tensor.dtype == torch.float32 for tensor in tensors)
-            return (kernel if alike else reference)(*operands)
+        def run(*operands: Any) -> Any:
+            return (kernel if _served(operands) else reference)(*operands)
 
         return run
 
     return decorate
 
 
-def served(x: Tensor, *others: Tensor | None) -> bool:
-    """Return whether all are float32, and what is per channel is one run of memory."""
-    if x.dtype != torch.float32:
-        return False
+def _served(operands: tuple[Any, ...]) -> bool:
     # Every step asks this of every layer, and a generator takes twice as long.
-    for other in others:
-        if other is not None and (
-            other.dtype != torch.float32 or (other.dim() < 2 and not other.is_contiguous())
-        ):
+    for operand in operands:
+        if isinstance(operand, Tensor):
+            if operand.dtype != torch.float32 and operand.is_floating_point():
+                return False
+            if operand.dim() < 2 and not operand.is_contiguous():
+                return False
+        elif isinstance(operand, (Norm, NormSparse)) and not _served(operand):
             return False
     return True
 

@@ -24,13 +24,10 @@ from gemkern.kernels.cpu.serving import address, float32_or
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strips import Walk, walk_of
 from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.reference.norm_sparse_conv2d import Gradients
+from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
-
-Pair = Sequence[int]
-# Neither a norm (eps, relu) nor a kept input nor moments.
-PLAIN = (0.0, False, False, False)
 
 
 @float32_or(reference.sparse_conv2d)
@@ -39,21 +36,15 @@ def sparse_conv2d(
     values: Tensor,
     pattern: Pattern,
     bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    geometry: Geometry,
 ) -> Tensor:
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
-    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk = walk_of(x.shape, pattern.shape, *geometry)
+    walk = walk_of(x.shape, pattern.shape, geometry)
     lines = lines_of(walk, False)
     if lines is not None:
         size = (walk.batch, walk.outputs, walk.out_height, walk.out_width)
         return _direct(x, size, values, pattern, bias, walk, lines, False)
-    return norm_sparse_conv2d(
-        x, None, None, None, None, None, values, pattern, bias, None, *PLAIN, *geometry
-    )[0]
+    return norm_sparse_conv2d(x, None, values, pattern, bias, None, False, False, geometry)[0]
 
 
 @float32_or(reference.sparse_conv2d_input_grad)
@@ -62,14 +53,10 @@ def sparse_conv2d_input_grad(
     input_size: Sequence[int],
     values: Tensor,
     pattern: Pattern,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    geometry: Geometry,
 ) -> Tensor:
     """Return dL/dx of shape `input_size`, batch-last, from dL/dy."""
-    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk = walk_of(tuple(input_size), pattern.shape, *geometry)
+    walk = walk_of(tuple(input_size), pattern.shape, geometry)
     lines = lines_of(walk, True)
     if lines is not None:
         return _direct(grad_y, tuple(input_size), values, pattern, None, walk, lines, True)
@@ -85,15 +72,11 @@ def sparse_conv2d_weight_grad(
     grad_y: Tensor,
     x: Tensor,
     pattern: Pattern,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    geometry: Geometry,
 ) -> Tensor:
     """Return dL/dvalues [nnz] from dL/dy and x."""
     values = x.new_zeros(len(pattern.positions))
-    geometry = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    walk = walk_of(x.shape, pattern.shape, *geometry)
+    walk = walk_of(x.shape, pattern.shape, geometry)
     lines = lines_of(walk, True)
     if lines is not None:
         x, grad_y = batch_last(x), batch_last(grad_y)
@@ -121,10 +104,9 @@ def _direct(
 ) -> Tensor:
     """Return what is read from `source`, a tensor of `size`."""
     source, target = batch_last(source), empty_batch_last(size, source)
-    bias = None if bias is None else bias.contiguous()
     direct(
         start_threads(), source.data_ptr(), target.data_ptr(), address(bias),
-        values.detach().contiguous().numpy(),
+        values.detach().numpy(),
         *lists_by_target(pattern, walk, lines.rows, lines.columns, backward), lines.sizes,
         lines.rows.runs, lines.columns.runs, lines.lines, streams(target),
     )  # fmt: skip
@@ -137,10 +119,11 @@ def _backward(
     values: Tensor,
     pattern: Pattern,
     wants_x: bool,
-    geometry: tuple[Pair, Pair, Pair, int],
+    geometry: Geometry,
 ) -> Gradients:
     """Return the gradient of x, or that of the values."""
+    grads = NormSparse(grad_y, None, None, None, None)
     return norm_sparse_conv2d_backward(
-        grad_y, None, None, None, None, None, None, None, x, None, None, None, None, values,
-        pattern, 0.0, False, False, False, wants_x, not wants_x, *geometry,
+        grads, None, None, None, x, None, values, pattern, False, False, wants_x, not wants_x,
+        geometry,
     )  # fmt: skip

@@ -13,32 +13,32 @@ from gemkern.kernels.cpu.sparse_conv2d import (
     sparse_conv2d_input_grad,
     sparse_conv2d_weight_grad,
 )
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
-# Stride, padding, dilation and groups.
-GEOMETRY = ((1, 1), (0, 0), (1, 1), 1)
+GEOMETRY = Geometry()
 
 
 @float32_or(reference.sparse_linear)
 def sparse_linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None) -> Tensor:
     """Return y, x times the remaining weights, plus bias [Ko], batch-last."""
-    return sparse_conv2d(_pixels(x), values, _taps(pattern), bias, *GEOMETRY)[:, :, 0, 0]
+    return sparse_conv2d(_pixels(x), values, _taps(pattern), bias, GEOMETRY)[:, :, 0, 0]
 
 
 @float32_or(reference.sparse_linear_input_grad)
 def sparse_linear_input_grad(grad_y: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
     """Return dL/dx [N, Ki], batch-last, from dL/dy."""
     size = (grad_y.shape[0], pattern.shape[1], 1, 1)
-    grad_x = sparse_conv2d_input_grad(_pixels(grad_y), size, values, _taps(pattern), *GEOMETRY)
+    grad_x = sparse_conv2d_input_grad(_pixels(grad_y), size, values, _taps(pattern), GEOMETRY)
     return grad_x[:, :, 0, 0]
 
 
 @float32_or(reference.sparse_linear_weight_grad)
 def sparse_linear_weight_grad(grad_y: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
     """Return dL/dvalues [nnz] from dL/dy and x."""
-    return sparse_conv2d_weight_grad(_pixels(grad_y), _pixels(x), _taps(pattern), *GEOMETRY)
+    return sparse_conv2d_weight_grad(_pixels(grad_y), _pixels(x), _taps(pattern), GEOMETRY)
 
 
 def _pixels(rows: Tensor) -> Tensor:

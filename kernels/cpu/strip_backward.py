@@ -20,7 +20,7 @@ from gemkern.kernels.cpu.row_vectors import (
 )
 from gemkern.kernels.cpu.strip_forward import (
     BYTES,
-    Norm,
+    NormAddresses,
     affine,
     aligned,
     clear_padding,
@@ -304,7 +304,7 @@ def backward(
     """
     control = float_control()
     moments = Moments(*of_moments)
-    norm = Norm(*of_norm)
+    norm = NormAddresses(*of_norm)
     inputs = Input(*of_inputs)
     walk = Walk(*of_walk)
     ring = Ring(*of_ring)

@@ -16,8 +16,8 @@ from gemkern.kernels.cpu.strip_results import pivot_of, write_row
 from gemkern.kernels.cpu.strips import TAPS, Ring, Walk
 from gemkern.kernels.cpu.vector_rows import reading
 from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
+from gemkern.kernels.reference.normalise import Norm
 from numba import njit, prange
-from torch import Tensor
 
 BYTES = 4
 # Of a channel in a strip: size, pivot and two sums.
@@ -26,7 +26,7 @@ BYTES_OF_MOMENTS = 32
 KINDS = ((False, False), (True, False), (True, True))
 
 
-class Norm(NamedTuple):
+class NormAddresses(NamedTuple):
     """What makes the input of a convolution of x; addresses of float32, 0 for what is not there.
 
     mean, var, weight, bias: [channels]; without a mean the input is x itself. residual: as x.
@@ -42,16 +42,11 @@ class Norm(NamedTuple):
     least: float
 
 
-def norm_of(
-    mean: Tensor | None,
-    var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None,
-    eps: float,
-    relu: bool,
-) -> tuple[int | float, ...]:
-    """Return the fields of the norm of tensors: to hand Numba a tuple with names takes longer."""
+def addresses_of(norm: Norm | None) -> tuple[int | float, ...]:
+    """Return the fields of `NormAddresses`: to hand Numba a tuple with names takes longer."""
+    if norm is None:
+        return 0, 0, 0, 0, 0, 0.0, math.nan
+    mean, var, weight, bias, eps, residual, relu = norm
     tensors = (mean, var, weight, bias, residual)
     return *map(address, tensors), float(eps), 0.0 if relu else math.nan
 
@@ -261,7 +256,7 @@ def forward(
     of_norm, of_walk, of_ring: the fields of each.
     """
     control = float_control()
-    norm = Norm(*of_norm)
+    norm = NormAddresses(*of_norm)
     walk = Walk(*of_walk)
     ring = Ring(*of_ring)
     lists = without_zeros(entries, bounds, values)

@@ -7,7 +7,7 @@ zeros, and makes one row of the output, or of the gradient of the input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from gemkern.kernels.cpu.dealing import bands_of, listed, widest_chunk
 from gemkern.kernels.cpu.scratch import LINE
 from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, LANES, ROW_BITS
-from gemkern.kernels.geometry import output_image
+from gemkern.kernels.geometry import Geometry, output_image
 
 # Rows of a kernel that an entry can tell apart.
 TAPS = 2**ROW_BITS
@@ -112,17 +112,11 @@ def backward_cut(threads: int, *convolution: Any) -> Cut:
 
 
 @lru_cache(maxsize=4096)
-def walk_of(
-    size: Sequence[int],
-    shape: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Walk:
+def walk_of(size: tuple[int, ...], shape: tuple[int, ...], geometry: Geometry) -> Walk:
     """Return the walk of images of `size` [N, Ci, H, W] and a weight of `shape`."""
     batch, inputs, *source = size
     outputs, _, *kernel = shape
+    stride, padding, dilation, groups = geometry
     target = output_image(source, kernel, stride, padding, dilation)
     numbers = (batch, inputs, outputs, *source, *target, *kernel, *stride, *padding, *dilation)
     return Walk._make(map(int, (*numbers, groups)))

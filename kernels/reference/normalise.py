@@ -7,31 +7,40 @@ gradients of their own, so that what made x can measure them while it writes (Io
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from gemkern.kernels.reference.batch_last import batch_last
 from torch import Tensor
 
 
-def normalise(
-    x: Tensor,
-    residual: Tensor | None,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
-) -> Tensor:
+class Norm(NamedTuple):
+    """Batch norm by known statistics, a residual and ReLU.
+
+    Attributes:
+        mean, var: [C], of a batch, or running.
+        weight, bias: [C], or None for 1 and 0.
+        eps: added to the variance.
+        residual: shaped as what is normalised, added after it; or None.
+        relu: whether negative results become 0.
+    """
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = 1e-5
+    residual: Tensor | None = None
+    relu: bool = True
+
+
+def normalise(x: Tensor, norm: Norm) -> Tensor:
     """Return relu((x - mean) / sqrt(var + eps) * weight + bias + residual), batch-last.
 
     Args:
         x: [N, C, ...], any float dtype; float16 and bfloat16 are worked on in float32.
-        residual: shaped as x, or None.
-        mean, var: [C].
-        weight, bias: [C], or None for 1 and 0.
-        eps: added to the variance.
-        relu: whether negative results become 0.
     """
+    mean, var, weight, bias, eps, residual, relu = norm
     wide = batch_last(x).to(torch.promote_types(x.dtype, torch.float32))
     y = (wide - per_channel(mean, x)) * per_channel(_scale(var, weight, eps), x)
     if bias is not None:
@@ -45,24 +54,21 @@ def normalise_backward(
     grad_y: Tensor,
     y: Tensor,
     x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
+    norm: Norm,
     has_residual: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Return the gradients of `normalise` to x, residual, mean, var, weight and bias.
 
     Args:
         grad_y, y: dL/dy and the result, shaped as x.
-        has_residual: whether there was a residual.
+        norm: without its residual.
+        has_residual: whether it had one.
 
     Returns:
         grad_x, grad_residual: as x, batch-last; None without a residual.
         grad_mean, grad_var, grad_weight, grad_bias: [C], None for a weight or bias that is None.
     """
+    mean, var, weight, bias, eps, _, relu = norm
     dtype = torch.promote_types(x.dtype, torch.float32)
     axes = [axis for axis in range(x.dim()) if axis != 1]
     g = batch_last(grad_y).to(dtype)

@@ -6,7 +6,7 @@ other.
 
 from __future__ import annotations
 
-from gemkern.kernels.reference.normalise import normalise, normalise_backward
+from gemkern.kernels.reference.normalise import Norm, normalise, normalise_backward
 from gemkern.kernels.reference.pooling import Pair, max_pool2d, max_pool2d_backward
 from torch import Tensor
 
@@ -15,27 +15,21 @@ NO_PADDING = (0, 0)
 
 def normalise_max_pool2d(
     x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
+    norm: Norm,
     kernel: Pair,
     stride: Pair,
 ) -> tuple[Tensor, Tensor]:
-    """Return the maximum of each window of `normalise(x)`, and where it stands.
+    """Return the maximum of each window of `normalise(x, norm)`, and where it stands.
 
     Args:
         x: [N, C, H, W], any float dtype.
-        mean, var, weight, bias, eps, relu: as in `normalise`.
+        norm: without a residual.
         kernel, stride: by height and width; at most 256 taps, and windows that do not overlap.
 
     Returns:
         y, taps: as of `max_pool2d`.
     """
-    z = normalise(x, None, mean, var, weight, bias, eps, relu)
-    return max_pool2d(z, kernel, stride, NO_PADDING)
+    return max_pool2d(normalise(x, norm), kernel, stride, NO_PADDING)
 
 
 def normalise_max_pool2d_backward(
@@ -43,12 +37,7 @@ def normalise_max_pool2d_backward(
     y: Tensor,
     taps: Tensor,
     x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    relu: bool,
+    norm: Norm,
     kernel: Pair,
     stride: Pair,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -65,7 +54,5 @@ def normalise_max_pool2d_backward(
     grad_z, z = (
         max_pool2d_backward(one, taps, x.shape, kernel, stride, NO_PADDING) for one in (grad_y, y)
     )
-    grad_x, _, *of_norm = normalise_backward(
-        grad_z, z, x, mean, var, weight, bias, eps, relu, False
-    )
+    grad_x, _, *of_norm = normalise_backward(grad_z, z, x, norm, False)
     return grad_x, *of_norm

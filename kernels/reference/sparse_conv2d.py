@@ -1,8 +1,8 @@
 """A two-dimensional convolution by the weights that remain, and its gradients.
 
 x is [N, Ci, H, W], its output y [N, Co, H', W']; `pattern` says where the weights of
-[Co, Ci / groups, kh, kw] remain, and `values` [nnz] are these weights, in its order. Stride,
-padding and dilation are pairs. Tensors of images come out batch-last. Direct sparse convolution:
+[Co, Ci / groups, kh, kw] remain, and `values` [nnz] are these weights, in its order.
+Tensors of images come out batch-last. Direct sparse convolution:
 Park et al., Faster CNNs with Direct Sparse Convolutions and Guided Pruning (ICLR 2017), section 2.
 """
 
@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 from torch.nn import functional as F
-
-Pair = Sequence[int]
 
 
 def sparse_conv2d(
@@ -24,14 +23,11 @@ def sparse_conv2d(
     values: Tensor,
     pattern: Pattern,
     bias: Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    geometry: Geometry,
 ) -> Tensor:
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
     weight = dense(values, pattern)
-    return batch_last(F.conv2d(x, weight, bias, stride, padding, dilation, groups))
+    return batch_last(F.conv2d(x, weight, bias, *geometry))
 
 
 def sparse_conv2d_input_grad(
@@ -39,14 +35,10 @@ def sparse_conv2d_input_grad(
     input_size: Sequence[int],
     values: Tensor,
     pattern: Pattern,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    geometry: Geometry,
 ) -> Tensor:
     """Return dL/dx of shape `input_size`, batch-last, from dL/dy."""
     x = grad_y.new_empty(tuple(input_size))
-    geometry = (stride, padding, dilation, False, (0, 0), groups)
     weight = dense(values, pattern)
     return batch_last(_backward(grad_y, x, weight, geometry, wanted=0))
 
@@ -55,14 +47,10 @@ def sparse_conv2d_weight_grad(
     grad_y: Tensor,
     x: Tensor,
     pattern: Pattern,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
+    geometry: Geometry,
 ) -> Tensor:
     """Return dL/dvalues [nnz] from dL/dy and x."""
     weight = x.new_empty(pattern.shape)
-    geometry = (stride, padding, dilation, False, (0, 0), groups)
     return _backward(grad_y, x, weight, geometry, wanted=1).flatten()[pattern.positions]
 
 
@@ -72,7 +60,9 @@ def dense(values: Tensor, pattern: Pattern) -> Tensor:
     return flat.index_put((pattern.positions,), values).view(pattern.shape)
 
 
-def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wanted: int) -> Tensor:
+def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: int) -> Tensor:
     """Return the gradient of x (wanted=0) or of the weight (1), whose values do not count."""
-    outputs = [wanted == 0, wanted == 1, False]
-    return torch.ops.aten.convolution_backward(grad_y, x, weight, None, *geometry, outputs)[wanted]
+    *walk, groups = geometry
+    return torch.ops.aten.convolution_backward(
+        grad_y, x, weight, None, *walk, False, (0, 0), groups, [wanted == 0, wanted == 1, False]
+    )[wanted]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from gemkern.kernels.reference.batch_last import batch_last
+from gemkern.kernels.reference.normalise import Norm
 from torch import Tensor
 
 
@@ -36,6 +37,9 @@ class Operands(NamedTuple):
     var: Tensor
     weight: Tensor | None
     bias: Tensor | None
+
+    def norm(self, eps: float, relu: bool) -> Norm:
+        return Norm(*self[1:], eps, None, relu)
 
     def to(self, dtype: torch.dtype) -> Operands:
         return Operands(*(None if one is None else one.to(dtype) for one in self))
@@ -68,7 +72,7 @@ def gradient_of(y: Tensor) -> Tensor:
 
 def both_passes(module: ModuleType, of: Operands, relu: bool, windows: Windows) -> list[Any]:
     """Return y, taps and the gradients, without an eps."""
-    how = (0.0, relu, *windows)
-    y, taps = module.normalise_max_pool2d(*of, *how)
-    grads = module.normalise_max_pool2d_backward(gradient_of(y), y, taps, *of, *how)
+    how = of.norm(0.0, relu), *windows
+    y, taps = module.normalise_max_pool2d(of.x, *how)
+    grads = module.normalise_max_pool2d_backward(gradient_of(y), y, taps, of.x, *how)
     return [y, taps, *grads]

@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
+from gemkern.kernels.reference.normalise import Norm
 from sparse_cases import Case
 from sparse_cases import operands as plain_operands
 from torch import Tensor
@@ -85,13 +87,18 @@ def cast(of: Operands, dtype: torch.dtype) -> Operands:
     return {name: one.to(dtype) if isinstance(one, Tensor) else one for name, one in of.items()}
 
 
+def norm_of(how: How, of: Operands, residual: Tensor | None) -> Norm | None:
+    if of["mean"] is None:
+        return None
+    statistics = (of[name] for name in ("mean", "var", "norm_weight", "norm_bias"))
+    return Norm(*statistics, 0.0, residual, how.relu)
+
+
 def forward(kernels: ModuleType, case: Case, how: How, of: Operands) -> tuple[Tensor | None, ...]:
     """Return y, z, and the moments of y."""
-    first = ("x", "residual", "mean", "var", "norm_weight", "norm_bias", "values", "pattern")
-    keep = how.keep or how.residual
     return kernels.norm_sparse_conv2d(
-        *(of[name] for name in (*first, "bias", "added")), 0.0, how.relu, keep, how.moments,
-        *case.geometry,
+        of["x"], norm_of(how, of, of["residual"]), of["values"], of["pattern"], of["bias"],
+        of["added"], how.keep or how.residual, how.moments, case.geometry,
     )  # fmt: skip
 
 
@@ -99,9 +106,9 @@ def backward(
     kernels: ModuleType, case: Case, how: How, of: Operands, y: Tensor, z: Tensor | None
 ) -> Any:
     """Return the gradients, for y, z and the mean of y as given."""
-    norm = ("x", "mean", "var", "norm_weight", "norm_bias", "values", "pattern")
+    grads = (of[f"grad_{name}"] for name in NormSparse._fields)
     return kernels.norm_sparse_conv2d_backward(
-        of["grad_y"], of["grad_z"], of["grad_mean"], of["grad_var"], of["grad_skip"],
-        y if how.moments else None, of["mean_y"], z, *(of[name] for name in norm), 0.0, how.relu,
-        how.residual, how.added, True, True, *case.geometry,
+        NormSparse(*grads), y if how.moments else None, of["mean_y"], z, of["x"],
+        norm_of(how, of, None), of["values"], of["pattern"], how.residual, how.added, True, True,
+        case.geometry,
     )  # fmt: skip

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.pattern import Pattern, pattern
 from torch import Tensor
 
@@ -29,8 +30,8 @@ class Case:
     density: float = 0.4
 
     @property
-    def geometry(self) -> tuple[Pair, Pair, Pair, int]:
-        return self.stride, self.padding, self.dilation, self.groups
+    def geometry(self) -> Geometry:
+        return Geometry(self.stride, self.padding, self.dilation, self.groups)
 
     @property
     def output_image(self) -> Pair:
@@ -125,9 +126,9 @@ class Results(NamedTuple):
 def results(kernels: ModuleType, case: Case, of: Operands) -> Results:
     """Return the three passes of a convolution by a module of kernels."""
     return Results(
-        kernels.sparse_conv2d(of.x, of.values, of.pattern, of.bias, *case.geometry),
+        kernels.sparse_conv2d(of.x, of.values, of.pattern, of.bias, case.geometry),
         kernels.sparse_conv2d_input_grad(
-            of.grad_y, of.x.shape, of.values, of.pattern, *case.geometry
+            of.grad_y, of.x.shape, of.values, of.pattern, case.geometry
         ),
-        kernels.sparse_conv2d_weight_grad(of.grad_y, of.x, of.pattern, *case.geometry),
+        kernels.sparse_conv2d_weight_grad(of.grad_y, of.x, of.pattern, case.geometry),
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
+from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.pattern import Pattern
 from gemkern.kernels.table import OPERATORS, load
 
@@ -20,7 +23,7 @@ def off_host(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 WEIGHT, ACTIVE = new(*SHAPE), new(*SHAPE, dtype=torch.bool)
-GEOMETRY = ((2, 2), (1, 1), (1, 1), 2)
+GEOMETRY = Geometry((2, 2), (1, 1), (1, 1), 2)
 X, Y = new(5, 4, 8, 8), new(5, 6, 4, 4)
 COUNT = off_host(torch.int64)
 KEPT = new(2, dtype=torch.int64)
@@ -34,6 +37,7 @@ def pattern(*shape: int) -> Pattern:
 
 
 CHANNELS = [new(4)] * 4
+NORM = Norm(*CHANNELS)
 WINDOWS = ((2, 2), (2, 2), (0, 0))
 HALVES = new(5, 4, 4, 4)
 
@@ -58,22 +62,22 @@ ARGUMENTS = {
     "sparse_linear": (ROWS, VALUES, pattern(3, 4), new(3)),
     "sparse_linear_input_grad": (ROWS_OUT, VALUES, pattern(3, 4)),
     "sparse_linear_weight_grad": (ROWS_OUT, ROWS, pattern(3, 4)),
-    "sparse_conv2d": (X, VALUES, pattern(*SHAPE), new(6), *GEOMETRY),
-    "sparse_conv2d_input_grad": (Y, X.shape, VALUES, pattern(*SHAPE), *GEOMETRY),
-    "sparse_conv2d_weight_grad": (Y, X, pattern(*SHAPE), *GEOMETRY),
+    "sparse_conv2d": (X, VALUES, pattern(*SHAPE), new(6), GEOMETRY),
+    "sparse_conv2d_input_grad": (Y, X.shape, VALUES, pattern(*SHAPE), GEOMETRY),
+    "sparse_conv2d_weight_grad": (Y, X, pattern(*SHAPE), GEOMETRY),
     "norm_sparse_conv2d": (
-        X, X, *CHANNELS, VALUES, pattern(*SHAPE), new(6), Y, 1e-5, True, True, True, *GEOMETRY,
+        X, NORM._replace(residual=X), VALUES, pattern(*SHAPE), new(6), Y, True, True, GEOMETRY,
     ),
     "norm_sparse_conv2d_backward": (
-        Y, X, new(6), new(6), X, Y, new(6), X, X, *CHANNELS, VALUES, pattern(*SHAPE), 1e-5, True,
-        True, True, True, True, *GEOMETRY,
+        NormSparse(Y, X, new(6), new(6), X), Y, new(6), X, X, NORM, VALUES, pattern(*SHAPE), True,
+        True, True, True, GEOMETRY,
     ),
-    "normalise": (X, X, *CHANNELS, 1e-5, True),
-    "normalise_backward": (X, X, X, *CHANNELS, 1e-5, True, True),
-    "normalise_max_pool2d": (X, *CHANNELS, 1e-5, True, *WINDOWS[:1], (3, 3)),
+    "normalise": (X, NORM._replace(residual=X)),
+    "normalise_backward": (X, X, X, NORM, True),
+    "normalise_max_pool2d": (X, NORM, *WINDOWS[:1], (3, 3)),
     "normalise_max_pool2d_backward": (
-        HALVES[..., :2, :2], HALVES[..., :2, :2], HALVES[..., :2, :2].byte(), X, *CHANNELS, 1e-5,
-        True, *WINDOWS[:1], (3, 3),
+        HALVES[..., :2, :2], HALVES[..., :2, :2], HALVES[..., :2, :2].byte(), X, NORM, *WINDOWS[:1],
+        (3, 3),
     ),
     "batch_norm_relu": (X, X, *CHANNELS, True, 0.1, 1e-5, True),
     "batch_norm_relu_backward": (X, X, X, *CHANNELS, True, True, True),

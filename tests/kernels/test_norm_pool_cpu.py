@@ -69,9 +69,9 @@ def test_ties_and_numbers_that_are_none(windows: Windows, relu: bool) -> None:
 @every_window
 def test_the_maxima_are_those_of_the_norm_to_the_bit(windows: Windows) -> None:
     of = operands(23, 6, 9, 7, whole=False)
-    y, taps = cpu.normalise_max_pool2d(*of, 1e-5, True, *windows)
-    x, *rest = of
-    z = normalise.normalise(x, None, *rest, 1e-5, True)
+    norm = of.norm(1e-5, True)
+    y, taps = cpu.normalise_max_pool2d(of.x, norm, *windows)
+    z = normalise.normalise(of.x, norm)
     expected, expected_taps = pooling.max_pool2d(z, *windows, (0, 0))
     assert same_bits(y, expected)
     assert torch.equal(taps, expected_taps)
@@ -83,7 +83,7 @@ def test_sums_of_many_gradients_are_exact_enough() -> None:
     # Of the same maxima: rounding may choose another where two are nearly equal.
     y, taps = found[0].to(WIDE), found[1]
     exact = reference.normalise_max_pool2d_backward(
-        gradient_of(y), y, taps, *of.to(WIDE), 0.0, True, *windows
+        gradient_of(y), y, taps, of.to(WIDE).x, of.to(WIDE).norm(0.0, True), *windows
     )
     for one, true in zip(found[2:], exact, strict=True):
         torch.testing.assert_close(one.to(WIDE), true, rtol=1e-5, atol=1e-5)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from gemkern.kernels import reference
 from gemkern.kernels.reference.batch_last import is_batch_last
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
+from gemkern.kernels.reference.normalise import Norm
 from norm_sparse_cases import HOWS, backward, forward, operands
 from sparse_cases import CASES, Case
 from torch import Tensor
@@ -66,8 +68,8 @@ def test_gradients_that_nobody_wants_are_left_out() -> None:
     case, how = Case(), HOWS["nothing"]
     of = operands(case, how, whole=False)
     grads = reference.norm_sparse_conv2d_backward(
-        of["grad_y"], *[None] * 7, of["x"], *[None] * 4, of["values"], of["pattern"], 0.0, False,
-        False, False, False, False, *case.geometry,
+        NormSparse(of["grad_y"], *[None] * 4), *[None] * 3, of["x"], None, of["values"],
+        of["pattern"], False, False, False, False, case.geometry,
     )  # fmt: skip
     assert all(gradient is None for gradient in grads)
 
@@ -91,9 +93,10 @@ def test_a_norm_by_given_statistics_agrees_with_autograd(residual: bool, relu: b
     expected = torch.autograd.grad(y, leaves, grad_y)
     operands = [leaf.detach() for leaf in (mean, leaves[2], weight, bias)]
     still = None if other is None else other.detach()
-    found = reference.normalise(x.detach(), still, *operands, 0.1, relu)
+    norm = Norm(*operands, 0.1, still, relu)
+    found = reference.normalise(x.detach(), norm)
     torch.testing.assert_close(found, y)
-    grads = reference.normalise_backward(grad_y, found, x.detach(), *operands, 0.1, relu, residual)
+    grads = reference.normalise_backward(grad_y, found, x.detach(), norm, residual)
     ours = (grads[0], *grads[2:], *([grads[1]] if residual else []))
     for one, true in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, true)

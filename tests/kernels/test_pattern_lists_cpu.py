@@ -9,12 +9,13 @@ import torch
 from gemkern.kernels.cpu import pattern_lists
 from gemkern.kernels.cpu.pattern_lists import MOST, lists_of
 from gemkern.kernels.cpu.sparse_conv2d import sparse_conv2d, sparse_conv2d_input_grad
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pattern import Pattern, pattern
 from torch import Tensor
 from torch.nn import functional as F
 
-GEOMETRY = ((1, 1), (1, 1), (1, 1), 1)
+GEOMETRY = Geometry(padding=(1, 1))
 
 
 def _where(seed: int = 0) -> Pattern:
@@ -62,8 +63,8 @@ def test_values_may_become_zero_and_return(batch: int) -> None:
     for zeros in (0.0, 0.5, 0.0, 1.0, 0.2):
         kept = torch.where(torch.rand_like(values) < zeros, 0.0, values)
         weight = _whole(where, kept)
-        y = sparse_conv2d(x, kept, where, None, *GEOMETRY)
-        grad_x = sparse_conv2d_input_grad(grad_y, x.shape, kept, where, *GEOMETRY)
+        y = sparse_conv2d(x, kept, where, None, GEOMETRY)
+        grad_x = sparse_conv2d_input_grad(grad_y, x.shape, kept, where, GEOMETRY)
         torch.testing.assert_close(y, F.conv2d(x, weight, None, 1, 1), rtol=1e-4, atol=1e-5)
         expected = F.conv_transpose2d(grad_y, weight, None, 1, 1)
         torch.testing.assert_close(grad_x, expected, rtol=1e-4, atol=1e-5)
@@ -72,7 +73,7 @@ def test_values_may_become_zero_and_return(batch: int) -> None:
 def test_infinite_numbers_under_zeros_are_not_read() -> None:
     where = _where()
     x = batch_last(torch.full((16, 5, 7, 6), torch.inf))
-    y = sparse_conv2d(x, torch.zeros(len(where.positions)), where, None, *GEOMETRY)
+    y = sparse_conv2d(x, torch.zeros(len(where.positions)), where, None, GEOMETRY)
     assert torch.equal(y, torch.zeros_like(y))
 
 

@@ -15,6 +15,7 @@ from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
 from gemkern.kernels.cpu.strips import walk_of
 from gemkern.kernels.cpu.vectors import LANES
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings
@@ -73,7 +74,7 @@ def test_on_whole_numbers_results_past_the_caches_are_exact(
 
 
 def test_only_whole_vectors_are_read_where_they_lie() -> None:
-    walk = walk_of((128, 16, 8, 8), (8, 16, 3, 3), (1, 1), (1, 1), (1, 1), 1)
+    walk = walk_of((128, 16, 8, 8), (8, 16, 3, 3), Geometry(padding=(1, 1)))
     assert reach.lines_of(walk, False) is not None
     assert reach.lines_of(walk._replace(batch=130), False) is None
 
@@ -82,7 +83,7 @@ def test_a_bias_may_have_strides() -> None:
     case = Case(batch=32)
     of = operands(case, whole=True).to(torch.float32)
     bias = of.bias.repeat_interleave(2)[::2]
-    strided = kernels.sparse_conv2d(of.x, of.values, of.pattern, bias, *case.geometry)
+    strided = kernels.sparse_conv2d(of.x, of.values, of.pattern, bias, case.geometry)
     assert torch.equal(strided, results(kernels, case, of).y)
 
 
@@ -194,12 +195,12 @@ def test_values_of_zero_are_left_out(batch: int) -> None:
         masked, values=torch.zeros_like(masked.values), x=torch.full_like(of.x, torch.nan)
     )
     assert torch.equal(
-        kernels.sparse_conv2d(off.x, off.values, off.pattern, off.bias, *case.geometry),
+        kernels.sparse_conv2d(off.x, off.values, off.pattern, off.bias, case.geometry),
         of.bias[None, :, None, None].expand_as(alone.y),
     )
     infinite = torch.full_like(of.grad_y, torch.inf)
     found = kernels.sparse_conv2d_input_grad(
-        infinite, of.x.shape, off.values, off.pattern, *case.geometry
+        infinite, of.x.shape, off.values, off.pattern, case.geometry
     )
     assert not found.any()
 
@@ -230,9 +231,9 @@ def test_addresses_pass_two_to_the_31() -> None:
     assert x.numel() * x.element_size() > 2**31
     x[:, -1] = torch.randint(-3, 4, (case.batch, *case.image)).float()
     value, where = torch.tensor([3.0]), pattern(active)
-    y = kernels.sparse_conv2d(x, value, where, None, *case.geometry)
+    y = kernels.sparse_conv2d(x, value, where, None, case.geometry)
     assert torch.equal(y[:, 0], 3 * x[:, -1])
-    found = kernels.sparse_conv2d_weight_grad(y, x, where, *case.geometry)
+    found = kernels.sparse_conv2d_weight_grad(y, x, where, case.geometry)
     assert torch.equal(found, (3 * x[:, -1] ** 2).sum()[None])
 
 

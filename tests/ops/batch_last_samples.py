@@ -19,6 +19,10 @@ def normal(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=dtype)
 
 
+def learning_one(operand: Any) -> Any:
+    return operand.requires_grad_() if isinstance(operand, Tensor) else operand
+
+
 def pattern(*shape: int) -> ops.Pattern:
     return ops.pattern(torch.rand(shape, generator=generator) < 0.4)
 
@@ -120,15 +124,13 @@ def of_norm_sparse() -> dict[str, Arguments]:
     def sample(
         batch: int, norm: bool, residual: bool, added: bool, keep: bool, moments: bool
     ) -> Arguments:
-        x, where = (batch, 4, 7, 6), pattern(6, 2, 3, 2)
+        size, where = (batch, 4, 7, 6), pattern(6, 2, 3, 2)
         statistics = (normal(4), normal(4).abs(), normal(4), normal(4)) if norm else (None,) * 4
-        learning = (normal(*x), normal(*x) if residual else None, *statistics)
+        of_norm = (*statistics, 1e-5, normal(*size) if residual else None, norm)
         values, more = normal(len(where.positions)), normal(batch, 6, 4, 8) if added else None
-        required = (t if t is None else t.requires_grad_() for t in (*learning, values))
+        learning = map(learning_one, (normal(*size), *of_norm, values))
         geometry = ((2, 1), (1, 2), (1, 2), 2)
-        return (
-            *required, *where, normal(6), more, 1e-5, norm, keep, moments, *geometry, NO_CHOICE
-        )  # fmt: skip
+        return (*learning, *where, normal(6), more, keep, moments, *geometry, NO_CHOICE)
 
     return {
         "norm": sample(3, norm=True, residual=False, added=False, keep=False, moments=True),
@@ -142,15 +144,16 @@ def of_norm_sparse_backward() -> dict[str, Arguments]:
     samples = {}
     for name, sample in of_norm_sparse().items():
         given = [t.detach() if isinstance(t, Tensor) else t for t in sample]
-        x, residual, *norm_to_pattern = given[:10]
-        added, eps, relu, keep, moments, *geometry = given[11:]
+        x, of_norm, (values, *where), _, added, keep, moments, *geometry = (
+            given[0], given[1:8], given[8:12], *given[12:],
+        )  # fmt: skip
         y, z, mean, _ = torch.ops.gemkern.norm_sparse_conv2d(*given[:-1], "reference")
-        grad_y = ops.batch_last(normal(*y.shape))
+        grad_y, residual = ops.batch_last(normal(*y.shape)), of_norm[5]
         of_moments = (normal(6), normal(6)) if moments else (None, None)
         samples[name] = (
             grad_y, normal(*x.shape) if keep else None, *of_moments, normal(*x.shape),
-            y if moments else None, mean, z, x, *norm_to_pattern, eps, relu, residual is not None,
-            added is not None, True, True, *geometry,
+            y if moments else None, mean, z, x, *of_norm[:5], None, of_norm[6], values, *where,
+            residual is not None, added is not None, True, True, *geometry,
         )  # fmt: skip
     return samples
 
@@ -160,9 +163,8 @@ def of_normalise() -> dict[str, Arguments]:
         channels = shape[1]
         scale = (normal(channels), normal(channels)) if affine else (None, None)
         other = normal(*shape) if residual else None
-        learning = (normal(*shape), other, normal(channels), normal(channels).abs(), *scale)
-        required = (t if t is None else t.requires_grad_() for t in learning)
-        return (*required, 1e-5, relu, NO_CHOICE)
+        of_norm = (normal(channels), normal(channels).abs(), *scale, 1e-5, other, relu)
+        return (*map(learning_one, (normal(*shape), *of_norm)), NO_CHOICE)
 
     return {
         "residual": sample(4, 3, 5, 2, residual=True, affine=True, relu=True),
@@ -173,10 +175,11 @@ def of_normalise() -> dict[str, Arguments]:
 def of_normalise_backward() -> dict[str, Arguments]:
     samples = {}
     for name, sample in of_normalise().items():
-        x, residual, *rest = (t.detach() if isinstance(t, Tensor) else t for t in sample)
-        y = torch.ops.gemkern.normalise(x, residual, *rest[:-1], "reference")
-        grad_y = ops.batch_last(normal(*x.shape))
-        samples[name] = (grad_y, y, x, *rest[:-1], residual is not None, NO_CHOICE)
+        x, *of_norm, _ = (t.detach() if isinstance(t, Tensor) else t for t in sample)
+        y = torch.ops.gemkern.normalise(x, *of_norm, "reference")
+        grad_y, residual = ops.batch_last(normal(*x.shape)), of_norm[5]
+        rest = (*of_norm[:5], None, of_norm[6], residual is not None, NO_CHOICE)
+        samples[name] = (grad_y, y, x, *rest)
     return samples
 
 
@@ -241,9 +244,8 @@ def of_norm_pool() -> dict[str, Arguments]:
     def sample(*shape: int, affine: bool, relu: bool, windows: Arguments) -> Arguments:
         channels = shape[1]
         scale = (normal(channels), normal(channels)) if affine else (None, None)
-        learning = (normal(*shape), normal(channels), normal(channels).abs(), *scale)
-        required = (t if t is None else t.requires_grad_() for t in learning)
-        return (*required, 1e-5, relu, *windows, NO_CHOICE)
+        of_norm = (normal(channels), normal(channels).abs(), *scale, 1e-5, None, relu)
+        return (*map(learning_one, (normal(*shape), *of_norm)), *windows, NO_CHOICE)
 
     return {
         "halves": sample(4, 3, 5, 6, affine=True, relu=True, windows=((2, 2), (2, 2))),

@@ -9,8 +9,8 @@ the number of threads.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.direct_lists import keep_rows
 from gemkern.kernels.cpu.memory import floats
+from gemkern.kernels.cpu.nonzero import keep_rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.reach import Sizes
 from gemkern.kernels.cpu.row_vectors import add_entries_from_start, runs_of
@@ -49,7 +49,7 @@ def make_line(target, source, sizes, runs, kept, which, channel, start):
             sizes, run, bounds, which, channel
         )
         add_entries_from_start(
-            target + offset, step, start, source + base, 0, base_step, 0,
+            target + offset, step, start, source + base, base_step, 0,
             entries.ctypes.data + (before + begin) * 8,
             values.ctypes.data + (before + begin) * BYTES, count, pixels, vectors,
         )  # fmt: skip
@@ -57,16 +57,16 @@ def make_line(target, source, sizes, runs, kept, which, channel, start):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def direct(
-    threads, source, target, bias, values, entries, bounds, of_sizes, row_runs, column_runs, lines,
-    streamed,
+    threads, source, target, bias, values, entries, numbers, bounds, of_sizes, row_runs,
+    column_runs, lines, streamed,
 ):  # fmt: skip
     """Write the target, the output or the gradient of the input; past the caches if streamed.
 
-    of_sizes: the fields of `Sizes`. row_runs, column_runs, lines: as in `Side` and `Lines`.
+    of_sizes: the fields of `Sizes`. row_runs, column_runs, lines: as in `Lines`.
     """
     control = float_control()
     sizes = Sizes(*of_sizes)
-    lists, channels = (entries, bounds), sizes.channels
+    lists, channels = (entries, numbers, bounds), sizes.channels
     pixel, line = BYTES * sizes.batch, sizes.columns * sizes.batch
     for thread in prange(threads):
         before = float_control()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from gemkern.kernels.cpu.dealing import total_of
 from gemkern.kernels.cpu.direct import part_of_line
-from gemkern.kernels.cpu.direct_lists import keep_rows
+from gemkern.kernels.cpu.nonzero import keep_rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.reach import Sizes
 from gemkern.kernels.cpu.row_vectors import multiply_entries_from_start
@@ -28,7 +28,7 @@ def multiply_line(x, source, sizes, runs, kept, which, channel, sums):
             sizes, run, bounds, which, channel
         )
         multiply_entries_from_start(
-            x + offset, step, source + base, 0, base_step, 0, listed + begin * 8, count,
+            x + offset, step, source + base, base_step, 0, listed + begin * 8, count,
             sums + begin * BYTES_OF_SUM, pixels, vectors,
         )  # fmt: skip
 
@@ -44,16 +44,17 @@ def empty_sums(kept, which, sums, taps, channel, found):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def direct_products(
-    threads, grad_y, x, grad_values, entries, bounds, every, numbers, of_sizes, row_runs,
+    threads, grad_y, x, grad_values, entries, numbers, bounds, every, of_sizes, row_runs,
     column_runs, lines, bands,
 ):  # fmt: skip
     """Write the gradient of the values [nnz]; grad_y and x are addresses.
 
-    every, numbers: as `numbers_of` returns them; the others as in `direct`.
+    every: ones and the numbers 0 ... nnz - 1, so that every entry is kept, with its number; the
+    others as in `direct`.
     """
     control = float_control()
     sizes = Sizes(*of_sizes)
-    lists, count, pixel = (entries, bounds), len(entries), BYTES * sizes.batch
+    lists, count, pixel = (entries, numbers, bounds), len(entries), BYTES * sizes.batch
     line = sizes.columns * pixel
     of_bands = np.zeros((len(bands) - 1, count), np.float32)
     for thread in prange(threads):
@@ -73,7 +74,7 @@ def direct_products(
                 if kept_bounds[run, 0] < 0:
                     of_run = kept_entries[run], kept_numbers[run], kept_bounds[run]
                     first, last = row_runs[run, 3], row_runs[run, 4]
-                    keep_rows(lists, every, numbers, first, last, pixel, of_run)
+                    keep_rows(lists, *every, first, last, pixel, of_run)
                 multiply_line(
                     x + (channel * sizes.rows + row) * line,
                     grad_y + base * sizes.sources * pixel, sizes, column_runs, kept, run,

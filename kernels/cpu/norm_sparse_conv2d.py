@@ -9,15 +9,16 @@ from elsewhere, and writes those of x, of the residual and of what was added.
 from __future__ import annotations
 
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.entries import lists_of_ring
 from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.scratch import scratch
 from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.streaming import streams
 from gemkern.kernels.cpu.strip_backward import backward
 from gemkern.kernels.cpu.strip_forward import addresses_of, forward
-from gemkern.kernels.cpu.strip_lists import lists_by_input, lists_by_output
-from gemkern.kernels.cpu.strips import TAPS, backward_cut, forward_cut
+from gemkern.kernels.cpu.strips import backward_cut, forward_cut
 from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.vectors import KERNEL_ROWS
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
 from gemkern.kernels.reference.normalise import Norm
@@ -37,7 +38,7 @@ def norm_sparse_conv2d(
     moments: bool,
     geometry: Geometry,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    if pattern.shape[2] > TAPS:
+    if pattern.shape[2] > KERNEL_ROWS:
         return reference.norm_sparse_conv2d(
             x, norm, values, pattern, bias, added, keep, moments, geometry
         )
@@ -46,14 +47,15 @@ def norm_sparse_conv2d(
         norm = norm._replace(residual=batch_last_if(norm.residual))
     threads = start_threads()
     walk, ring, *strips, size = forward_cut(threads, keep, x.shape, pattern.shape, geometry)
+    # Of the output's lists, entry by entry the number is the place.
+    entries, _, bounds = lists_of_ring(pattern, walk, ring, False)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     forward(
         threads, x.data_ptr(), addresses_of(norm), address(z), y.data_ptr(), address(added),
         address(bias), address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips,
-        values.detach().numpy(), *lists_by_output(pattern, walk, ring), scratch(threads * size),
-        size, streams(y),
+        values.detach().numpy(), entries, bounds, scratch(threads * size), size, streams(y),
     )  # fmt: skip
     return y, z, mean_y, var_y
 
@@ -74,7 +76,7 @@ def norm_sparse_conv2d_backward(
     wants_values: bool,
     geometry: Geometry,
 ) -> Gradients:
-    if pattern.shape[2] > TAPS:
+    if pattern.shape[2] > KERNEL_ROWS:
         return reference.norm_sparse_conv2d_backward(
             grads, y, mean_y, z, x, norm, values, pattern, has_residual, has_added, wants_x,
             wants_values, geometry,
@@ -98,7 +100,7 @@ def norm_sparse_conv2d_backward(
         threads, grad_y.data_ptr(), tuple(map(address, (grads.mean, grads.var, mean_y, y))),
         address(grad_added), x.data_ptr(), addresses_of(norm), (*of_input, streamed),
         grad_values.numpy(), tuple(map(address, norm_grads)), tuple(walk), tuple(ring), *strips,
-        values.detach().numpy(), *lists_by_input(pattern, walk, ring), wants_values,
+        values.detach().numpy(), *lists_of_ring(pattern, walk, ring, True), wants_values,
         scratch(threads * size), size,
     )  # fmt: skip
     return Gradients(

@@ -47,13 +47,12 @@ class Reads(NamedTuple):
     """What a list of entries reads, as operands of a loop.
 
     An entry says where it reads in rows of pixels of `pixel` bytes, which begin at the addresses
-    `rows`, or in bytes from `rows` on, as `source_of` understands it; from `shift` bytes further it
-    reads pixels that lie `step` bytes apart.
+    `rows`, or in bytes from `rows` on, as `source_of` understands it; from there on it reads pixels
+    that lie `step` bytes apart.
     """
 
     source_of: Callable[..., ir.Value]
     rows: ir.Value
-    shift: ir.Value
     step: ir.Value
     pixel: ir.Value
     entries: ir.Value
@@ -65,7 +64,7 @@ class Reads(NamedTuple):
         found = []
         for number in range(many):
             entry = at.scalar(builder.add(listed, long(8 * number)), LONG)
-            found.append(builder.add(self.source_of(at, self.rows, entry, self.pixel), self.shift))
+            found.append(self.source_of(at, self.rows, entry, self.pixel))
         return found
 
     def vector(self, at: Emitter, base: ir.Value, pixel: ir.Value, inside: ir.Value) -> ir.Value:
@@ -173,15 +172,15 @@ def _add_products(
 def _adder(source_of: Callable[..., ir.Value]) -> Any:
     """Return the loop that writes `start` plus the sum of what a list of entries reads.
 
-    add(target, target_step, start, rows, shift, source_step, pixel, entries, values, count, pixels,
+    add(target, target_step, start, rows, source_step, pixel, entries, values, count, pixels,
     vectors): there are `pixels` runs of `vectors` vectors, `target_step` and `source_step` bytes
     apart. What entry k reads, as `Reads` says, is multiplied by values[k].
     """
 
-    def emit(builder, target, target_step, start, rows, shift, source_step, pixel, entries, values,
+    def emit(builder, target, target_step, start, rows, source_step, pixel, entries, values,
              count, pixels, vectors):  # fmt: skip
         at = Emitter(builder)
-        reads = Reads(source_of, rows, shift, source_step, pixel, entries)
+        reads = Reads(source_of, rows, source_step, pixel, entries)
         starts = at.spread(start)
 
         def add(first: ir.Value, many: int, fresh: bool) -> None:
@@ -201,14 +200,14 @@ def _adder(source_of: Callable[..., ir.Value]) -> Any:
         _by_groups_of_target(at, count, ONE_KEPT, add)
 
     @intrinsic
-    def add_entries(typingctx, target, target_step, start, rows, shift, source_step, pixel, entries,
+    def add_entries(typingctx, target, target_step, start, rows, source_step, pixel, entries,
                     values, count, pixels, vectors):  # fmt: skip
         def codegen(context, builder, signature, arguments):
             emit(builder, *arguments)
             return context.get_dummy_value()
 
         whole = types.int64
-        return types.void(whole, whole, types.float32, *[whole] * 9), codegen
+        return types.void(whole, whole, types.float32, *[whole] * 8), codegen
 
     return add_entries
 
@@ -216,14 +215,14 @@ def _adder(source_of: Callable[..., ir.Value]) -> Any:
 def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
     """Return the loop that adds the products of what entries read with the input to their sums.
 
-    multiply(x, x_step, rows, shift, source_step, pixel, entries, count, sums, pixels, vectors): the
+    multiply(x, x_step, rows, source_step, pixel, entries, count, sums, pixels, vectors): the
     input is read at `x`, where pixels lie `x_step` bytes apart; otherwise as in `_adder`.
     """
 
-    def emit(builder, x, x_step, rows, shift, source_step, pixel, entries, count, sums, pixels,
+    def emit(builder, x, x_step, rows, source_step, pixel, entries, count, sums, pixels,
              vectors):  # fmt: skip
         at = Emitter(builder)
-        reads = Reads(source_of, rows, shift, source_step, pixel, entries)
+        reads = Reads(source_of, rows, source_step, pixel, entries)
 
         def multiply(first: ir.Value, many: int) -> None:
             bases = reads.bases(at, first, many)
@@ -244,26 +243,26 @@ def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
         _by_groups(at, count, ONE_KEPT, multiply)
 
     @intrinsic
-    def multiply_entries(typingctx, x, x_step, rows, shift, source_step, pixel, entries, count,
+    def multiply_entries(typingctx, x, x_step, rows, source_step, pixel, entries, count,
                          sums, pixels, vectors):  # fmt: skip
         def codegen(context, builder, signature, arguments):
             emit(builder, *arguments)
             return context.get_dummy_value()
 
-        return types.void(*(types.int64,) * 11), codegen
+        return types.void(*(types.int64,) * 10), codegen
 
     return multiply_entries
 
 
 @intrinsic
-def lead_entries(typingctx, target, target_step, x, x_step, rows, shift, source_step, pixel,
+def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, pixel,
                  entries, values, count, sums, pixels, vectors):  # fmt: skip
     """Do for a list of entries what `add_entries`, from 0, and `multiply_entries` do, in one."""
 
-    def emit(builder, target, target_step, x, x_step, rows, shift, source_step, pixel, entries,
+    def emit(builder, target, target_step, x, x_step, rows, source_step, pixel, entries,
              values, count, sums, pixels, vectors):  # fmt: skip
         at = Emitter(builder)
-        reads = Reads(from_row, rows, shift, source_step, pixel, entries)
+        reads = Reads(from_row, rows, source_step, pixel, entries)
 
         def lead(first: ir.Value, many: int, fresh: bool) -> None:
             bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
@@ -288,7 +287,7 @@ def lead_entries(typingctx, target, target_step, x, x_step, rows, shift, source_
         emit(builder, *arguments)
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 14), codegen
+    return types.void(*(types.int64,) * 13), codegen
 
 
 add_entries, add_entries_from_start = _adder(from_row), _adder(from_start)

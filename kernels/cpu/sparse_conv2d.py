@@ -10,21 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.direct import direct
-from gemkern.kernels.cpu.direct_lists import lists_by_target, numbers_of
 from gemkern.kernels.cpu.direct_products import direct_products
+from gemkern.kernels.cpu.entries import lists_of_lines
 from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.norm_sparse_conv2d import (
     norm_sparse_conv2d,
     norm_sparse_conv2d_backward,
 )
+from gemkern.kernels.cpu.pattern_lists import lists_of
 from gemkern.kernels.cpu.reach import Lines, lines_of
 from gemkern.kernels.cpu.serving import address, float32_or
 from gemkern.kernels.cpu.streaming import streams
-from gemkern.kernels.cpu.strips import Walk, walk_of
 from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.geometry import Geometry, Walk, walk_of
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
@@ -82,9 +83,8 @@ def sparse_conv2d_weight_grad(
         x, grad_y = batch_last(x), batch_last(grad_y)
         direct_products(
             start_threads(), grad_y.data_ptr(), x.data_ptr(), values.numpy(),
-            *lists_by_target(pattern, walk, lines.rows, lines.columns, True),
-            *numbers_of(pattern), lines.sizes, lines.rows.runs, lines.columns.runs, lines.lines,
-            lines.bands,
+            *lists_of_lines(pattern, walk, True), _every(pattern), lines.sizes, lines.row_runs,
+            lines.column_runs, lines.lines, lines.bands,
         )  # fmt: skip
         return values
     grad_values = _backward(grad_y, x, values, pattern, False, geometry).values
@@ -107,10 +107,16 @@ def _direct(
     direct(
         start_threads(), source.data_ptr(), target.data_ptr(), address(bias),
         values.detach().numpy(),
-        *lists_by_target(pattern, walk, lines.rows, lines.columns, backward), lines.sizes,
-        lines.rows.runs, lines.columns.runs, lines.lines, streams(target),
+        *lists_of_lines(pattern, walk, backward), lines.sizes, lines.row_runs, lines.column_runs,
+        lines.lines, streams(target),
     )  # fmt: skip
     return target
+
+
+def _every(pattern: Pattern) -> tuple[np.ndarray, np.ndarray]:
+    """Return ones and the numbers of the entries, of which `keep_rows` then leaves out none."""
+    count = len(pattern.positions)
+    return lists_of(pattern, "every", lambda: (np.ones(count, np.float32), np.arange(count)))
 
 
 def _backward(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 from gemkern.kernels.cpu.dealing import total_of
-from gemkern.kernels.cpu.memory import doubles, floats, integers
+from gemkern.kernels.cpu.memory import doubles, floats
+from gemkern.kernels.cpu.nonzero import zeros_last
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.row_vectors import (
     add_entries,
@@ -32,11 +33,10 @@ from gemkern.kernels.cpu.strip_forward import (
     row_shape,
     sizes_of,
     slot_of,
+    write_rows,
     zero,
 )
-from gemkern.kernels.cpu.strip_lists import zeros_last
 from gemkern.kernels.cpu.strip_results import add_and_write_result, write_result
-from gemkern.kernels.cpu.strips import Ring, Walk
 from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
 from gemkern.kernels.cpu.vectors import (
     BYTES_OF_SUM,
@@ -45,6 +45,7 @@ from gemkern.kernels.cpu.vectors import (
     sum_of_lanes,
     wait_for_stores,
 )
+from gemkern.kernels.geometry import Ring, Walk
 from numba import njit, prange
 
 
@@ -175,18 +176,9 @@ def lead_row_through_norm(shape, offset, channel, x, norm, table, inputs, gradie
 
 
 @njit
-def reach_back(rows, ring_at, ring, row, walk, pixel):
-    """Write the addresses of the rows of the output that read a row of the input, by tap."""
-    places = integers(rows, walk.kernel_height)
-    for tap in range(walk.kernel_height):
-        place = (row + walk.pad_height - tap * walk.dilation_height) // walk.stride_height
-        places[tap] = slot_of(ring_at, ring, place, pixel)
-
-
-@njit
 def lead_row_back(
-    row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists, chunk, rows, buffer,
-    result,
+    row, x, norm, table, inputs, products, sums, walk, ring_at, ring, offsets, lists, chunk, rows,
+    buffer, result,
 ):  # fmt: skip
     """Make the products of a row of the input, its gradient, and the sums of the norm."""
     entries, values, _, bounds, zeros = lists
@@ -196,8 +188,8 @@ def lead_row_back(
     shape = row_shape(images, walk.batch, lanes, walk.width, walk.height)
     # Whole vectors that nothing is done with are read and written where they lie.
     straight = images == lanes and norm.mean == 0
-    row_phase = (row + walk.pad_height) % walk.stride_height
-    reach_back(rows, ring_at, ring, row, walk, pixel)
+    base, row_phase = divmod(row + walk.pad_height, walk.stride_height)
+    write_rows(rows, ring_at, ring, base, offsets, pixel)
     for channel in range(walk.inputs):
         offset = ((channel * walk.height + row) * walk.width * walk.batch + image) * BYTES
         source, source_step = (x + offset, far) if straight else (result, pixel)
@@ -210,7 +202,6 @@ def lead_row_back(
         for phase in range(stride):
             column = (phase - walk.pad_width) % stride
             count = (walk.width - column + stride - 1) // stride
-            shift = (column + walk.pad_width) // stride * pixel
             number = (channel * walk.stride_height + row_phase) * stride + phase
             begin = bounds[number]
             listed = entries.ctypes.data + begin * 8
@@ -221,14 +212,14 @@ def lead_row_back(
             pixels, vectors = runs_of(made_step, read_step if products else made_step, count, pixel,
                                       lanes // LANES)  # fmt: skip
             if products and inputs.grad_x:
-                lead_entries(made, made_step, read, read_step, rows, shift, pixel, pixel, listed,
+                lead_entries(made, made_step, read, read_step, rows, pixel, pixel, listed,
                              listed_values, others - begin, products + begin * BYTES_OF_SUM,
                              pixels, vectors)  # fmt: skip
             elif inputs.grad_x:
-                add_entries(made, made_step, np.float32(0), rows, shift, pixel, pixel, listed,
+                add_entries(made, made_step, np.float32(0), rows, pixel, pixel, listed,
                             listed_values, zeros[number] - begin, pixels, vectors)  # fmt: skip
             if products:
-                multiply_entries(read, read_step, rows, shift, pixel, pixel,
+                multiply_entries(read, read_step, rows, pixel, pixel,
                                  entries.ctypes.data + others * 8, bounds[number + 1] - others,
                                  products + others * BYTES_OF_SUM, pixels, vectors)  # fmt: skip
         if inputs.grad_x and norm.mean:
@@ -247,7 +238,7 @@ def lead_row_back(
 @njit
 def backward_strip(
     grad_y, moments, moment_rows, written, x, norm, table, inputs, products, sums, walk, ring,
-    chunk, first, last, share, following, lists, scratch,
+    offsets, chunk, first, last, share, following, lists, scratch,
 ):  # fmt: skip
     """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
     image, images = chunk
@@ -269,8 +260,8 @@ def backward_strip(
             following += 1
         below = min((step + 1) * walk.stride_height, walk.height)
         for row in range(step * walk.stride_height, below):
-            lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring, lists,
-                          chunk, rows, buffer, result)  # fmt: skip
+            lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring, offsets,
+                          lists, chunk, rows, buffer, result)  # fmt: skip
     return following
 
 
@@ -296,7 +287,8 @@ def write_norm_grads(sums, norm, table, grad_norm):
 @njit(parallel=True, cache=True, error_model="numpy")
 def backward(
     threads, grad_y, of_moments, written, x, of_norm, of_inputs, grad_values, grad_norm, of_walk,
-    of_ring, strips, begins, values, entries, numbers, bounds, wants_values, scratch, scratch_step,
+    of_ring, offsets, strips, begins, values, entries, numbers, bounds, wants_values, scratch,
+    scratch_step,
 ):  # fmt: skip
     """Write the gradients, strip by strip.
 
@@ -326,7 +318,7 @@ def backward(
             following = backward_strip(
                 grad_y, moments, moment_rows, written, x, norm, table, inputs,
                 products.ctypes.data + thread * count * BYTES_OF_SUM if count else 0,
-                sums[number].ctypes.data if norm.mean else 0, walk, ring,
+                sums[number].ctypes.data if norm.mean else 0, walk, ring, offsets,
                 (image, images), first, last, (begin, end), following, lists,
                 scratch + thread * scratch_step,
             )  # fmt: skip

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.moments import combine
+from gemkern.kernels.cpu.nonzero import without_zeros
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.row_vectors import add_entries, runs_of
 from gemkern.kernels.cpu.serving import address
-from gemkern.kernels.cpu.strip_lists import without_zeros
 from gemkern.kernels.cpu.strip_results import pivot_of, write_row
-from gemkern.kernels.cpu.strips import TAPS, Ring, Walk
 from gemkern.kernels.cpu.vector_rows import reading
-from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
+from gemkern.kernels.cpu.vectors import KERNEL_ROWS, LANES, wait_for_stores
+from gemkern.kernels.geometry import Ring, Walk
 from gemkern.kernels.reference.normalise import Norm
 from numba import njit, prange
 
@@ -102,7 +102,7 @@ def zero(start, size):
 @njit
 def rooms(scratch, floats_of_row):
     """Return where the addresses of rows, a row of results and a ring lie."""
-    buffer = scratch + 8 * TAPS
+    buffer = scratch + 8 * KERNEL_ROWS
     return scratch, buffer, buffer + aligned(BYTES * floats_of_row)
 
 
@@ -127,12 +127,11 @@ def slot_of(ring_at, ring, row, pixel):
 
 
 @njit
-def reach(rows, ring_at, ring, row, walk, pixel):
-    """Write the addresses of the rows of the input that a row of the output reads, by tap."""
-    places = integers(rows, walk.kernel_height)
-    for tap in range(walk.kernel_height):
-        place = row * walk.stride_height - walk.pad_height + tap * walk.dilation_height
-        places[tap] = slot_of(ring_at, ring, place, pixel)
+def write_rows(rows, ring_at, ring, base, offsets, pixel):
+    """Write the addresses of the rows of a ring that the rows of a kernel lead to from a base."""
+    addresses = integers(rows, len(offsets))
+    for tap in range(len(offsets)):
+        addresses[tap] = slot_of(ring_at, ring, base + offsets[tap], pixel)
 
 
 copy, norm_only, norm_and_add = (reading(*which, False) for which in KINDS)
@@ -197,8 +196,8 @@ def read_row(ring, slot, tensor, row, norm, table, z, batch, image, images, lane
 
 @njit
 def forward_strip(
-    x, norm, table, z, y, added, bias, moments, walk, ring, chunk, first, last, share, following,
-    lists, scratch, streamed,
+    x, norm, table, z, y, added, bias, moments, walk, ring, offsets, chunk, first, last, share,
+    following, lists, scratch, streamed,
 ):  # fmt: skip
     """Write what the steps first:last make of a chunk's output; return which row follows.
 
@@ -225,14 +224,15 @@ def forward_strip(
             following += 1
         if row >= walk.out_height:
             continue
-        reach(rows, ring_at, ring, row, walk, pixel)
+        base = row * walk.stride_height - walk.pad_height
+        write_rows(rows, ring_at, ring, base, offsets, pixel)
         for output in range(outputs):
             start = floats(bias, outputs)[output] if bias else np.float32(0)
             offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
             target, target_step = (y + offset, far) if straight else (buffer, pixel)
             step = walk.stride_width * pixel
             pixels, vectors = runs_of(target_step, step, columns, pixel, lanes // LANES)
-            add_entries(target, target_step, start, rows, 0, step, pixel,
+            add_entries(target, target_step, start, rows, step, pixel,
                         entries.ctypes.data + bounds[output] * 8,
                         values.ctypes.data + bounds[output] * BYTES,
                         bounds[output + 1] - bounds[output], pixels, vectors)  # fmt: skip
@@ -248,8 +248,8 @@ def forward_strip(
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def forward(
-    threads, x, of_norm, z, y, added, bias, mean, var, of_walk, of_ring, strips, begins, values,
-    entries, bounds, scratch, scratch_step, streamed,
+    threads, x, of_norm, z, y, added, bias, mean, var, of_walk, of_ring, offsets, strips, begins,
+    values, entries, bounds, scratch, scratch_step, streamed,
 ):  # fmt: skip
     """Write the output, past the caches if streamed, and its moments if there is room for them.
 
@@ -272,9 +272,9 @@ def forward(
                 following = 0
             following = forward_strip(
                 x, norm, table, z, y, added, bias,
-                moments[number].ctypes.data if mean else 0, walk, ring,
-                (image, images), first, last, (begin, end), following, lists,
-                scratch + thread * scratch_step, streamed,
+                moments[number].ctypes.data if mean else 0, walk, ring, offsets, (image, images),
+                first, last, (begin, end), following, lists, scratch + thread * scratch_step,
+                streamed,
             )  # fmt: skip
         wait_for_stores()
         set_float_control(before)

@@ -30,8 +30,9 @@ BYTES_OF_VECTOR = BYTES_OF_FLOAT * LANES
 # A sum of products is kept in so many lanes: whole vectors of many entries would fill the cache.
 LANES_OF_SUM = 4
 BYTES_OF_SUM = BYTES_OF_FLOAT * LANES_OF_SUM
-# Of an entry, the lowest: which row of the kernel it belongs to.
+# Of an entry, the lowest: which row of the kernel it belongs to. It can tell so many rows apart.
 ROW_BITS = 8
+KERNEL_ROWS = 2**ROW_BITS
 
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -189,7 +190,7 @@ class Emitter:
 def from_row(at: Emitter, rows: ir.Value, entry: ir.Value, pixel: ir.Value) -> ir.Value:
     """Return the address that an entry reads: its row's, and on as many pixels of so many bytes."""
     builder = at.builder
-    row = builder.and_(entry, long(2**ROW_BITS - 1))
+    row = builder.and_(entry, long(KERNEL_ROWS - 1))
     start = at.scalar(builder.add(rows, builder.mul(row, long(8))), LONG)
     pixels = builder.ashr(entry, long(ROW_BITS))
     return builder.add(start, builder.mul(pixels, pixel))

@@ -13,9 +13,9 @@ from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu import normalise as norm_kernels
 from gemkern.kernels.cpu import streaming, strips
 from gemkern.kernels.cpu.dealing import NARROWEST, bands_of, dealt
-from gemkern.kernels.cpu.strips import chunks_of, source_ring, walk_of
+from gemkern.kernels.cpu.strips import chunks_of
 from gemkern.kernels.cpu.vectors import LANES
-from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.geometry import Geometry, ring_of, walk_of
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.normalise import Norm
 from hypothesis import assume, given, settings
@@ -114,7 +114,7 @@ def test_on_whole_numbers_chunks_of_a_batch_are_exact(
 ) -> None:
     cache_of(0)
     case = Case(2 * LANES + 3, image=(16, 5), stride=stride)
-    ring = source_ring(walk_of((case.batch, 3, 16, 5), (4, 3, 3, 3), case.geometry), False)
+    ring = ring_of(walk_of((case.batch, 3, 16, 5), (4, 3, 3, 3), case.geometry), False, False)
     assert [images for _, images in chunks_of(case.batch, 8, ring)] == [LANES, LANES, 3]
     assert_exact(case, how, seed=0)
 
@@ -228,9 +228,8 @@ def test_a_nan_stays_one_in_its_image_and_passes_its_gradient() -> None:
 
 def test_strips_cover_images_and_rows_once() -> None:
     for batch in (0, 1, 15, 16, 17, 100, 128, 250):
-        ring = source_ring(
-            walk_of((batch, 64, 32, 32), (64, 64, 3, 3), Geometry(padding=(1, 1))), False
-        )
+        walk = walk_of((batch, 64, 32, 32), (64, 64, 3, 3), Geometry(padding=(1, 1)))
+        ring = ring_of(walk, False, False)
         chunks = chunks_of(batch, 32, ring)
         covered = [one for first, images in chunks for one in range(first, first + images)]
         assert covered == list(range(batch))
@@ -247,7 +246,7 @@ def test_wide_layers_are_cut_into_chunks(
 ) -> None:
     batch = 2 * LANES + 4
     case = Case(batch, 600, 3, image=(2, 40), density=0.01)
-    ring = source_ring(walk_of((batch, 600, 2, 40), (3, 600, 3, 3), case.geometry), False)
+    ring = ring_of(walk_of((batch, 600, 2, 40), (3, 600, 3, 3), case.geometry), False, False)
     cache_of(cache * LANES // 8)
     assert len(chunks_of(batch, 2, ring)) == chunks
     assert_exact(case, HOWS["norm and ReLU"], seed=0)

@@ -13,9 +13,8 @@ from gemkern.kernels import reference
 from gemkern.kernels.cpu import reach, streaming
 from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
-from gemkern.kernels.cpu.strips import walk_of
 from gemkern.kernels.cpu.vectors import LANES
-from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.geometry import Geometry, walk_of
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings

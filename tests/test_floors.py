@@ -76,6 +76,19 @@ def wrong_way(source: str, target: str) -> bool:
     return HEIGHT[target] >= HEIGHT[source]
 
 
+# Rooms of kernels/, the lowest first; files beside rooms stand above all of theirs.
+KERNEL_FLOORS = (
+    ("geometry", "kept", "layouts"),
+    ("reference",),
+    ("cpu.machine",),
+    ("cpu.walks", "cpu.lists", "cpu.loops"),
+    ("cpu.engines",),
+    ("cpu", "gpu"),
+    ("table",),
+)
+KERNEL_HEIGHT = {room: height for height, rooms in enumerate(KERNEL_FLOORS) for room in rooms}
+
+KERNELS = sorted(ROOT.glob("kernels/*/**/*.py"))
 SOURCES = sorted([*ROOT.glob("gemkern/**/*.py"), *ROOT.glob("kernels/**/*.py")])
 
 
@@ -87,10 +100,34 @@ def test_imports_point_down(path: Path) -> None:
     assert not offending, f"{path.name} stands in {source} and must not import {offending}"
 
 
+def kernel_room(name: str) -> str:
+    inside = name.removeprefix("gemkern.kernels").removeprefix(".")
+    rooms = sorted(KERNEL_HEIGHT, key=len, reverse=True)
+    return next((one for one in rooms if f"{inside}.".startswith(f"{one}.")), "")
+
+
+def points_up(source: str, target: str) -> bool:
+    """Return whether a file of a room of kernels/ must not import from another."""
+    if not target or source == target:
+        return False
+    return KERNEL_HEIGHT[target] >= KERNEL_HEIGHT[source]
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_of_kernels_point_down(path: Path) -> None:
+    source = kernel_room(module_name(path))
+    targets = imported(ast.parse(path.read_text(encoding="utf-8")))
+    offending = [target for target in targets if points_up(source, kernel_room(target))]
+    assert not offending, f"{path.name} stands in kernels/{source} and must not import {offending}"
+
+
 def test_the_rule_sees_an_arrow_that_points_up() -> None:
     assert wrong_way("gemkern.ops", "gemkern.nn")
     assert wrong_way("gemkern.kernels", "gemkern.errors")
     assert wrong_way("gemkern.models", "gemkern.data")
+    assert points_up("cpu.machine", "cpu.engines")
+    assert points_up("reference", "cpu")
+    assert not points_up("cpu.engines", "cpu.loops")
     assert wrong_way("gemkern.ops", "gemkern")
     assert not wrong_way("gemkern.tickets", "gemkern.training")
 

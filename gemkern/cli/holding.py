@@ -247,7 +247,7 @@ def epochs_left(
 
 
 def make_ready(laboratory: Laboratory) -> None:
-    # Where they are compiled, a warning says so (`gemkern.kernels.cpu.compiling`).
+    # Where they are compiled, a warning says so (`gemkern.kernels.cpu.machine.compiling`).
     with console.status("making the CPU kernels ready"):
         warm_up(laboratory)
 

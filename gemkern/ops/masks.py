@@ -13,6 +13,7 @@ from gemkern.errors import GemkernError
 from gemkern.kernels.reference.straight_through import product
 from gemkern.kernels.reference.threshold import mask_of
 from gemkern.ops.checks import check_layers, check_mask, check_scores
+from gemkern.ops.operands import listed
 from gemkern.ops.registration import LIBRARY, once, register, short_way
 from gemkern.ops.scalars import Scalar, on_device
 
@@ -35,7 +36,7 @@ _effective_shortly = short_way("effective_weight")
 # Kept: a number that becomes a tensor fills one, which a captured graph repeats.
 HALF, ZERO = torch.tensor(0.5), torch.tensor(0.0)
 # Numbers from which a kernel of ours is faster than PyTorch's select, its threads woken.
-LARGE = 2**17
+WORTH_A_KERNEL = 2**17
 MEMORY_FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
 
 
@@ -94,7 +95,7 @@ def effective_weight(
             f"give one of {', '.join(map(str, MEMORY_FORMATS))}"
         )
     masks = (
-        _listed(scores),
+        listed(scores),
         list(active),
         on_device("effective_weight", "tau", tau, (scores or weights)[0]),
     )
@@ -109,7 +110,7 @@ def masked_weight(
     Arguments and gradients are those of `effective_weight`, and without scores there is a second
     derivative; shapes and dtypes are taken on trust.
     """
-    if scores is None and weight.numel() < LARGE:
+    if scores is None and weight.numel() < WORTH_A_KERNEL:
         # A node of PyTorch's own costs less than a function in Python.
         effective = torch.where(active, weight, ZERO)
     elif scores is None:
@@ -151,7 +152,7 @@ class _StraightThrough(torch.autograd.Function):
 
 def _selected(values: Tensor, scores: Tensor | None, active: Tensor) -> Tensor:
     """Return `values` where the mask is on and +0.0 elsewhere."""
-    if values.numel() < LARGE:
+    if values.numel() < WORTH_A_KERNEL:
         return torch.where(mask_of(scores, active), values, ZERO)
     listed = [values], None if scores is None else [scores], [active]
     return _effective_shortly(*listed, HALF, None, torch.preserve_format, "")[0]
@@ -191,11 +192,7 @@ def _masks(
     check_layers(where, active=active, scores=scores)
     for i, layer in enumerate(scores or ()):
         check_scores(f"{where}, layer {i}", layer)
-    return _listed(scores), list(active), on_device(where, "tau", tau, (scores or active)[0])
-
-
-def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
-    return None if tensors is None else list(tensors)
+    return listed(scores), list(active), on_device(where, "tau", tau, (scores or active)[0])
 
 
 def _setup(ctx: Any, inputs: Any, output: list[Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.batch_last import batch_last
-from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
 from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.pattern import Pattern
 from gemkern.ops.checks import check_conv2d, check_norm
@@ -42,7 +41,6 @@ _normalise_backward = register(
     "(Tensor grad_y, Tensor y, Tensor x, Norm norm, bool has_residual, str backend) -> "
     "(Tensor, Tensor?, Tensor, Tensor, Tensor?, Tensor?)",
 )
-_NO_NORM = (None, None, None, None, 0.0, None, False)
 CONVOLVE, NORMALISE = SIGNATURES["norm_sparse_conv2d"], SIGNATURES["normalise"]
 
 
@@ -109,7 +107,7 @@ def norm_sparse_conv2d(
         y, z, mean_y, var_y = _convolve_shortly(*operands)
     else:
         # Where the operator leads, by a shorter way.
-        y, z, mean_y, var_y, *through = _Convolve.apply(skip, *CONVOLVE.flat(operands))
+        y, z, mean_y, var_y, *through = _with_gradients(*operands, skip=skip)
         x = through[0] if skip else x
     return NormSparse(y, z if keep else None, mean_y, var_y, x if skip else None)
 
@@ -138,14 +136,14 @@ class _Convolve(torch.autograd.Function):
     """The operator; if x goes on, it is the last output, and its gradient joins the same pass."""
 
     @staticmethod
-    def forward(ctx: Any, skip: bool, *arguments: Any) -> tuple[Tensor | None, ...]:
-        x, norm, *rest = CONVOLVE.operands(arguments)
-        values, ctx.pattern, _, added, _, moments, ctx.geometry, ctx.backend = rest
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor | None, ...]:
+        x, residual, *statistics, values, bias, added, norm, pattern, how, skip = inputs
+        _, moments, ctx.geometry, ctx.backend = how
         # Laid out here it is for both passes.
         laid = x if x.stride(0) == 1 else batch_last(x)
-        y, z, mean_y, var_y = _convolve_shortly(laid, norm, *rest)
-        *statistics, ctx.eps, residual, ctx.relu = norm or _NO_NORM
-        ctx.size, ctx.has_norm = y.shape, norm is not None
+        y, z, mean_y, var_y = _convolve_shortly(laid, norm, values, pattern, bias, added, *how)
+        ctx.pattern, ctx.size = pattern, y.shape
+        ctx.of_norm = None if norm is None else (norm.eps, None, norm.relu)
         ctx.has_residual, ctx.has_added = residual is not None, added is not None
         ctx.set_materialize_grads(False)
         # PyTorch's own convolution and norm save neither result: who forgets what it needs them
@@ -160,7 +158,7 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_y, grad_z, grad_mean, grad_var, *skips = grads
         mean_y, x, values, *statistics = ctx.saved_tensors
-        norm = Norm(*statistics, ctx.eps, None, ctx.relu) if ctx.has_norm else None
+        norm = None if ctx.of_norm is None else Norm(*statistics, *ctx.of_norm)
         y = None
         if grad_mean is None and grad_var is None:
             mean_y = None
@@ -168,24 +166,21 @@ class _Convolve(torch.autograd.Function):
             y = ctx.measured.unchanged()
             grad_mean = torch.zeros_like(mean_y) if grad_mean is None else grad_mean
             grad_var = torch.zeros_like(mean_y) if grad_var is None else grad_var
-        wants_x, _, wants_values, _, wants_bias, *_ = CONVOLVE.parts(ctx.needs_input_grad[1:])
+        wants_x, wants_values, wants_bias = (ctx.needs_input_grad[place] for place in (0, 6, 7))
         if grad_y is None and mean_y is None:
             # Nobody uses y: its weights have no gradient, not one of 0.
             wants_values = wants_bias = False
         z = None
-        if ctx.kept is not None and (wants_values or ctx.relu):
+        if ctx.kept is not None and (wants_values or (norm is not None and norm.relu)):
             z = ctx.kept.unchanged()
         elif ctx.has_residual:
             z = x
         grad_y = x.new_zeros(ctx.size) if grad_y is None else grad_y
         of_results = NormSparse(grad_y, grad_z, grad_mean, grad_var, skips[0] if skips else None)
-        made = Gradients(
-            *_convolve_backward(
-                of_results, y, mean_y, z, x, norm, values, ctx.pattern, ctx.has_residual,
-                ctx.has_added, ctx.has_norm or wants_x, wants_values, ctx.geometry, ctx.backend,
-            )
+        *of_input, grad_values, grad_added = _convolve_backward(
+            of_results, y, mean_y, z, x, norm, values, ctx.pattern, ctx.has_residual,
+            ctx.has_added, norm is not None or wants_x, wants_values, ctx.geometry, ctx.backend,
         )  # fmt: skip
-        grad_added = made.added
         if ctx.has_added and grad_added is None:
             grad_added = grad_y
         grad_bias = None
@@ -193,14 +188,26 @@ class _Convolve(torch.autograd.Function):
             grad_bias = grad_y.sum((0, 2, 3))
             # Deviations from a mean sum to 0: the variance has no share.
             grad_bias = grad_bias if grad_mean is None else grad_bias + grad_mean
-        of_norm = (made.mean, made.var, made.norm_weight, made.norm_bias, None, made.residual, None)
-        return None, *CONVOLVE.gradients(
-            (made.x, of_norm, made.values, None, grad_bias, grad_added, None, None, None, None)
-        )
+        return *of_input, grad_values, grad_bias, grad_added, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise GemkernError("norm_sparse_conv2d has no derivative in forward mode: use backward()")
+
+
+def _with_gradients(
+    x: Tensor,
+    norm: Norm | None,
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None,
+    added: Tensor | None,
+    *how: Any,
+    skip: bool = False,
+) -> Any:
+    """Call the operator, given its operands; autograd sees the tensors that may have gradients."""
+    statistics, residual = ((None,) * 4, None) if norm is None else (norm[:4], norm.residual)
+    return _Convolve.apply(x, residual, *statistics, values, bias, added, norm, pattern, how, skip)
 
 
 class _Unsaved(NamedTuple):
@@ -246,5 +253,7 @@ class _Normalise(torch.autograd.Function):
         return NORMALISE.gradients((grad_x, (*of_norm, None, grad_residual, None), None))
 
 
-differentiable("norm_sparse_conv2d", partial(_Convolve.apply, False))
+differentiable(
+    "norm_sparse_conv2d", lambda *arguments: _with_gradients(*CONVOLVE.operands(arguments))
+)
 differentiable("normalise", _Normalise.apply)

@@ -6,9 +6,10 @@ in its place: here is the one place where the one becomes the other.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
@@ -16,6 +17,11 @@ from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.pattern import Pattern
 
 Arguments = Sequence[Any]
+
+
+def listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
+    """Return what a schema calls `Tensor[]?`."""
+    return None if tensors is None else list(tensors)
 
 
 class Bundle(NamedTuple):
@@ -72,7 +78,7 @@ class Signature:
     """
 
     def __init__(self, schema: str) -> None:
-        operands, returned = re.fullmatch(r"\((.*)\) -> (.*)", schema).groups()  # type: ignore[union-attr]
+        operands, returned = schema[1:].split(") -> ", 1)
         self.bundles: list[Bundle | None] = []
         arguments: list[str] = []
         for operand in operands.split(", "):

@@ -18,6 +18,10 @@ from torch.autograd.graph import increment_version
 
 from gemkern.errors import GemkernError
 from gemkern.kernels import reference
+from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
+from gemkern.kernels.reference.normalise import Norm
+from gemkern.kernels.reference.pattern import Pattern
 from gemkern.ops.dispatch import kernel
 from gemkern.ops.operands import Signature
 
@@ -31,9 +35,10 @@ for _device in ("CUDA", "XPU", "MPS"):
     _AUTOCAST |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{_device}"))
 
 
-# Types of arguments that are no subclass of a tensor.
-_PLAIN = frozenset(
-    (Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, list, torch.Size)
+# Types of arguments that hold others, and all that are no subclass of a tensor.
+_HOLDING = frozenset((list, Norm, NormSparse, Pattern, Geometry))
+_PLAIN = _HOLDING | frozenset(
+    (Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, torch.Size)
 )
 
 # Of every operator that makes new tensors.
@@ -179,18 +184,17 @@ def short_way(operator: str) -> Operator:
     run = _implementation(operator)
 
     def call(*operands: Any) -> Any:
-        arguments = signature.flat(operands)
-        if _unseen(arguments):
+        if _unseen(_leaves(operands)):
             return run(*operands)
         with torch._C._AutoDispatchBelowAutograd():
-            return apply(*arguments)
+            return apply(*signature.flat(operands))
 
     return call
 
 
 def _leaves(arguments: tuple[Any, ...]) -> Iterable[Any]:
-    """Return the arguments, and after them what those that are lists hold."""
-    return chain(arguments, *(one for one in arguments if type(one) is list))
+    """Return the arguments, and after them what those that are lists or bundles hold."""
+    return chain(arguments, *(one for one in arguments if type(one) in _HOLDING))
 
 
 def _unseen(arguments: Iterable[Any]) -> bool:

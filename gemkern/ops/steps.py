@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.ops.checks import check_layers, dtypes
+from gemkern.ops.operands import listed
 from gemkern.ops.registration import register_in_place
 from gemkern.ops.scalars import Scalar, on_device
 
@@ -68,8 +69,8 @@ def score_step_sgd(
         list(active),
         list(grads),
         list(buffers),
-        _listed(weights),
-        _listed(effective),
+        listed(weights),
+        listed(effective),
         on_device("score_step_sgd", "lr", lr, scores[0]),
         on_device("score_step_sgd", "l2", l2, scores[0]),
         momentum,
@@ -119,8 +120,8 @@ def score_step_adam(
         list(grads),
         list(exp_avgs),
         list(exp_avg_sqs),
-        _listed(weights),
-        _listed(effective),
+        listed(weights),
+        listed(effective),
         on_device("score_step_adam", "lr", lr, scores[0]),
         on_device("score_step_adam", "l2", l2, scores[0]),
         on_device("score_step_adam", "step", step, scores[0]),
@@ -161,7 +162,3 @@ def _check(
     for dtype in dtypes(chain(grads, weights or (), effective or ())):
         if not dtype.is_floating_point:
             raise GemkernError(f"{where}: a gradient or a weight is {dtype}; give float dtypes")
-
-
-def _listed(tensors: Sequence[Tensor] | None) -> list[Tensor] | None:
-    return None if tensors is None else list(tensors)

@@ -1,4 +1,4 @@
-"""Batch norm, a residual and ReLU, channel by channel: a batch-last channel is one run of memory.
+"""Batch norm, a residual and ReLU, channel by channel: a channel is one stretch of memory.
 
 Named and called as `gemkern.kernels.reference.batch_norm_relu`. Of the activation, the forward pass
 reads x twice and the residual once, and writes y; where a channel of it fits the cache, the second
@@ -16,12 +16,13 @@ import math
 
 import numpy as np
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
-from gemkern.kernels.cpu.memory import floats
-from gemkern.kernels.cpu.moments import merged
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
+from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
+from gemkern.kernels.cpu.machine.memory import floats
+from gemkern.kernels.cpu.machine.moments import merged
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
+from gemkern.kernels.cpu.machine.threads import start_threads
 from numba import njit, prange
 from torch import Tensor
 
@@ -100,16 +101,15 @@ def forward(
     """Norm, add and ReLU; the names of tensors are addresses, 0 for what is not there."""
     control = float_control()
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
-            at = 4 * channel * size
+        before = adopt(control)
+        for channel in range(*share_of(channels, thread, threads)):
+            at = BYTES * channel * size
             forward_channel(
                 channel, channels, floats(x + at, size), floats(residual + at, size),
                 floats(y + at, size), weight, bias, running_mean, running_var, mean, invstd,
                 residual != 0, training, momentum, eps, relu,
             )  # fmt: skip
-        set_float_control(before)
+        adopt(before)
 
 
 @njit(cache=True, error_model="numpy")
@@ -193,16 +193,15 @@ def backward(
     """
     control = float_control()
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
-            at = 4 * channel * size
+        before = adopt(control)
+        for channel in range(*share_of(channels, thread, threads)):
+            at = BYTES * channel * size
             backward_channel(
                 channel, channels, floats(grad_y + at, size), floats(x + at, size),
                 floats(y + at, size), weight, bias, mean, invstd, floats(grad_x + at, size),
                 floats(g + at, size), grad_weight, grad_bias, training, relu, y != 0,
             )  # fmt: skip
-        set_float_control(before)
+        adopt(before)
 
 
 @njit(cache=True, error_model="numpy")

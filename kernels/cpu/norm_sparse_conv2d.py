@@ -9,16 +9,17 @@ from elsewhere, and writes those of x, of the residual and of what was added.
 from __future__ import annotations
 
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.entries import lists_of_ring
-from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
-from gemkern.kernels.cpu.scratch import scratch
-from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
-from gemkern.kernels.cpu.streaming import streams
-from gemkern.kernels.cpu.strip_backward import backward
-from gemkern.kernels.cpu.strip_forward import addresses_of, forward
-from gemkern.kernels.cpu.strips import backward_cut, forward_cut
-from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.cpu.vectors import KERNEL_ROWS
+from gemkern.kernels.cpu.engines.choice import REFERENCE, engine_of
+from gemkern.kernels.cpu.engines.strip_backward import backward
+from gemkern.kernels.cpu.engines.strip_forward import forward
+from gemkern.kernels.cpu.lists.entries import lists_of_ring
+from gemkern.kernels.cpu.loops.norms import addresses_of
+from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
+from gemkern.kernels.cpu.machine.scratch import scratch
+from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
+from gemkern.kernels.cpu.machine.streaming import streams
+from gemkern.kernels.cpu.machine.threads import start_threads
+from gemkern.kernels.cpu.walks.strips import backward_cut, forward_cut
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
 from gemkern.kernels.reference.normalise import Norm
@@ -38,15 +39,15 @@ def norm_sparse_conv2d(
     moments: bool,
     geometry: Geometry,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
-    if pattern.shape[2] > KERNEL_ROWS:
+    threads = start_threads()
+    walk, ring, *strips, size = forward_cut(threads, keep, x.shape, pattern.shape, geometry)
+    if engine_of(walk, alone=False) == REFERENCE:
         return reference.norm_sparse_conv2d(
             x, norm, values, pattern, bias, added, keep, moments, geometry
         )
     x, added = batch_last(x), batch_last_if(added)
-    if norm is not None:
-        norm = norm._replace(residual=batch_last_if(norm.residual))
-    threads = start_threads()
-    walk, ring, *strips, size = forward_cut(threads, keep, x.shape, pattern.shape, geometry)
+    if norm is not None and norm.residual is not None:
+        norm = norm._replace(residual=batch_last(norm.residual))
     # Of the output's lists, entry by entry the number is the place.
     entries, _, bounds = lists_of_ring(pattern, walk, ring, False)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
@@ -76,7 +77,9 @@ def norm_sparse_conv2d_backward(
     wants_values: bool,
     geometry: Geometry,
 ) -> Gradients:
-    if pattern.shape[2] > KERNEL_ROWS:
+    threads = start_threads()
+    walk, ring, *strips, size = backward_cut(threads, x.shape, pattern.shape, geometry)
+    if engine_of(walk, alone=False) == REFERENCE:
         return reference.norm_sparse_conv2d_backward(
             grads, y, mean_y, z, x, norm, values, pattern, has_residual, has_added, wants_x,
             wants_values, geometry,
@@ -85,8 +88,6 @@ def norm_sparse_conv2d_backward(
         x = batch_last(x)
     grad_y, grad_z, grad_skip = map(batch_last_if, (grads.y, grads.z, grads.skip))
     y, z = batch_last_if(y), batch_last_if(z)
-    threads = start_threads()
-    walk, ring, *strips, size = backward_cut(threads, x.shape, pattern.shape, geometry)
     grad_x = empty_batch_last(x.shape, grad_y) if wants_x else None
     grad_residual = empty_batch_last(x.shape, grad_y) if has_residual else None
     grad_added = None

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import numpy as np
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
-from gemkern.kernels.cpu.strip_backward import write_norm_grads
-from gemkern.kernels.cpu.strip_forward import (
-    BYTES,
+from gemkern.kernels.cpu.loops.norms import (
     NormAddresses,
     addresses_of,
     affine,
+    constants_of,
     norm_and_add,
     norm_only,
-    numbers_of,
+    write_norm_grads,
 )
-from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.cpu.vector_rows import leading_back
+from gemkern.kernels.cpu.loops.vector_rows import leading_back
+from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
+from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
+from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.reference.normalise import Norm
 from numba import njit, prange
 from torch import Tensor
@@ -38,14 +38,7 @@ to_residual = leading_back(False, False, True, False)
 
 
 @njit
-def share(channels, parts, thread, threads):
-    """Return the parts of channels that a thread works on."""
-    tasks = channels * parts
-    return range(tasks * thread // threads, tasks * (thread + 1) // threads)
-
-
-@njit
-def place_of(task, parts, size):
+def part_of(task, parts, size):
     """Return channel and part of a task, where it begins in bytes, and how many values it has."""
     channel, part = divmod(task, parts)
     return channel, part, (channel * size + part * PART) * BYTES, min(PART, size - part * PART)
@@ -59,16 +52,17 @@ def forward(threads, channels, size, x, y, of_norm):
     table = affine(norm, channels)
     parts = (size + PART - 1) // PART
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for task in share(channels, parts, thread, threads):
-            channel, _, at, count = place_of(task, parts, size)
-            numbers = numbers_of(table, channel, norm)
+        before = adopt(control)
+        for task in range(*share_of(channels * parts, thread, threads)):
+            channel, _, at, count = part_of(task, parts, size)
+            constants = constants_of(table, channel, norm)
             if norm.residual == 0:
-                norm_only((1, count, 0, 0, AHEAD), (x + at, y + at), numbers)
+                norm_only((1, count, 0, 0, AHEAD), (x + at, y + at), constants)
             else:
-                norm_and_add((1, count, 0, 0, AHEAD), (x + at, norm.residual + at, y + at), numbers)
-        set_float_control(before)
+                norm_and_add(
+                    (1, count, 0, 0, AHEAD), (x + at, norm.residual + at, y + at), constants
+                )
+        adopt(before)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -80,19 +74,18 @@ def backward(threads, channels, size, grad_y, y, x, of_norm, grad_x, grad_residu
     parts = (size + PART - 1) // PART
     sums = np.zeros((parts, channels, 2))
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for task in share(channels, parts, thread, threads):
-            channel, part, at, count = place_of(task, parts, size)
-            numbers = (table[channel, 0], table[channel, 1], np.float32(norm.least))
+        before = adopt(control)
+        for task in range(*share_of(channels * parts, thread, threads)):
+            channel, part, at, count = part_of(task, parts, size)
+            constants = (table[channel, 0], table[channel, 1], np.float32(norm.least))
             rows = (grad_y + at, y + at, x + at, grad_x + at)
             if grad_residual == 0:
-                once, twice = to_norm((1, count, 0, 0, AHEAD), rows, numbers)
+                once, twice = to_norm((1, count, 0, 0, AHEAD), rows, constants)
             else:
                 more = (*rows, grad_residual + at)
-                once, twice = to_residual((1, count, 0, 0, AHEAD), more, numbers)
+                once, twice = to_residual((1, count, 0, 0, AHEAD), more, constants)
             sums[part, channel, 0], sums[part, channel, 1] = once, twice
-        set_float_control(before)
+        adopt(before)
     write_norm_grads(sums, norm, table, grad_norm)
 
 

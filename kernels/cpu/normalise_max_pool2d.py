@@ -14,27 +14,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
-from gemkern.kernels.cpu.memory import flag_rows, floats, rows
-from gemkern.kernels.cpu.normalise import AHEAD, share
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.pooling import maximum_channel_backward
-from gemkern.kernels.cpu.scratch import scratch
-from gemkern.kernels.cpu.serving import address, float32_or, gradients_of
-from gemkern.kernels.cpu.streaming import streams
-from gemkern.kernels.cpu.strip_backward import write_norm_grads
-from gemkern.kernels.cpu.strip_forward import (
-    BYTES,
+from gemkern.kernels.cpu.loops.norms import (
     NormAddresses,
     addresses_of,
     affine,
-    aligned,
-    numbers_of,
+    constants_of,
+    write_norm_grads,
 )
-from gemkern.kernels.cpu.threads import start_threads
-from gemkern.kernels.cpu.vector_rows import Vectors, row_loop
-from gemkern.kernels.cpu.vector_windows import norm_maximum
-from gemkern.kernels.cpu.vectors import Emitter, wait_for_stores
+from gemkern.kernels.cpu.loops.vector_rows import Vectors, row_loop
+from gemkern.kernels.cpu.loops.vector_windows import norm_maximum
+from gemkern.kernels.cpu.loops.vectors import Emitter, wait_for_stores
+from gemkern.kernels.cpu.machine.lanes import BYTES, aligned, share_of
+from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.machine.memory import flag_rows, floats, rows
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.machine.scratch import scratch
+from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
+from gemkern.kernels.cpu.machine.streaming import streams
+from gemkern.kernels.cpu.machine.threads import start_threads
+from gemkern.kernels.cpu.normalise import AHEAD
+from gemkern.kernels.cpu.pooling import maximum_channel_backward
 from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.normalise_max_pool2d import NO_PADDING
@@ -42,10 +41,10 @@ from numba import njit, prange
 from torch import Tensor
 
 
-def _through_norm(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+def _through_norm(at: Emitter, read: Vectors, constants: Vectors) -> tuple[Vectors, Vectors]:
     """Lead a gradient through the norm to x; sum it, and its product with x - mean."""
     gradient, x = read
-    mean, scale = numbers
+    mean, scale = constants
     away = at.builder.fsub(x, mean)
     return [at.builder.fmul(gradient, scale)], [gradient, at.builder.fmul(gradient, away)]
 
@@ -71,16 +70,15 @@ def forward(threads, channels, images, x, y, taps, of_norm, image, out, kernel, 
     pixel = images * BYTES
     shape = (out[1], images, *kernel, image[1] * pixel, stride[1] * pixel, AHEAD)
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for task in share(channels, out[0], thread, threads):
+        before = adopt(control)
+        for task in range(*share_of(channels * out[0], thread, threads)):
             channel, _, first, _ = band_of(task, image, out, stride)
             source = x + (channel * image[0] + first) * image[1] * pixel
             at = task * out[1] * images
             norm_maximum(
-                shape, (source, y + at * BYTES, taps + at), numbers_of(table, channel, norm)
+                shape, (source, y + at * BYTES, taps + at), constants_of(table, channel, norm)
             )
-        set_float_control(before)
+        adopt(before)
 
 
 @njit
@@ -102,11 +100,10 @@ def backward(
     sums = np.zeros((out[0], channels, 2))
     windows = out[1] * images
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         opened = room + thread * size
         spread = opened + aligned(windows * BYTES)
-        for task in share(channels, out[0], thread, threads):
+        for task in range(*share_of(channels * out[0], thread, threads)):
             channel, band, first, height = band_of(task, image, out, stride)
             pixels = height * image[1]
             at = task * windows
@@ -121,15 +118,15 @@ def backward(
             )  # fmt: skip
             offset = (channel * image[0] + first) * image[1] * images * BYTES
             shape = (1, pixels * images, 0, 0, AHEAD)
-            numbers = (table[channel, 0], table[channel, 1])
+            constants = (table[channel, 0], table[channel, 1])
             places = (spread, x + offset, grad_x + offset)
             if streamed:
-                once, twice = to_x_streamed(shape, places, numbers)
+                once, twice = to_x_streamed(shape, places, constants)
             else:
-                once, twice = to_x(shape, places, numbers)
+                once, twice = to_x(shape, places, constants)
             sums[band, channel, 0], sums[band, channel, 1] = once, twice
         wait_for_stores()
-        set_float_control(before)
+        adopt(before)
     write_norm_grads(sums, norm, table, grad_norm)
 
 

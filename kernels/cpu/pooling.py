@@ -1,4 +1,4 @@
-"""Average and maximum over windows, pixel by pixel: those of a batch are one run of memory.
+"""Average and maximum over windows, pixel by pixel: those of a batch are one stretch of memory.
 
 Named and called as `gemkern.kernels.reference.pooling`. Channels are shared out among threads.
 A gradient is gathered: each pixel of grad_x is written once, from the windows that it is in.
@@ -6,18 +6,24 @@ A gradient is gathered: each pixel of grad_x is written once, from the windows t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
-from gemkern.kernels.cpu.memory import flag_rows, rows
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.serving import float32_or
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
+from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.machine.memory import flag_rows, rows
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.machine.serving import address, float32_or
+from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import pooling as reference
 from gemkern.kernels.reference.pooling import Pair, Shape
 from numba import njit, prange
 from torch import Tensor
+
+# What `pool` can do.
+AVERAGE, AVERAGE_BACKWARD, MAXIMUM, MAXIMUM_BACKWARD = range(4)
 
 
 @njit(cache=True)
@@ -80,10 +86,10 @@ def average_channel_backward(grad_y, grad_x, image, out, kernel, stride, padding
                 for j in range(first_w, last_w):
                     _, left, right = window(j, kernel[1], stride[1], padding[1], image[1])
                     count = (bottom - top) * (right - left)
-                    share = np.float32(1 / (kernel[0] * kernel[1] if include else count))
+                    weight = np.float32(1 / (kernel[0] * kernel[1] if include else count))
                     source = grad_y[i * out[1] + j]
                     for n in range(target.size):
-                        target[n] += source[n] * share
+                        target[n] += source[n] * weight
 
 
 @njit(cache=True)
@@ -127,77 +133,39 @@ def maximum_channel_backward(grad_y, taps, grad_x, image, out, kernel, stride, p
 
 
 @njit(cache=True, parallel=True)
-def average(threads, channels, images, x, y, image, out, kernel, stride, padding, include):
-    """Average pooling; x and y are addresses."""
+def pool(which, threads, channels, images, x, y, taps, windows, include):
+    """Do `which` for every channel, in threads; x, y and taps are addresses.
+
+    Backward x is the gradient that is written, and y the one that is read. windows: pixels of x and
+    of y, kernel, stride and padding. include: as `count_include_pad`, of means.
+    """
+    image, out, kernel, stride, padding = windows
     inside, outside = image[0] * image[1], out[0] * out[1]
     control = float_control()
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
-            average_channel(
-                rows(x + 4 * channel * inside * images, inside, images),
-                rows(y + 4 * channel * outside * images, outside, images),
-                image, out, kernel, stride, padding, include,
-            )  # fmt: skip
-        set_float_control(before)
+        before = adopt(control)
+        for channel in range(*share_of(channels, thread, threads)):
+            of_x = rows(x + BYTES * channel * inside * images, inside, images)
+            of_y = rows(y + BYTES * channel * outside * images, outside, images)
+            of_taps = flag_rows(taps + channel * outside * images, outside, images)
+            if which == AVERAGE:
+                average_channel(of_x, of_y, image, out, kernel, stride, padding, include)
+            elif which == AVERAGE_BACKWARD:
+                average_channel_backward(of_y, of_x, image, out, kernel, stride, padding, include)
+            elif which == MAXIMUM:
+                maximum_channel(of_x, of_y, of_taps, image, out, kernel, stride, padding)
+            else:
+                maximum_channel_backward(of_y, of_taps, of_x, image, out, kernel, stride, padding)
+        adopt(before)
 
 
-@njit(cache=True, parallel=True)
-def average_backward(
-    threads, channels, images, grad_y, grad_x, image, out, kernel, stride, padding, include
-):
-    """The gradient of average pooling; grad_y and grad_x are addresses."""
-    inside, outside = image[0] * image[1], out[0] * out[1]
-    control = float_control()
-    for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
-            average_channel_backward(
-                rows(grad_y + 4 * channel * outside * images, outside, images),
-                rows(grad_x + 4 * channel * inside * images, inside, images),
-                image, out, kernel, stride, padding, include,
-            )  # fmt: skip
-        set_float_control(before)
-
-
-@njit(cache=True, parallel=True)
-def maximum(threads, channels, images, x, y, taps, image, out, kernel, stride, padding):
-    """Max pooling; x, y and taps are addresses."""
-    inside, outside = image[0] * image[1], out[0] * out[1]
-    control = float_control()
-    for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
-            maximum_channel(
-                rows(x + 4 * channel * inside * images, inside, images),
-                rows(y + 4 * channel * outside * images, outside, images),
-                flag_rows(taps + channel * outside * images, outside, images),
-                image, out, kernel, stride, padding,
-            )  # fmt: skip
-        set_float_control(before)
-
-
-@njit(cache=True, parallel=True)
-def maximum_backward(
-    threads, channels, images, grad_y, taps, grad_x, image, out, kernel, stride, padding
-):
-    """The gradient of max pooling; grad_y, taps and grad_x are addresses."""
-    inside, outside = image[0] * image[1], out[0] * out[1]
-    control = float_control()
-    for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
-        for channel in range(channels * thread // threads, channels * (thread + 1) // threads):
-            maximum_channel_backward(
-                rows(grad_y + 4 * channel * outside * images, outside, images),
-                flag_rows(taps + channel * outside * images, outside, images),
-                rows(grad_x + 4 * channel * inside * images, inside, images),
-                image, out, kernel, stride, padding,
-            )  # fmt: skip
-        set_float_control(before)
+def _pool(
+    which: int, x: Tensor, y: Tensor, taps: Tensor | None, walk: Sequence[Pair], include: bool
+) -> None:
+    windows = tuple(map(tuple, (x.shape[2:], y.shape[2:], *walk)))
+    images, channels = x.shape[:2]
+    of_tensors = (x.data_ptr(), y.data_ptr(), address(taps))
+    pool(which, start_threads(), channels, images, *of_tensors, windows, include)
 
 
 @float32_or(reference.average_pool2d)
@@ -205,12 +173,8 @@ def average_pool2d(
     x: Tensor, kernel: Pair, stride: Pair, padding: Pair, count_include_pad: bool
 ) -> Tensor:
     x = batch_last(x)
-    out = output_image(x.shape[2:], kernel, stride, padding)
-    y = empty_batch_last((*x.shape[:2], *out), x)
-    average(
-        start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
-        tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding), count_include_pad,
-    )  # fmt: skip
+    y = empty_batch_last((*x.shape[:2], *output_image(x.shape[2:], kernel, stride, padding)), x)
+    _pool(AVERAGE, x, y, None, (kernel, stride, padding), count_include_pad)
     return y
 
 
@@ -225,24 +189,16 @@ def average_pool2d_backward(
 ) -> Tensor:
     grad_y = batch_last(grad_y)
     grad_x = empty_batch_last(tuple(shape), grad_y)
-    average_backward(
-        start_threads(), shape[1], shape[0], grad_y.data_ptr(), grad_x.data_ptr(),
-        tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride), tuple(padding),
-        count_include_pad,
-    )  # fmt: skip
+    _pool(AVERAGE_BACKWARD, grad_x, grad_y, None, (kernel, stride, padding), count_include_pad)
     return grad_x
 
 
 @float32_or(reference.max_pool2d)
 def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
     x = batch_last(x)
-    out = output_image(x.shape[2:], kernel, stride, padding)
-    y = empty_batch_last((*x.shape[:2], *out), x)
+    y = empty_batch_last((*x.shape[:2], *output_image(x.shape[2:], kernel, stride, padding)), x)
     taps = torch.empty_like(y, dtype=torch.uint8)
-    maximum(
-        start_threads(), x.shape[1], x.shape[0], x.data_ptr(), y.data_ptr(),
-        taps.data_ptr(), tuple(x.shape[2:]), out, tuple(kernel), tuple(stride), tuple(padding),
-    )  # fmt: skip
+    _pool(MAXIMUM, x, y, taps, (kernel, stride, padding), False)
     return y, taps
 
 
@@ -252,9 +208,5 @@ def max_pool2d_backward(
 ) -> Tensor:
     grad_y, taps = batch_last(grad_y), batch_last(taps)
     grad_x = empty_batch_last(tuple(shape), grad_y)
-    maximum_backward(
-        start_threads(), shape[1], shape[0], grad_y.data_ptr(), taps.data_ptr(),
-        grad_x.data_ptr(), tuple(shape[2:]), tuple(grad_y.shape[2:]), tuple(kernel), tuple(stride),
-        tuple(padding),
-    )  # fmt: skip
+    _pool(MAXIMUM_BACKWARD, grad_x, grad_y, taps, (kernel, stride, padding), False)
     return grad_x

@@ -11,10 +11,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.memory import flags, floats, number
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.tables import address, alike, in_memory, share, table, table_at
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.lanes import BYTES
+from gemkern.kernels.cpu.machine.memory import flags, floats, number
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.machine.tables import (
+    address_of,
+    alike,
+    in_memory,
+    share_of_layer,
+    table,
+    table_at,
+)
+from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.cpu.threshold import float32, selected
 from gemkern.kernels.reference.score_step import Scalar
 from gemkern.kernels.reference.threshold import TAU
@@ -73,53 +81,51 @@ def correction(beta, step):
 
 
 @njit(cache=True, parallel=True)
-def step_sgd(threads, numbers, layers, straight, written, lr, l2, momentum, nesterov):
-    rows = table_at(numbers, 6, layers)
+def step_sgd(threads, of_layers, layers, straight, written, lr, l2, momentum, nesterov):
+    rows = table_at(of_layers, 6, layers)
     control = float_control()
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         for layer in range(layers):
-            first, size = share(rows, layer, thread, threads)
-            p = floats(rows[SCORES, layer] + 4 * first, size)
+            first, size = share_of_layer(rows, layer, thread, threads)
+            p = floats(rows[SCORES, layer] + BYTES * first, size)
             on = flags(rows[ACTIVE, layer] + first, size)
-            weights = floats(rows[WEIGHTS, layer] + 4 * first, size)
+            weights = floats(rows[WEIGHTS, layer] + BYTES * first, size)
             sgd(
-                p, on, floats(rows[GRADS, layer] + 4 * first, size), weights,
-                floats(rows[FIRST, layer] + 4 * first, size),
+                p, on, floats(rows[GRADS, layer] + BYTES * first, size), weights,
+                floats(rows[FIRST, layer] + BYTES * first, size),
                 np.float32(number(lr)), np.float32(2) * np.float32(number(l2)),
                 np.float32(momentum), nesterov, straight,
             )  # fmt: skip
             if written:
-                effective = floats(rows[EFFECTIVE, layer] + 4 * first, size)
+                effective = floats(rows[EFFECTIVE, layer] + BYTES * first, size)
                 selected(effective, on, p, weights, np.float32(TAU))
-        set_float_control(before)
+        adopt(before)
 
 
 @njit(cache=True, parallel=True)
-def step_adam(threads, numbers, layers, straight, written, lr, l2, step, beta1, beta2, eps):
-    rows = table_at(numbers, 7, layers)
+def step_adam(threads, of_layers, layers, straight, written, lr, l2, step, beta1, beta2, eps):
+    rows = table_at(of_layers, 7, layers)
     control = float_control()
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         for layer in range(layers):
-            first, size = share(rows, layer, thread, threads)
-            p = floats(rows[SCORES, layer] + 4 * first, size)
+            first, size = share_of_layer(rows, layer, thread, threads)
+            p = floats(rows[SCORES, layer] + BYTES * first, size)
             on = flags(rows[ACTIVE, layer] + first, size)
-            weights = floats(rows[WEIGHTS, layer] + 4 * first, size)
+            weights = floats(rows[WEIGHTS, layer] + BYTES * first, size)
             adam(
-                p, on, floats(rows[GRADS, layer] + 4 * first, size), weights,
-                floats(rows[FIRST, layer] + 4 * first, size),
-                floats(rows[SECOND, layer] + 4 * first, size),
+                p, on, floats(rows[GRADS, layer] + BYTES * first, size), weights,
+                floats(rows[FIRST, layer] + BYTES * first, size),
+                floats(rows[SECOND, layer] + BYTES * first, size),
                 np.float32(number(lr)), np.float32(2) * np.float32(number(l2)), np.float32(beta1),
                 np.float32(beta2), correction(beta1, step), correction(beta2, step),
                 np.float32(eps), straight,
             )  # fmt: skip
             if written:
-                effective = floats(rows[EFFECTIVE, layer] + 4 * first, size)
+                effective = floats(rows[EFFECTIVE, layer] + BYTES * first, size)
                 selected(effective, on, p, weights, np.float32(TAU))
-        set_float_control(before)
+        adopt(before)
 
 
 def score_step_sgd(
@@ -200,7 +206,7 @@ def _step(
     held = [in_memory(scalar) for scalar in scalars]
     kernel(
         start_threads(),
-        address(rows),
+        address_of(rows),
         len(scores),
         straight,
         written,

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.keys import LEAST_KEY, bits_of, key_of
-from gemkern.kernels.cpu.memory import flags, floats, integers
-from gemkern.kernels.cpu.tables import address, share, table, table_at
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.keys import LEAST_KEY, bits_of, key_of
+from gemkern.kernels.cpu.machine.lanes import BYTES
+from gemkern.kernels.cpu.machine.memory import flags, floats, integers
+from gemkern.kernels.cpu.machine.tables import address_of, share_of_layer, table, table_at
+from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.cpu.threshold import float32
 from numba import njit, prange
 from torch import Tensor
@@ -42,9 +43,9 @@ def count(parts, rows, known, key, shift, last):
     counts = np.zeros((parts, BINS), np.int64)
     for part in prange(parts):
         for layer in range(rows.shape[1]):
-            first, size = share(rows, layer, part, parts)
+            first, size = share_of_layer(rows, layer, part, parts)
             count_digits(
-                floats(rows[VALUES, layer] + 4 * first, size).view(np.uint32),
+                floats(rows[VALUES, layer] + BYTES * first, size).view(np.uint32),
                 flags(rows[ACTIVE, layer] + first, size),
                 counts[part], known, key, shift, last,
             )  # fmt: skip
@@ -70,9 +71,9 @@ def rank(parts, rows, k):
 
 
 @njit(cache=True)
-def rank_all(parts, numbers, layers, k, kth, ties, ranks, together):
+def rank_all(parts, of_layers, layers, k, kth, ties, ranks, together):
     """Write kth and ties of all layers `together`, or of each layer."""
-    rows = table_at(numbers, 2, layers)
+    rows = table_at(of_layers, 2, layers)
     for i in range(ranks):
         of = rows if together else one_layer(rows, i)
         bits, left = rank(parts, of, integers(k, ranks)[i])
@@ -119,18 +120,18 @@ def remove(parts, rows, kth, ties):
     equal = np.zeros(parts, np.int64)
     for part in prange(parts):
         for layer in range(rows.shape[1]):
-            first, size = share(rows, layer, part, parts)
+            first, size = share_of_layer(rows, layer, part, parts)
             equal[part] += count_equal(
-                floats(rows[VALUES, layer] + 4 * first, size).view(np.uint32),
+                floats(rows[VALUES, layer] + BYTES * first, size).view(np.uint32),
                 flags(rows[ACTIVE, layer] + first, size),
                 kth,
             )
     for part in prange(parts):
         left = ties - equal[:part].sum()
         for layer in range(rows.shape[1]):
-            first, size = share(rows, layer, part, parts)
+            first, size = share_of_layer(rows, layer, part, parts)
             left = clear_lowest(
-                floats(rows[VALUES, layer] + 4 * first, size).view(np.uint32),
+                floats(rows[VALUES, layer] + BYTES * first, size).view(np.uint32),
                 flags(rows[ACTIVE, layer] + first, size),
                 kth,
                 left,
@@ -138,9 +139,9 @@ def remove(parts, rows, kth, ties):
 
 
 @njit(cache=True)
-def remove_all(parts, numbers, layers, kth, ties, ranks, together):
+def remove_all(parts, of_layers, layers, kth, ties, ranks, together):
     """Remove the lowest of all layers `together`, or of each layer."""
-    rows = table_at(numbers, 2, layers)
+    rows = table_at(of_layers, 2, layers)
     for i in range(ranks):
         of = rows if together else one_layer(rows, i)
         bits = floats(kth, ranks).view(np.uint32)[i]
@@ -156,9 +157,9 @@ def select_kth(
     active = [on.contiguous() for on in active]
     k = k.contiguous()
     kth, ties = torch.empty_like(k, dtype=torch.float32), torch.empty_like(k)
-    numbers = table(values, active)
+    of_layers = table(values, active)
     rank_all(
-        start_threads(), address(numbers), len(values), k.data_ptr(), kth.data_ptr(),
+        start_threads(), address_of(of_layers), len(values), k.data_ptr(), kth.data_ptr(),
         ties.data_ptr(), k.numel(), k.dim() == 0,
     )  # fmt: skip
     return kth, ties
@@ -173,9 +174,9 @@ def remove_lowest(
     values = [value.contiguous() for value in values]
     worked_on = [on.contiguous() for on in active]
     kth, ties = kth.contiguous(), ties.contiguous()
-    numbers = table(values, worked_on)
+    of_layers = table(values, worked_on)
     remove_all(
-        start_threads(), address(numbers), len(values), kth.data_ptr(), ties.data_ptr(),
+        start_threads(), address_of(of_layers), len(values), kth.data_ptr(), ties.data_ptr(),
         kth.numel(), kth.dim() == 0,
     )  # fmt: skip
     for on, cleared in zip(active, worked_on, strict=True):

@@ -1,4 +1,4 @@
-"""The shortcut without parameters: pixels are copied, those of a batch one run of memory.
+"""The shortcut without parameters: pixels are copied, those of a batch one stretch of memory.
 
 Named and called as `gemkern.kernels.reference.shortcut`. Rows of the image are shared out among
 threads; each number of a result is written once.
@@ -6,10 +6,11 @@ threads; each number of a result is written once.
 
 from __future__ import annotations
 
-from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
-from gemkern.kernels.cpu.memory import rows
-from gemkern.kernels.cpu.serving import float32_or
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.lanes import share_of
+from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.machine.memory import rows
+from gemkern.kernels.cpu.machine.serving import float32_or
+from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import shortcut as reference
 from gemkern.kernels.reference.shortcut import Pair, Shape
@@ -57,7 +58,7 @@ def backward(threads, channels, images, grad_y, grad_x, image, out, stride, befo
     lines = channels * image[0]
     target = rows(grad_x, lines * image[1], images)
     for thread in prange(threads):
-        for line in range(lines * thread // threads, lines * (thread + 1) // threads):
+        for line in range(*share_of(lines, thread, threads)):
             channel, h = line // image[0] + before, line % image[0]
             first = (channel * out[0] + h // stride[0]) * out[1]
             for w in range(image[1]):

@@ -1,8 +1,7 @@
 """A two-dimensional convolution by the weights that remain, and its gradients, with Numba.
 
 Operands as in `kernels/reference/sparse_conv2d.py`, float32 on the CPU; the reference serves other
-dtypes. Tensors are read where they lie (`direct`) if images fill whole vectors; otherwise, and for
-the gradient of the values where entries are many, these are `norm_sparse_conv2d` without a norm.
+dtypes. What the engine `direct` does not run (`engine_of`) is `norm_sparse_conv2d` without a norm.
 Results do not depend on the number of threads, which is torch's.
 """
 
@@ -12,19 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.direct import direct
-from gemkern.kernels.cpu.direct_products import direct_products
-from gemkern.kernels.cpu.entries import lists_of_lines
-from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
-from gemkern.kernels.cpu.norm_sparse_conv2d import (
-    norm_sparse_conv2d,
-    norm_sparse_conv2d_backward,
-)
-from gemkern.kernels.cpu.pattern_lists import lists_of
-from gemkern.kernels.cpu.reach import Lines, lines_of
-from gemkern.kernels.cpu.serving import address, float32_or
-from gemkern.kernels.cpu.streaming import streams
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.engines.choice import DIRECT, engine_of
+from gemkern.kernels.cpu.engines.direct import direct
+from gemkern.kernels.cpu.engines.direct_products import direct_products
+from gemkern.kernels.cpu.lists.entries import lists_of_lines
+from gemkern.kernels.cpu.lists.pattern_lists import lists_of
+from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.machine.serving import address, float32_or
+from gemkern.kernels.cpu.machine.streaming import streams
+from gemkern.kernels.cpu.machine.threads import start_threads
+from gemkern.kernels.cpu.norm_sparse_conv2d import norm_sparse_conv2d, norm_sparse_conv2d_backward
+from gemkern.kernels.cpu.walks.lines import lines_of
 from gemkern.kernels.geometry import Geometry, Walk, walk_of
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
 from gemkern.kernels.reference.pattern import Pattern
@@ -41,10 +38,9 @@ def sparse_conv2d(
 ) -> Tensor:
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
     walk = walk_of(x.shape, pattern.shape, geometry)
-    lines = lines_of(walk, False)
-    if lines is not None:
+    if engine_of(walk, alone=True) == DIRECT:
         size = (walk.batch, walk.outputs, walk.out_height, walk.out_width)
-        return _direct(x, size, values, pattern, bias, walk, lines, False)
+        return _direct(x, size, values, pattern, bias, walk, False)
     return norm_sparse_conv2d(x, None, values, pattern, bias, None, False, False, geometry)[0]
 
 
@@ -58,9 +54,8 @@ def sparse_conv2d_input_grad(
 ) -> Tensor:
     """Return dL/dx of shape `input_size`, batch-last, from dL/dy."""
     walk = walk_of(tuple(input_size), pattern.shape, geometry)
-    lines = lines_of(walk, True)
-    if lines is not None:
-        return _direct(grad_y, tuple(input_size), values, pattern, None, walk, lines, True)
+    if engine_of(walk, alone=True) == DIRECT:
+        return _direct(grad_y, tuple(input_size), values, pattern, None, walk, True)
     # Of x nothing but its shape is read.
     x = grad_y.new_empty(()).expand(tuple(input_size))
     grad_x = _backward(grad_y, x, values, pattern, True, geometry).x
@@ -78,8 +73,8 @@ def sparse_conv2d_weight_grad(
     """Return dL/dvalues [nnz] from dL/dy and x."""
     values = x.new_zeros(len(pattern.positions))
     walk = walk_of(x.shape, pattern.shape, geometry)
-    lines = lines_of(walk, True)
-    if lines is not None:
+    if engine_of(walk, alone=True) == DIRECT:
+        lines = lines_of(walk, True)
         x, grad_y = batch_last(x), batch_last(grad_y)
         direct_products(
             start_threads(), grad_y.data_ptr(), x.data_ptr(), values.numpy(),
@@ -99,10 +94,10 @@ def _direct(
     pattern: Pattern,
     bias: Tensor | None,
     walk: Walk,
-    lines: Lines,
     backward: bool,
 ) -> Tensor:
     """Return what is read from `source`, a tensor of `size`."""
+    lines = lines_of(walk, backward)
     source, target = batch_last(source), empty_batch_last(size, source)
     direct(
         start_threads(), source.data_ptr(), target.data_ptr(), address(bias),

@@ -7,7 +7,7 @@ images of one pixel, whose batch-last layout is that of rows. The reference serv
 from __future__ import annotations
 
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.serving import float32_or
+from gemkern.kernels.cpu.machine.serving import float32_or
 from gemkern.kernels.cpu.sparse_conv2d import (
     sparse_conv2d,
     sparse_conv2d_input_grad,

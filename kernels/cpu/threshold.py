@@ -11,10 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.memory import flags, floats, number
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.tables import address, alike, in_memory, share, table, table_at
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.lanes import BYTES
+from gemkern.kernels.cpu.machine.memory import flags, floats, number
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.machine.tables import (
+    address_of,
+    alike,
+    in_memory,
+    share_of_layer,
+    table,
+    table_at,
+)
+from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.layouts import empty_as, same_order
 from gemkern.kernels.reference.threshold import TAU
 from numba import njit, prange
@@ -43,41 +51,39 @@ def selected_by_active(out, active, weights):
 
 
 @njit(cache=True, parallel=True)
-def threshold_all(threads, numbers, layers, tau):
-    rows = table_at(numbers, 3, layers)
+def threshold_all(threads, of_layers, layers, tau):
+    rows = table_at(of_layers, 3, layers)
     control = float_control()
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         for layer in range(layers):
-            first, size = share(rows, layer, thread, threads)
+            first, size = share_of_layer(rows, layer, thread, threads)
             masks(
                 flags(rows[OUT, layer] + first, size),
                 flags(rows[ACTIVE, layer] + first, size),
-                floats(rows[SCORES, layer] + 4 * first, size),
+                floats(rows[SCORES, layer] + BYTES * first, size),
                 np.float32(number(tau)),
             )
-        set_float_control(before)
+        adopt(before)
 
 
 @njit(cache=True, parallel=True)
-def select_all(threads, numbers, layers, tau, scored):
-    rows = table_at(numbers, 4, layers)
+def select_all(threads, of_layers, layers, tau, scored):
+    rows = table_at(of_layers, 4, layers)
     control = float_control()
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         for layer in range(layers):
-            first, size = share(rows, layer, thread, threads)
-            out = floats(rows[OUT, layer] + 4 * first, size)
+            first, size = share_of_layer(rows, layer, thread, threads)
+            out = floats(rows[OUT, layer] + BYTES * first, size)
             active = flags(rows[ACTIVE, layer] + first, size)
-            weights = floats(rows[WEIGHTS, layer] + 4 * first, size)
+            weights = floats(rows[WEIGHTS, layer] + BYTES * first, size)
             if scored:
-                scores = floats(rows[SCORES, layer] + 4 * first, size)
+                scores = floats(rows[SCORES, layer] + BYTES * first, size)
                 selected(out, active, scores, weights, np.float32(number(tau)))
             else:
                 selected_by_active(out, active, weights)
-        set_float_control(before)
+        adopt(before)
 
 
 def threshold(
@@ -88,8 +94,8 @@ def threshold(
     scores, active = alike(scores, active)
     out = [empty_as(score, torch.bool) for score in scores]
     threads, held = start_threads(), in_memory(tau)
-    numbers = table(out, active, scores)
-    threshold_all(threads, address(numbers), len(out), held.data_ptr())
+    of_layers = table(out, active, scores)
+    threshold_all(threads, address_of(of_layers), len(out), held.data_ptr())
     return out
 
 
@@ -115,8 +121,8 @@ def effective_weight(
     if memory_format != torch.preserve_format and not all(map(same_order, out, like)):
         return reference.effective_weight(weights, scores, active, tau, dtype, memory_format)
     threads, held = start_threads(), in_memory(tau)
-    numbers = table(out, active, scored, like)
-    select_all(threads, address(numbers), len(out), held.data_ptr(), scores is not None)
+    of_layers = table(out, active, scored, like)
+    select_all(threads, address_of(of_layers), len(out), held.data_ptr(), scores is not None)
     return out
 
 

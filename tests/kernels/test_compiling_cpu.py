@@ -14,7 +14,7 @@ import sys
 
 import numba, torch
 from gemkern import ops
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.threads import start_threads
 
 start_threads()
 # Functions of the user's own, compiled each time; one of no module.
@@ -45,7 +45,9 @@ def test_what_is_older_than_the_sources_is_compiled_anew(tmp_path: Path) -> None
     assert kept
     for index in kept:
         os.utime(index, (0, 0))
+    assert len({index.parent for index in kept}) > 1, "one folder alone says nothing of the others"
     assert said(KERNELS, tmp_path) == f"|{NOTICE}"
+    assert all(index.stat().st_mtime for index in tmp_path.rglob("*.nbi"))
     assert said(KERNELS, tmp_path) == "|"
 
 

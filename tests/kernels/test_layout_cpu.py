@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from gemkern.kernels.cpu import layout
+from gemkern.kernels.cpu.machine import layout
 from gemkern.kernels.reference import batch_last as reference
 
 SIZES = [(5, 3, 4, 2), (1, 3, 4, 2), (5, 1, 1, 1), (5, 3, 1, 2), (7, 4), (0, 3, 4, 2), (5, 0, 4, 2)]
@@ -41,7 +41,7 @@ def test_a_large_one_begins_a_line_of_the_cache_and_is_no_view() -> None:
     like = torch.zeros(1)
     for size in ((33, 64, 8, 8), (1, 64, 16, 17), (129, 130)):
         made, expected = (module.empty_batch_last(size, like) for module in (layout, reference))
-        assert made.numel() >= layout.LARGE
+        assert made.numel() >= layout.PLAIN_FROM
         assert (made.shape, made.stride(), made.dtype) == (size, expected.stride(), torch.float32)
         assert made.data_ptr() % 64 == 0
         assert not made._is_view()
@@ -49,7 +49,7 @@ def test_a_large_one_begins_a_line_of_the_cache_and_is_no_view() -> None:
 
 GROWTH = """
 import gc, torch
-from gemkern.kernels.cpu.layout import empty_batch_last
+from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.nn import keep_freed_memory
 
 def resident():

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu import normalise, pooling, streaming
+from gemkern.kernels.cpu import normalise, pooling
 from gemkern.kernels.cpu import normalise_max_pool2d as cpu
+from gemkern.kernels.cpu.machine import streaming
 from gemkern.kernels.reference.batch_last import is_batch_last
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,7 +53,7 @@ def test_without_weight_and_bias_it_is_exact(windows: Windows) -> None:
 def test_gradients_past_the_caches_are_exact(
     windows: Windows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "LARGE", 0)
+    monkeypatch.setattr(streaming, "STREAMED_FROM", 0)
     for images in (16, 48):
         check(operands(images, 4, 9, 7), True, windows)
 

@@ -11,10 +11,11 @@ import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu import normalise as norm_kernels
-from gemkern.kernels.cpu import streaming, strips
-from gemkern.kernels.cpu.dealing import NARROWEST, bands_of, dealt
-from gemkern.kernels.cpu.strips import chunks_of
-from gemkern.kernels.cpu.vectors import LANES
+from gemkern.kernels.cpu.machine import streaming
+from gemkern.kernels.cpu.machine.lanes import LANES
+from gemkern.kernels.cpu.walks import strips
+from gemkern.kernels.cpu.walks.dealing import NARROWEST, bands_of, dealt
+from gemkern.kernels.cpu.walks.strips import chunks_of
 from gemkern.kernels.geometry import Geometry, ring_of, walk_of
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.normalise import Norm
@@ -56,7 +57,7 @@ def cache_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]
         strips.backward_cut.cache_clear()
 
     def set_size(size: int) -> None:
-        monkeypatch.setattr(strips, "CACHE", size)
+        monkeypatch.setattr(strips, "RING_BYTES", size)
         forget_cuts()
 
     yield set_size
@@ -125,13 +126,13 @@ def test_on_whole_numbers_chunks_of_a_batch_are_exact(
 def test_on_whole_numbers_results_past_the_caches_are_exact(
     monkeypatch: pytest.MonkeyPatch, name: str, how: How, batch: int
 ) -> None:
-    monkeypatch.setattr(streaming, "LARGE", 0)
+    monkeypatch.setattr(streaming, "STREAMED_FROM", 0)
     assert_exact(replace(CASES[name], batch=batch), how, seed=0)
 
 
 def test_only_large_results_of_whole_aligned_vectors_go_past_the_caches() -> None:
-    large = torch.empty(streaming.LARGE // 4 + 16)
-    aligned = large[-large.data_ptr() % 64 // 4 :][: streaming.LARGE // 4]
+    large = torch.empty(streaming.STREAMED_FROM // 4 + 16)
+    aligned = large[-large.data_ptr() % 64 // 4 :][: streaming.STREAMED_FROM // 4]
     assert streaming.streams(aligned.view(128, -1, 1, 1))
     assert not streaming.streams(aligned[:-128].view(128, -1, 1, 1))
     shifted = large[aligned.storage_offset() + 1 :][: len(aligned)]

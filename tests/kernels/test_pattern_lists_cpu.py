@@ -6,8 +6,8 @@ import gc
 
 import pytest
 import torch
-from gemkern.kernels.cpu import pattern_lists
-from gemkern.kernels.cpu.pattern_lists import MOST, lists_of
+from gemkern.kernels.cpu.lists import pattern_lists
+from gemkern.kernels.cpu.lists.pattern_lists import MOST, lists_of
 from gemkern.kernels.cpu.sparse_conv2d import sparse_conv2d, sparse_conv2d_input_grad
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last

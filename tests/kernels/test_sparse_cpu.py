@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu import reach, streaming
 from gemkern.kernels.cpu import sparse_conv2d as kernels
 from gemkern.kernels.cpu import sparse_linear as linear_kernels
-from gemkern.kernels.cpu.vectors import LANES
+from gemkern.kernels.cpu.engines.choice import engine_of
+from gemkern.kernels.cpu.machine import streaming
+from gemkern.kernels.cpu.machine.lanes import LANES
 from gemkern.kernels.geometry import Geometry, walk_of
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
@@ -66,7 +67,7 @@ def test_on_whole_numbers_every_convolution_is_exact(case: Case, seed: int) -> N
 def test_on_whole_numbers_results_past_the_caches_are_exact(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(streaming, "LARGE", 0)
+    monkeypatch.setattr(streaming, "STREAMED_FROM", 0)
     case = replace(CASES[name], batch=144)
     if case.inputs * case.outputs:
         assert_same(case, seed=0)
@@ -74,8 +75,10 @@ def test_on_whole_numbers_results_past_the_caches_are_exact(
 
 def test_only_whole_vectors_are_read_where_they_lie() -> None:
     walk = walk_of((128, 16, 8, 8), (8, 16, 3, 3), Geometry(padding=(1, 1)))
-    assert reach.lines_of(walk, False) is not None
-    assert reach.lines_of(walk._replace(batch=130), False) is None
+    assert engine_of(walk, alone=True) == "direct"
+    assert engine_of(walk._replace(batch=130), alone=True) == "strips"
+    assert engine_of(walk, alone=False) == "strips"
+    assert engine_of(walk._replace(kernel_height=257), alone=True) == "reference"
 
 
 def test_a_bias_may_have_strides() -> None:
@@ -240,7 +243,7 @@ def test_torch_keeps_its_number_of_threads() -> None:
     code = """
 import torch
 torch.set_num_threads(1)
-from gemkern.kernels.cpu.threads import start_threads
+from gemkern.kernels.cpu.machine.threads import start_threads
 assert start_threads() == start_threads() == torch.get_num_threads() == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True)

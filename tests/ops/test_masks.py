@@ -224,7 +224,7 @@ def test_unpacking_refuses_what_does_not_fit(packed: Tensor, shape, message: str
 def test_one_layer_by_pytorchs_functions_is_the_operator(
     scored: bool, dtype: torch.dtype, large: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(masks, "LARGE", large)
+    monkeypatch.setattr(masks, "WORTH_A_KERNEL", large)
     stream = torch.Generator().manual_seed(0)
     weight = torch.randn(7, 5, generator=stream)
     scores = torch.rand(7, 5, generator=stream)

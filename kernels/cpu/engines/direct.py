@@ -9,15 +9,14 @@ the number of threads.
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.memory import floats
-from gemkern.kernels.cpu.nonzero import keep_rows
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.reach import Sizes
-from gemkern.kernels.cpu.row_vectors import add_entries_from_start, runs_of
-from gemkern.kernels.cpu.scratch import LINE
-from gemkern.kernels.cpu.strip_forward import BYTES, aligned, share_of
-from gemkern.kernels.cpu.strip_results import write_result
-from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
+from gemkern.kernels.cpu.engines.strip_results import write_result
+from gemkern.kernels.cpu.lists.nonzero import keep_rows
+from gemkern.kernels.cpu.loops.row_vectors import add_entries_from_start, stretches_of
+from gemkern.kernels.cpu.loops.vectors import wait_for_stores
+from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, LINE, aligned, share_of
+from gemkern.kernels.cpu.machine.memory import floats
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.walks.lines import Sizes
 from numba import njit, prange
 
 
@@ -32,7 +31,7 @@ def part_of_line(sizes, run, bounds, which, channel):
     key, pixel = channel * sizes.taps, BYTES * sizes.batch
     step, base_step = sizes.step * pixel, sizes.base_step * pixel
     begin, end = bounds[which, key + left], bounds[which, key + right]
-    pixels, vectors = runs_of(step, base_step, count, pixel, sizes.batch // LANES)
+    pixels, vectors = stretches_of(step, base_step, count, pixel, sizes.batch // LANES)
     return first * pixel, step, base * pixel, base_step, begin, end - begin, pixels, vectors
 
 
@@ -69,8 +68,7 @@ def direct(
     lists, channels = (entries, numbers, bounds), sizes.channels
     pixel, line = BYTES * sizes.batch, sizes.columns * sizes.batch
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         # By the run of a row; bounds that begin with -1 have not been made.
         kept_entries = np.empty((len(row_runs), len(entries)), np.int64)
         kept_values = np.empty((len(row_runs), len(entries)), np.float32)
@@ -95,4 +93,4 @@ def direct(
             if streamed:
                 write_result((1, line, 0, 0, 0), buffer, goal, True)
         wait_for_stores()
-        set_float_control(before)
+        adopt(before)

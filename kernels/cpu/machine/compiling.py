@@ -9,6 +9,7 @@ from pathlib import Path
 
 from numba import njit
 from numba.core import event
+from numba.core.caching import _CacheLocator
 
 logger = logging.getLogger(__name__)
 
@@ -25,22 +26,32 @@ def announce_compiling() -> None:
 
 @cache
 def forget_old_kernels() -> None:
-    """Delete from the disk what was compiled before one of this folder's files was changed.
+    """Delete from the disk what was compiled before a file of `kernels/cpu` or geometry changed.
 
     Numba looks at the file of a function, but not at those of the functions that it calls: new
     ones would hand old ones what they do not understand.
     """
-    changed = max(source.stat().st_mtime for source in Path(__file__).parent.glob("*.py"))
-    folder = _nothing.stats.cache_path
-    for index in Path(folder).glob("*.nbi") if folder else ():
-        with suppress(OSError):
-            if index.stat().st_mtime < changed:
-                index.unlink()
+    files = [*Path(__file__).parents[1].rglob("*.py")]
+    geometry = Path(__file__).parents[2] / "geometry.py"
+    changed = max(file.stat().st_mtime for file in (*files, geometry))
+    mine: str | None = _nothing.stats.cache_path
+    for folder in {file.parent for file in files} if mine is not None else ():
+        for index in _cache_of(folder, Path(str(mine))).glob("*.nbi"):
+            with suppress(OSError):
+                if index.stat().st_mtime < changed:
+                    index.unlink()
+
+
+def _cache_of(folder: Path, mine: Path) -> Path:
+    """Return where Numba keeps the code of a folder's files, as that of this folder's at `mine`."""
+    if mine.parent == Path(__file__).parent:
+        return folder / mine.name
+    return mine.parent / _CacheLocator.get_suitable_cache_subpath(str(folder / "any.py"))
 
 
 @njit(cache=True)
 def _nothing() -> None:
-    """Be a function whose code would lie where that of the kernels does."""
+    """Be a function whose code would lie where that of this folder does."""
 
 
 class _Announcer(event.Listener):

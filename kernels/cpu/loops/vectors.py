@@ -11,28 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llvmlite import binding, ir
+from gemkern.kernels.cpu.machine.lanes import (
+    BYTES,
+    BYTES_OF_VECTOR,
+    KERNEL_ROWS,
+    LANES,
+    LANES_OF_SUM,
+    ROW_BITS,
+)
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-
-BYTES_OF_FLOAT = 4
-
-
-def _lanes() -> int:
-    """Return how many float32 a vector register of this machine holds."""
-    features = binding.get_host_cpu_features()
-    wide = {"avx512f": 16, "avx2": 8}
-    return next((lanes for name, lanes in wide.items() if features.get(name)), 4)
-
-
-LANES = _lanes()
-BYTES_OF_VECTOR = BYTES_OF_FLOAT * LANES
-# A sum of products is kept in so many lanes: whole vectors of many entries would fill the cache.
-LANES_OF_SUM = 4
-BYTES_OF_SUM = BYTES_OF_FLOAT * LANES_OF_SUM
-# Of an entry, the lowest: which row of the kernel it belongs to. It can tell so many rows apart.
-ROW_BITS = 8
-KERNEL_ROWS = 2**ROW_BITS
 
 INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
@@ -86,17 +75,17 @@ class Emitter:
     def load(self, address: ir.Value) -> ir.Value:
         pointer = self.pointer(address, VECTOR)
         if self.mask is None:
-            return self.builder.load(pointer, align=BYTES_OF_FLOAT)
-        align = ir.Constant(INT, BYTES_OF_FLOAT)
+            return self.builder.load(pointer, align=BYTES)
+        align = ir.Constant(INT, BYTES)
         name = f"llvm.masked.load.v{LANES}f32.p0"
         return self.call(name, VECTOR, [pointer, align, self.mask, ZEROS])
 
     def store(self, vector: ir.Value, address: ir.Value) -> None:
         pointer = self.pointer(address, VECTOR)
         if self.mask is None:
-            self.builder.store(vector, pointer, align=BYTES_OF_FLOAT)
+            self.builder.store(vector, pointer, align=BYTES)
             return
-        align = ir.Constant(INT, BYTES_OF_FLOAT)
+        align = ir.Constant(INT, BYTES)
         name = f"llvm.masked.store.v{LANES}f32.p0"
         self.call(name, ir.VoidType(), [vector, pointer, align, self.mask])
 
@@ -134,8 +123,8 @@ class Emitter:
             low, high = (self._lanes(total, start, halves) for start in (0, halves))
             total = self.builder.fadd(low, high)
         pointer = self.pointer(address, SUM)
-        before = self.builder.load(pointer, align=BYTES_OF_FLOAT)
-        self.builder.store(self.builder.fadd(before, total), pointer, align=BYTES_OF_FLOAT)
+        before = self.builder.load(pointer, align=BYTES)
+        self.builder.store(self.builder.fadd(before, total), pointer, align=BYTES)
 
     def _lanes(self, vector: ir.Value, start: int, count: int) -> ir.Value:
         order = ir.Constant(ir.VectorType(INT, count), list(range(start, start + count)))
@@ -219,6 +208,6 @@ def sum_of_lanes(typingctx, address):
     def codegen(context, builder, signature, arguments):
         at = Emitter(builder)
         pointer = at.pointer(arguments[0], SUM)
-        return at.total(builder.load(pointer, align=BYTES_OF_FLOAT))
+        return at.total(builder.load(pointer, align=BYTES))
 
     return types.float32(types.int64), codegen

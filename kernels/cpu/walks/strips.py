@@ -12,13 +12,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from gemkern.kernels.cpu.dealing import bands_of, listed, widest_chunk
-from gemkern.kernels.cpu.scratch import LINE
-from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT, KERNEL_ROWS, LANES
+from gemkern.kernels.cpu.machine.lanes import BYTES, KERNEL_ROWS, LANES, LINE
+from gemkern.kernels.cpu.walks.dealing import bands_of, listed, widest_chunk
 from gemkern.kernels.geometry import Ring, Walk, ring_of, walk_of
 
-# Bytes of a ring, which is read in long runs: the last-level cache gives them fast enough.
-CACHE = 20_000_000
+# Bytes of a ring, which is read in long stretches: the last-level cache gives them fast enough.
+RING_BYTES = 20_000_000
 
 
 class Cut(NamedTuple):
@@ -62,7 +61,7 @@ def chunks_of(batch: int, steps: int, ring: Ring) -> list[tuple[int, int]]:
 
     A chunk is as many vectors as the cache allows; the last vector may be partly empty.
     """
-    most = CACHE // max(BYTES_OF_FLOAT * ring.floats(LANES), 1)
+    most = RING_BYTES // max(BYTES * ring.floats(LANES), 1)
     width = LANES * widest_chunk(-(-batch // LANES), steps, most)
     return [(first, min(width, batch - first)) for first in range(0, batch, width)]
 
@@ -82,6 +81,6 @@ def _cut(threads: int, walk: Walk, backward: bool, whole: bool, steps: int) -> C
     lanes = max((-(-images // LANES) * LANES for _, images in chunks), default=0)
     row = max(walk.width, walk.out_width) * lanes
     parts = (2 * KERNEL_ROWS, row, row, ring.floats(lanes))
-    working = sum(-(-BYTES_OF_FLOAT * part // LINE) * LINE for part in parts)
+    working = sum(-(-BYTES * part // LINE) * LINE for part in parts)
     offsets = np.array([rows.offset(tap) for tap in range(rows.taps)], np.int64)
     return Cut(walk, ring, offsets, strips, begins, working)

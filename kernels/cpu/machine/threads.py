@@ -6,7 +6,7 @@ import threading
 
 import numba
 import torch
-from gemkern.kernels.cpu.compiling import announce_compiling, forget_old_kernels
+from gemkern.kernels.cpu.machine.compiling import announce_compiling, forget_old_kernels
 
 
 class _Started(threading.local):

@@ -5,7 +5,7 @@ Chan et al., "Updating formulae and a pairwise algorithm for computing sample va
 
 from __future__ import annotations
 
-from gemkern.kernels.cpu.memory import floats
+from gemkern.kernels.cpu.machine.memory import floats
 from numba import njit
 
 

@@ -1,32 +1,24 @@
 """The loop over a row of windows that normalises pixels and keeps the maximum in registers.
 
 Numba keeps no vector in a register from one pixel of a window to the next: the loop is written in
-LLVM's language, as those of `gemkern.kernels.cpu.vectors` are.
+LLVM's language, as those of `gemkern.kernels.cpu.loops.vectors` are.
 """
 
 from __future__ import annotations
 
 import math
 
-from gemkern.kernels.cpu.vectors import (
-    BYTES_OF_FLOAT,
-    BYTES_OF_VECTOR,
-    INT,
-    LANES,
-    LONG,
-    VECTOR,
-    Emitter,
-    long,
-)
+from gemkern.kernels.cpu.loops.vectors import INT, LONG, VECTOR, Emitter, long
+from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_VECTOR, LANES
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 BYTE = ir.IntType(8)
-TAPS = ir.VectorType(INT, LANES)
+TAP_VECTOR = ir.VectorType(INT, LANES)
 LOWEST = ir.Constant(VECTOR, [-math.inf] * LANES)
-FIRST = ir.Constant(TAPS, [0] * LANES)
-ONES = ir.Constant(TAPS, [1] * LANES)
+FIRST = ir.Constant(TAP_VECTOR, [0] * LANES)
+ONES = ir.Constant(TAP_VECTOR, [1] * LANES)
 
 
 def _store_bytes(at: Emitter, taps: ir.Value, address: ir.Value) -> None:
@@ -47,13 +39,13 @@ def _larger(at: Emitter, value: ir.Value, best: ir.Value) -> ir.Value:
 
 
 @intrinsic
-def norm_maximum(typingctx, shape, rows, numbers):
+def norm_maximum(typingctx, shape, rows, constants):
     """Write the maxima of a row of windows, normalised, and their taps.
 
-    norm_maximum(shape, rows, numbers): `shape` is (windows, size, kernel_height, kernel_width,
-    row_step, window_step, ahead): pixels are runs of `size` images, float32; rows of pixels and
-    windows lie so many bytes apart; what lies `ahead` bytes on is fetched. `rows` are the addresses
-    of x, y and taps, `numbers` mean, scale, shift and least of the channel, float32.
+    norm_maximum(shape, rows, constants): `shape` is (windows, size, kernel_height, kernel_width,
+    row_step, window_step, ahead): pixels are stretches of `size` images, float32; rows of pixels
+    and windows lie so many bytes apart; what lies `ahead` bytes on is fetched. `rows` are the
+    addresses of x, y and taps, `constants` mean, scale, shift and least of the channel, float32.
     """
     signature = types.void(
         types.UniTuple(types.int64, 7),
@@ -71,7 +63,7 @@ def norm_maximum(typingctx, shape, rows, numbers):
         full, left = builder.sdiv(size, long(LANES)), builder.srem(size, long(LANES))
         some = builder.zext(builder.icmp_signed(">", left, long(0)), LONG)
         tail = Emitter(builder, left)
-        pixel_step = builder.mul(size, long(BYTES_OF_FLOAT))
+        pixel_step = builder.mul(size, long(BYTES))
 
         def offset(base: ir.Value, step: ir.Value, stride: ir.Value) -> ir.Value:
             return builder.add(base, builder.mul(step, stride))
@@ -97,7 +89,7 @@ def norm_maximum(typingctx, shape, rows, numbers):
 
             best, tap_of_best, _ = at.loop(height, [LOWEST, FIRST, FIRST], look_along)
             pixel = builder.add(builder.mul(window, size), builder.mul(step, long(LANES)))
-            at.store(best, offset(y, pixel, long(BYTES_OF_FLOAT)))
+            at.store(best, offset(y, pixel, long(BYTES)))
             _store_bytes(at, tap_of_best, builder.add(taps, pixel))
             return []
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-from gemkern.kernels.cpu.memory import integers
+from gemkern.kernels.cpu.machine.lanes import share_of
+from gemkern.kernels.cpu.machine.memory import integers
 from gemkern.kernels.layouts import dense, ordered_as
 from numba import njit
 from torch import Tensor
@@ -24,28 +25,28 @@ def table_at(address, operands, layers):
 
 
 @njit(cache=True)
-def share(table, layer, part, parts):
-    """Return the first element of `layer` that part `part` of `parts` works on, and how many."""
+def share_of_layer(table, layer, thread, threads):
+    """Return the first element of `layer` that is in a thread's share of all, and how many are."""
     last = table.shape[1] - 1
     total = table[0, last] + table[1, last]
-    first = max(total * part // parts - table[1, layer], 0)
-    end = min(total * (part + 1) // parts - table[1, layer], table[0, layer])
-    return first, max(end - first, 0)
+    begin, end = share_of(total, thread, threads)
+    first = max(begin - table[1, layer], 0)
+    return first, max(min(end - table[1, layer], table[0, layer]) - first, 0)
 
 
 def table(*operands: Sequence[Tensor]) -> array[int]:
     """Return the table of `operands`, each one tensor for each layer."""
     sizes = [tensor.numel() for tensor in operands[0]]
-    numbers = array("q", sizes)
-    numbers.extend(accumulate(sizes[:-1], initial=0))
+    of_layers = array("q", sizes)
+    of_layers.extend(accumulate(sizes[:-1], initial=0))
     for tensors in operands:
-        numbers.extend([tensor.data_ptr() for tensor in tensors])
-    return numbers
+        of_layers.extend([tensor.data_ptr() for tensor in tensors])
+    return of_layers
 
 
-def address(numbers: array[int]) -> int:
+def address_of(of_layers: array[int]) -> int:
     """Return where a table lies; it has to outlive the kernel."""
-    return numbers.buffer_info()[0]
+    return of_layers.buffer_info()[0]
 
 
 def in_memory(value: float | Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The inner loops over a row of a channel: a few entries at a time, each a long run of memory.
+"""The inner loops over a row of a channel: a few entries at a time, each a long stretch of memory.
 
 A row that stays in the first-level cache is read and written anew for every few entries; in return
 what they read comes in the order in which it lies, as fast as the further caches can give it.
@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from gemkern.kernels.cpu.vectors import (
-    BYTES_OF_FLOAT,
-    BYTES_OF_SUM,
-    BYTES_OF_VECTOR,
+from gemkern.kernels.cpu.loops.vectors import (
     FLOAT,
     LONG,
     ZEROS,
@@ -21,6 +18,7 @@ from gemkern.kernels.cpu.vectors import (
     from_start,
     long,
 )
+from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_SUM, BYTES_OF_VECTOR
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
@@ -35,7 +33,7 @@ SUMS = 8
 Vectors = list[ir.Value]
 
 
-def _place(
+def _address_of(
     at: Emitter, base: ir.Value, number: ir.Value, step: ir.Value, inside: ir.Value
 ) -> ir.Value:
     """Return the address of a vector of a pixel."""
@@ -69,10 +67,10 @@ class Reads(NamedTuple):
 
     def vector(self, at: Emitter, base: ir.Value, pixel: ir.Value, inside: ir.Value) -> ir.Value:
         """Return a vector of a pixel of what is read from `base` on."""
-        return at.load(_place(at, base, pixel, self.step, inside))
+        return at.load(_address_of(at, base, pixel, self.step, inside))
 
 
-def _runs(
+def _each_vector(
     at: Emitter,
     pixels: ir.Value,
     vectors: ir.Value,
@@ -153,8 +151,8 @@ def _by_groups_of_target(
 def _values(at: Emitter, values: ir.Value, first: ir.Value, many: int) -> Vectors:
     """Return the values of `many` entries, each in all lanes."""
     builder = at.builder
-    start = builder.add(values, builder.mul(first, long(BYTES_OF_FLOAT)))
-    places = (builder.add(start, long(number * BYTES_OF_FLOAT)) for number in range(many))
+    start = builder.add(values, builder.mul(first, long(BYTES)))
+    places = (builder.add(start, long(number * BYTES)) for number in range(many))
     return [at.spread(at.scalar(place, FLOAT)) for place in places]
 
 
@@ -173,8 +171,8 @@ def _adder(source_of: Callable[..., ir.Value]) -> Any:
     """Return the loop that writes `start` plus the sum of what a list of entries reads.
 
     add(target, target_step, start, rows, source_step, pixel, entries, values, count, pixels,
-    vectors): there are `pixels` runs of `vectors` vectors, `target_step` and `source_step` bytes
-    apart. What entry k reads, as `Reads` says, is multiplied by values[k].
+    vectors): there are `pixels` stretches of `vectors` vectors, `target_step` and `source_step`
+    bytes apart. What entry k reads, as `Reads` says, is multiplied by values[k].
     """
 
     def emit(builder, target, target_step, start, rows, source_step, pixel, entries, values,
@@ -187,7 +185,7 @@ def _adder(source_of: Callable[..., ir.Value]) -> Any:
             bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
 
             def add_vector(number: ir.Value, inside: ir.Value, _: Vectors) -> Vectors:
-                written = _place(at, target, number, target_step, inside)
+                written = _address_of(at, target, number, target_step, inside)
                 total = starts if fresh else at.load(written)
                 for base, factor in zip(bases, factors, strict=True):
                     read = reads.vector(at, base, number, inside)
@@ -195,7 +193,7 @@ def _adder(source_of: Callable[..., ir.Value]) -> Any:
                 at.store(total, written)
                 return []
 
-            _runs(at, pixels, vectors, [], add_vector)
+            _each_vector(at, pixels, vectors, [], add_vector)
 
         _by_groups_of_target(at, count, ONE_KEPT, add)
 
@@ -228,7 +226,7 @@ def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
             bases = reads.bases(at, first, many)
 
             def add_vector(number: ir.Value, inside: ir.Value, products: Vectors) -> Vectors:
-                of_input = at.load(_place(at, x, number, x_step, inside))
+                of_input = at.load(_address_of(at, x, number, x_step, inside))
                 made = []
                 for base, before in zip(bases, products[:many], strict=True):
                     read = reads.vector(at, base, number, inside)
@@ -237,7 +235,7 @@ def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
                 return products[many:] + made
 
             partial = many * -(-SUMS // many)
-            products = _runs(at, pixels, vectors, [ZEROS] * partial, add_vector)
+            products = _each_vector(at, pixels, vectors, [ZEROS] * partial, add_vector)
             _add_products(at, sums, first, many, products)
 
         _by_groups(at, count, ONE_KEPT, multiply)
@@ -268,8 +266,8 @@ def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, p
             bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
 
             def add_vector(number: ir.Value, inside: ir.Value, products: Vectors) -> Vectors:
-                written = _place(at, target, number, target_step, inside)
-                of_input = at.load(_place(at, x, number, x_step, inside))
+                written = _address_of(at, target, number, target_step, inside)
+                of_input = at.load(_address_of(at, x, number, x_step, inside))
                 total, made = ZEROS if fresh else at.load(written), []
                 for base, factor, before in zip(bases, factors, products[:many], strict=True):
                     read = reads.vector(at, base, number, inside)
@@ -278,7 +276,7 @@ def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, p
                 at.store(total, written)
                 return products[many:] + made
 
-            products = _runs(at, pixels, vectors, [ZEROS] * (2 * many), add_vector)
+            products = _each_vector(at, pixels, vectors, [ZEROS] * (2 * many), add_vector)
             _add_products(at, sums, first, many, products)
 
         _by_groups_of_target(at, count, TWO_KEPT, lead)
@@ -295,8 +293,8 @@ multiply_entries, multiply_entries_from_start = _multiplier(from_row), _multipli
 
 
 @njit
-def runs_of(target_step, source_step, pixels, bytes_of_pixel, vectors):
-    """Return of how many runs of how many vectors a row is: one, if pixels lie side by side."""
+def stretches_of(target_step, source_step, pixels, bytes_of_pixel, vectors):
+    """Return how many stretches of how many vectors a row is: one, if pixels lie side by side."""
     if target_step == source_step == bytes_of_pixel:
         return 1, pixels * vectors
     return pixels, vectors

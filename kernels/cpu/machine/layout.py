@@ -10,13 +10,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from gemkern.kernels.cpu.scratch import LINE
-from gemkern.kernels.cpu.vectors import BYTES_OF_FLOAT
+from gemkern.kernels.cpu.machine.lanes import BYTES, LINE
 from gemkern.kernels.reference import batch_last as reference
 from torch import Tensor
 
-# Numbers from which a tensor is large.
-LARGE = 2**14
+# Numbers from which a tensor lies in plain memory.
+PLAIN_FROM = 2**14
 
 
 @lru_cache(maxsize=4096)
@@ -43,9 +42,9 @@ def empty_batch_last(size: tuple[int, ...], like: Tensor) -> Tensor:
     tensor, and a training step needs up to twice the memory.
     """
     count, strides = _place_of(size)
-    if like.dtype != torch.float32 or count < LARGE:
+    if like.dtype != torch.float32 or count < PLAIN_FROM:
         return like.new_empty_strided(size, strides_of(size))
-    memory = np.empty(count + LINE // BYTES_OF_FLOAT, np.float32)
+    memory = np.empty(count + LINE // BYTES, np.float32)
     # A tensor tells its address in half the time that an array takes.
     aligned = -torch.from_numpy(memory).data_ptr() % LINE
     return torch.from_numpy(np.ndarray(size, np.float32, memory, aligned, strides))
@@ -54,4 +53,4 @@ def empty_batch_last(size: tuple[int, ...], like: Tensor) -> Tensor:
 @lru_cache(maxsize=4096)
 def _place_of(size: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
     """Return how many numbers a batch-last tensor of `size` has, and its strides in bytes."""
-    return math.prod(size), tuple(BYTES_OF_FLOAT * stride for stride in strides_of(size))
+    return math.prod(size), tuple(BYTES * stride for stride in strides_of(size))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.vectors import KERNEL_ROWS, ROW_BITS
+from gemkern.kernels.cpu.machine.lanes import KERNEL_ROWS, ROW_BITS
 from numba import njit
 
 

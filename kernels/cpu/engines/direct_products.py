@@ -7,14 +7,14 @@ cache while it is multiplied with what its entries read of the output's gradient
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.dealing import total_of
-from gemkern.kernels.cpu.direct import part_of_line
-from gemkern.kernels.cpu.nonzero import keep_rows
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.reach import Sizes
-from gemkern.kernels.cpu.row_vectors import multiply_entries_from_start
-from gemkern.kernels.cpu.strip_forward import BYTES, share_of
-from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES_OF_SUM, sum_of_lanes
+from gemkern.kernels.cpu.engines.direct import part_of_line
+from gemkern.kernels.cpu.lists.nonzero import keep_rows
+from gemkern.kernels.cpu.loops.row_vectors import multiply_entries_from_start
+from gemkern.kernels.cpu.loops.vectors import sum_of_lanes
+from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_SUM, LANES_OF_SUM, share_of
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.walks.dealing import total_of
+from gemkern.kernels.cpu.walks.lines import Sizes
 from numba import njit, prange
 
 
@@ -58,8 +58,7 @@ def direct_products(
     line = sizes.columns * pixel
     of_bands = np.zeros((len(bands) - 1, count), np.float32)
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         # By the run of a row; bounds that begin with -1 have not been made.
         kept_entries = np.empty((len(row_runs), count), np.int64)
         kept_numbers = np.empty((len(row_runs), count), np.int64)
@@ -82,5 +81,5 @@ def direct_products(
                 )  # fmt: skip
                 if number + 1 == bands[band + 1] or lines[number + 1, 0] != run:
                     empty_sums(kept, run, sums, sizes.taps, channel, of_bands[band])
-        set_float_control(before)
+        adopt(before)
     grad_values[:] = total_of(of_bands)

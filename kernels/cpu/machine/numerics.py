@@ -1,7 +1,7 @@
 """The floating-point control word of a thread: how it rounds, and whether denormals count.
 
-The threads of Numba start with a word of their own. A kernel reads that of its caller and sets it
-in each of them, so that torch.set_flush_denormal holds there too.
+The threads of Numba start with a word of their own. A kernel reads that of its caller and lets each
+of them adopt it, so that torch.set_flush_denormal holds there too.
 """
 
 from __future__ import annotations
@@ -31,16 +31,20 @@ def float_control(context):
 
 
 @intrinsic
-def set_float_control(context, control):
-    """Give this thread the control word that `float_control` returned in another."""
+def adopt(context, control):
+    """Give this thread a control word; return the one that it had, to be given back."""
 
     def generate(context, builder, signature, arguments):
+        place = cgutils.alloca_once_value(builder, ir.Constant(ir.IntType(32), 0))
         if X86:
-            place = cgutils.alloca_once_value(builder, arguments[0])
+            _call(builder, "llvm.x86.sse.stmxcsr", place)
+        before = builder.load(place)
+        builder.store(arguments[0], place)
+        if X86:
             _call(builder, "llvm.x86.sse.ldmxcsr", place)
-        return context.get_dummy_value()
+        return before
 
-    return types.void(types.int32), generate
+    return types.int32(types.int32), generate
 
 
 def _call(builder: ir.IRBuilder, name: str, place: ir.Value) -> None:

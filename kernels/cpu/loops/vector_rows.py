@@ -1,8 +1,8 @@
 """Loops over rows of pixels, one pass each: several rows read, several written, and sums made.
 
-A row is `pixels` runs of `size` images, float32. Rows in the cache lie `near_step` bytes apart from
-pixel to pixel, those of a tensor `far_step`. While a row of a tensor is read, the one that lies
-`ahead` bytes on is fetched: no hardware guesses the jump from channel to channel.
+A row is `pixels` stretches of `size` images, float32. Rows in the cache lie `near_step` bytes apart
+from pixel to pixel, those of a tensor `far_step`. While a row of a tensor is read, the one that
+lies `ahead` bytes on is fetched: no hardware guesses the jump from channel to channel.
 """
 
 from __future__ import annotations
@@ -10,14 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gemkern.kernels.cpu.vectors import (
-    BYTES_OF_VECTOR,
-    FLOAT,
-    LANES,
-    LONG,
-    Emitter,
-    long,
-)
+from gemkern.kernels.cpu.loops.vectors import FLOAT, LONG, Emitter, long
+from gemkern.kernels.cpu.machine.lanes import BYTES_OF_VECTOR, LANES
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -30,22 +24,22 @@ Body = Callable[[Emitter, Vectors, Vectors], tuple[Vectors, Vectors]]
 
 
 def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> Any:
-    """Return a loop over rows: run(shape, rows, numbers).
+    """Return a loop over rows: run(shape, rows, constants).
 
     Args:
         reads, writes: for each row "n" if it lies in the cache, near, or "f" if far, in a tensor;
             "s" if it is written past the caches, to where vectors are aligned.
-        scalars: how many float32 `numbers`, a tuple, holds; `rows` holds the addresses, and `shape`
-            is (pixels, size, near_step, far_step, ahead).
+        scalars: how many float32 `constants`, a tuple, holds; `rows` holds the addresses, and
+            `shape` is (pixels, size, near_step, far_step, ahead).
         sums: how many sums `body` makes; the loop returns a tuple of them, float32.
     """
     places = reads + writes
 
     def emit(builder: ir.IRBuilder, arguments: Sequence[ir.Value]) -> Vectors:
         pixels, size, near_step, far_step, ahead, *rest = arguments
-        rows, numbers = rest[: len(places)], rest[len(places) :]
+        rows, constants = rest[: len(places)], rest[len(places) :]
         whole = Emitter(builder)
-        spread = [whole.spread(number) for number in numbers]
+        spread = [whole.spread(constant) for constant in constants]
         full = builder.sdiv(size, long(LANES))
         left = builder.srem(size, long(LANES))
         tail = Emitter(builder, left)
@@ -78,7 +72,7 @@ def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> An
         return [whole.total(total) for total in totals]
 
     @intrinsic
-    def run(typingctx, shape, rows, numbers):
+    def run(typingctx, shape, rows, constants):
         returned = types.UniTuple(types.float32, sums) if sums else types.void
         signature = returned(
             types.UniTuple(types.int64, SHAPE),
@@ -106,13 +100,13 @@ def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> An
 def reading(norm: bool, residual: bool, keep: bool) -> Any:
     """Return the loop that reads x and a residual, normalises them, and writes ring and kept.
 
-    Its numbers are mean, scale, shift and least, if there is a norm.
+    Its constants are mean, scale, shift and least, if there is a norm.
     """
 
-    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+    def body(at: Emitter, read: Vectors, constants: Vectors) -> tuple[Vectors, Vectors]:
         value = read[0]
         if norm:
-            mean, scale, shift, least = numbers
+            mean, scale, shift, least = constants
             away = at.builder.fsub(value, mean)
             value = at.multiply_add(away, scale, shift)
             if residual:
@@ -126,9 +120,9 @@ def reading(norm: bool, residual: bool, keep: bool) -> Any:
 def writing(added: bool, streamed: bool) -> Any:
     """Return the loop that writes results plus what is added; it sums value - pivot and squares."""
 
-    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+    def body(at: Emitter, read: Vectors, constants: Vectors) -> tuple[Vectors, Vectors]:
         value = at.builder.fadd(read[0], read[1]) if added else read[0]
-        away = at.builder.fsub(value, numbers[0])
+        away = at.builder.fsub(value, constants[0])
         return [value], [away, at.builder.fmul(away, away)]
 
     return row_loop("n" + "f" * added, "s" if streamed else "f", 1, 2, body)
@@ -137,7 +131,7 @@ def writing(added: bool, streamed: bool) -> Any:
 def totalling(added: bool) -> Any:
     """Return the loop that sums results plus what is added."""
 
-    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+    def body(at: Emitter, read: Vectors, constants: Vectors) -> tuple[Vectors, Vectors]:
         return [], [at.builder.fadd(read[0], read[1]) if added else read[0]]
 
     return row_loop("n" + "f" * added, "", 0, 1, body)
@@ -146,11 +140,11 @@ def totalling(added: bool) -> Any:
 def reading_grad(written: bool) -> Any:
     """Return the loop that reads a gradient and y, adds what moments owe to y, and writes a ring.
 
-    Its numbers are constant, slope and mean; `written` is whether it writes to a tensor as well.
+    Its constants are constant, slope and mean; `written` is whether it writes to a tensor as well.
     """
 
-    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
-        constant, slope, mean = numbers
+    def body(at: Emitter, read: Vectors, constants: Vectors) -> tuple[Vectors, Vectors]:
+        constant, slope, mean = constants
         away = at.builder.fsub(read[1], mean)
         value = at.builder.fadd(read[0], at.multiply_add(away, slope, constant))
         return [value] * (1 + written), []
@@ -163,14 +157,14 @@ def leading_back(kept: bool, skip: bool, residual: bool, streamed: bool) -> Any:
 
     It reads the gradient and the result of the ReLU in the cache, x, and what gradients the result
     (`kept`) and x (`skip`) have from elsewhere; what it writes goes past the caches if `streamed`.
-    Its numbers are mean, scale and least; it sums the gradient behind the ReLU, and its product
+    Its constants are mean, scale and least; it sums the gradient behind the ReLU, and its product
     with x - mean.
     """
 
-    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+    def body(at: Emitter, read: Vectors, constants: Vectors) -> tuple[Vectors, Vectors]:
         builder = at.builder
         gradient, result, x, *others = read
-        mean, scale, least = numbers
+        mean, scale, least = constants
         if kept:
             gradient = builder.fadd(gradient, others.pop(0))
         closed = builder.fcmp_ordered("<=", result, least)
@@ -188,7 +182,7 @@ def leading_back(kept: bool, skip: bool, residual: bool, streamed: bool) -> Any:
 def adding(added: bool, streamed: bool) -> Any:
     """Return the loop that writes a row of the cache, plus one of a tensor, to a tensor."""
 
-    def body(at: Emitter, read: Vectors, numbers: Vectors) -> tuple[Vectors, Vectors]:
+    def body(at: Emitter, read: Vectors, constants: Vectors) -> tuple[Vectors, Vectors]:
         return [at.builder.fadd(read[0], read[1]) if added else read[0]], []
 
     return row_loop("n" + "f" * added, "s" if streamed else "f", 0, 0, body)

@@ -7,17 +7,22 @@ from functools import wraps
 from typing import Any
 
 import torch
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
 from gemkern.kernels.reference.normalise import Norm
+from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
 Kernel = Callable[..., Any]
+_HOLD_NO_FLOATS = frozenset(
+    (type(None), bool, int, float, tuple, list, torch.Size, Geometry, Pattern)
+)
 
 
 def float32_or(reference: Kernel) -> Callable[[Kernel], Kernel]:
     """Let `reference` serve a kernel's operands where a tensor is of another float dtype.
 
-    So it does where what is per channel or per weight is not one run of memory.
+    So it does where what is per channel or per weight is not one stretch of memory.
     """
 
     def decorate(kernel: Kernel) -> Kernel:
@@ -31,14 +36,17 @@ def float32_or(reference: Kernel) -> Callable[[Kernel], Kernel]:
 
 
 def _served(operands: tuple[Any, ...]) -> bool:
-    # Every step asks this of every layer, and a generator takes twice as long.
+    # Every step asks this of every layer: by types, whose look-up is quick.
     for operand in operands:
-        if isinstance(operand, Tensor):
-            if operand.dtype != torch.float32 and operand.is_floating_point():
+        kind = type(operand)
+        if kind in _HOLD_NO_FLOATS:
+            continue
+        if kind is Norm or kind is NormSparse:
+            if not _served(operand):
                 return False
-            if operand.dim() < 2 and not operand.is_contiguous():
-                return False
-        elif isinstance(operand, (Norm, NormSparse)) and not _served(operand):
+        elif (operand.dtype != torch.float32 and operand.is_floating_point()) or (
+            operand.dim() < 2 and not operand.is_contiguous()
+        ):
             return False
     return True
 

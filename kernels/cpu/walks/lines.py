@@ -10,8 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from gemkern.kernels.cpu.dealing import bands_of
-from gemkern.kernels.cpu.vectors import KERNEL_ROWS, LANES
+from gemkern.kernels.cpu.walks.dealing import bands_of
 from gemkern.kernels.geometry import Axis, Walk
 
 
@@ -52,13 +51,8 @@ class Sizes(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def lines_of(walk: Walk, backward: bool) -> Lines | None:
-    """Return how to walk the tensor row by row.
-
-    None where images leave a vector partly empty, or an entry cannot tell rows of a kernel apart.
-    """
-    if walk.batch % LANES or walk.kernel_height > KERNEL_ROWS:
-        return None
+def lines_of(walk: Walk, backward: bool) -> Lines:
+    """Return how to walk the tensor row by row; its images fill whole vectors."""
     rows, columns = walk.axes(backward)
     channels = walk.inputs if backward else walk.outputs
     sizes = Sizes(

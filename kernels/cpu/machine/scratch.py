@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-
-LINE = 64
+from gemkern.kernels.cpu.machine.lanes import LINE
 
 
 class _Kept(threading.local):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.memory import doubles
-from gemkern.kernels.cpu.vector_rows import adding, totalling, writing
+from gemkern.kernels.cpu.loops.vector_rows import adding, totalling, writing
+from gemkern.kernels.cpu.machine.memory import doubles
 from numba import njit
 
 write_sums, add_and_write_sums = writing(False, False), writing(True, False)

@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import numpy as np
-from gemkern.kernels.cpu.memory import doubles, floats, integers
-from gemkern.kernels.cpu.moments import combine
-from gemkern.kernels.cpu.nonzero import without_zeros
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.row_vectors import add_entries, runs_of
-from gemkern.kernels.cpu.serving import address
-from gemkern.kernels.cpu.strip_results import pivot_of, write_row
-from gemkern.kernels.cpu.vector_rows import reading
-from gemkern.kernels.cpu.vectors import KERNEL_ROWS, LANES, wait_for_stores
+from gemkern.kernels.cpu.engines.strip_results import pivot_of, write_row
+from gemkern.kernels.cpu.lists.nonzero import without_zeros
+from gemkern.kernels.cpu.loops.norms import (
+    NormAddresses,
+    affine,
+    constants_of,
+    copy,
+    copy_keep,
+    norm_and_add,
+    norm_and_add_keep,
+    norm_keep,
+    norm_only,
+)
+from gemkern.kernels.cpu.loops.row_vectors import add_entries, stretches_of
+from gemkern.kernels.cpu.loops.vectors import wait_for_stores
+from gemkern.kernels.cpu.machine.lanes import BYTES, KERNEL_ROWS, LANES, aligned
+from gemkern.kernels.cpu.machine.memory import doubles, floats, integers
+from gemkern.kernels.cpu.machine.moments import combine
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.geometry import Ring, Walk
-from gemkern.kernels.reference.normalise import Norm
 from numba import njit, prange
 
-BYTES = 4
 # Of a channel in a strip: size, pivot and two sums.
 BYTES_OF_MOMENTS = 32
-# Whether there is a norm, and a residual.
-KINDS = ((False, False), (True, False), (True, True))
-
-
-class NormAddresses(NamedTuple):
-    """What makes the input of a convolution of x; addresses of float32, 0 for what is not there.
-
-    mean, var, weight, bias: [channels]; without a mean the input is x itself. residual: as x.
-    least: 0 with a ReLU, else NaN, which nothing is below.
-    """
-
-    mean: int
-    var: int
-    weight: int
-    bias: int
-    residual: int
-    eps: float
-    least: float
-
-
-def addresses_of(norm: Norm | None) -> tuple[int | float, ...]:
-    """Return the fields of `NormAddresses`: to hand Numba a tuple with names takes longer."""
-    if norm is None:
-        return 0, 0, 0, 0, 0, 0.0, math.nan
-    mean, var, weight, bias, eps, residual, relu = norm
-    tensors = (mean, var, weight, bias, residual)
-    return *map(address, tensors), float(eps), 0.0 if relu else math.nan
-
-
-@njit(cache=True)
-def affine(norm, channels):
-    """Return float32 [channels, 4]: mean, scale, shift and 1 / sqrt(var + eps) of each channel."""
-    table = np.empty((channels, 4), np.float32)
-    if norm.mean == 0:
-        return table
-    for channel in range(channels):
-        inverse = 1.0 / math.sqrt(floats(norm.var, channels)[channel] + norm.eps)
-        weight = floats(norm.weight, channels)[channel] if norm.weight else np.float32(1)
-        table[channel, 0] = floats(norm.mean, channels)[channel]
-        table[channel, 1] = inverse * weight
-        table[channel, 2] = floats(norm.bias, channels)[channel] if norm.bias else np.float32(0)
-        table[channel, 3] = inverse
-    return table
 
 
 @njit
@@ -107,18 +69,6 @@ def rooms(scratch, floats_of_row):
 
 
 @njit
-def aligned(size):
-    """Return the next multiple of a cache line, from a size or an address on."""
-    return (size + 63) // 64 * 64
-
-
-@njit
-def share_of(strips, thread, threads):
-    """Return the strips that a thread makes: from the first to behind the last."""
-    return strips * thread // threads, strips * (thread + 1) // threads
-
-
-@njit
 def slot_of(ring_at, ring, row, pixel):
     """Return where a row of the tensor lies in its ring: in the slot of zeros if outside."""
     slots = ring.last - ring.first + 1
@@ -134,15 +84,11 @@ def write_rows(rows, ring_at, ring, base, offsets, pixel):
         addresses[tap] = slot_of(ring_at, ring, base + offsets[tap], pixel)
 
 
-copy, norm_only, norm_and_add = (reading(*which, False) for which in KINDS)
-copy_keep, norm_keep, norm_and_add_keep = (reading(*which, True) for which in KINDS)
-
-
 @njit
 def row_shape(images, batch, lanes, columns, rows):
     """Return the shape of a row of a chunk, for the loops over rows.
 
-    A row is one run where the chunk is the batch. What is read next is the same row of the next
+    A row is one stretch where the chunk is the batch. What is read next is the same row of the next
     channel, of `rows` rows.
     """
     near, far = BYTES * lanes, BYTES * batch
@@ -157,12 +103,6 @@ def next_row(shape, ring, far):
     """Return the shape of a row of the last channel: the next row begins with the first one."""
     ahead = (1 - (ring.channels - 1) * ring.rows) * ring.columns * far
     return shape[0], shape[1], shape[2], shape[3], ahead
-
-
-@njit
-def numbers_of(table, channel, norm):
-    """Return mean, scale, shift and least of a channel."""
-    return table[channel, 0], table[channel, 1], table[channel, 2], np.float32(norm.least)
 
 
 @njit
@@ -182,16 +122,16 @@ def read_row(ring, slot, tensor, row, norm, table, z, batch, image, images, lane
             else:
                 copy_keep(shape, (x, target, z + offset), ())
             continue
-        numbers = numbers_of(table, channel, norm)
+        constants = constants_of(table, channel, norm)
         if norm.residual == 0:
             if z == 0:
-                norm_only(shape, (x, target), numbers)
+                norm_only(shape, (x, target), constants)
             else:
-                norm_keep(shape, (x, target, z + offset), numbers)
+                norm_keep(shape, (x, target, z + offset), constants)
         elif z == 0:
-            norm_and_add(shape, (x, norm.residual + offset, target), numbers)
+            norm_and_add(shape, (x, norm.residual + offset, target), constants)
         else:
-            norm_and_add_keep(shape, (x, norm.residual + offset, target, z + offset), numbers)
+            norm_and_add_keep(shape, (x, norm.residual + offset, target, z + offset), constants)
 
 
 @njit
@@ -231,7 +171,7 @@ def forward_strip(
             offset = ((output * walk.out_height + row) * columns * walk.batch + image) * BYTES
             target, target_step = (y + offset, far) if straight else (buffer, pixel)
             step = walk.stride_width * pixel
-            pixels, vectors = runs_of(target_step, step, columns, pixel, lanes // LANES)
+            pixels, vectors = stretches_of(target_step, step, columns, pixel, lanes // LANES)
             add_entries(target, target_step, start, rows, step, pixel,
                         entries.ctypes.data + bounds[output] * 8,
                         values.ctypes.data + bounds[output] * BYTES,
@@ -263,8 +203,7 @@ def forward(
     table = affine(norm, ring.channels)
     moments = np.zeros((len(strips) if mean else 0, walk.outputs, 4))
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         following = 0
         for place in range(begins[thread], begins[thread + 1]):
             number, image, images, first, last, begin, end = strips[place]
@@ -277,6 +216,6 @@ def forward(
                 streamed,
             )  # fmt: skip
         wait_for_stores()
-        set_float_control(before)
+        adopt(before)
     if mean:
         combine(moments, mean, var)

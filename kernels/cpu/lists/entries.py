@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Iterator
 from itertools import product
 
 import numpy as np
-from gemkern.kernels.cpu.pattern_lists import lists_of
-from gemkern.kernels.cpu.vectors import ROW_BITS
+from gemkern.kernels.cpu.lists.pattern_lists import lists_of
+from gemkern.kernels.cpu.machine.lanes import ROW_BITS
 from gemkern.kernels.geometry import Ring, Walk
 from gemkern.kernels.reference.pattern import Pattern
 from numba import njit

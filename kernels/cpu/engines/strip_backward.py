@@ -9,26 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from gemkern.kernels.cpu.dealing import total_of
-from gemkern.kernels.cpu.memory import doubles, floats
-from gemkern.kernels.cpu.nonzero import zeros_last
-from gemkern.kernels.cpu.numerics import float_control, set_float_control
-from gemkern.kernels.cpu.row_vectors import (
-    add_entries,
-    lead_entries,
-    multiply_entries,
-    runs_of,
-)
-from gemkern.kernels.cpu.strip_forward import (
-    BYTES,
-    NormAddresses,
-    affine,
-    aligned,
+from gemkern.kernels.cpu.engines.strip_forward import (
     clear_padding,
-    copy,
     next_row,
-    norm_only,
-    numbers_of,
     rooms,
     row_shape,
     sizes_of,
@@ -36,15 +19,28 @@ from gemkern.kernels.cpu.strip_forward import (
     write_rows,
     zero,
 )
-from gemkern.kernels.cpu.strip_results import add_and_write_result, write_result
-from gemkern.kernels.cpu.vector_rows import leading_back, reading_grad
-from gemkern.kernels.cpu.vectors import (
-    BYTES_OF_SUM,
-    LANES,
-    LANES_OF_SUM,
-    sum_of_lanes,
-    wait_for_stores,
+from gemkern.kernels.cpu.engines.strip_results import add_and_write_result, write_result
+from gemkern.kernels.cpu.lists.nonzero import zeros_last
+from gemkern.kernels.cpu.loops.norms import (
+    NormAddresses,
+    affine,
+    constants_of,
+    copy,
+    norm_only,
+    write_norm_grads,
 )
+from gemkern.kernels.cpu.loops.row_vectors import (
+    add_entries,
+    lead_entries,
+    multiply_entries,
+    stretches_of,
+)
+from gemkern.kernels.cpu.loops.vector_rows import leading_back, reading_grad
+from gemkern.kernels.cpu.loops.vectors import sum_of_lanes, wait_for_stores
+from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_SUM, LANES, LANES_OF_SUM, aligned
+from gemkern.kernels.cpu.machine.memory import doubles, floats
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from gemkern.kernels.cpu.walks.dealing import total_of
 from gemkern.kernels.geometry import Ring, Walk
 from numba import njit, prange
 
@@ -90,13 +86,13 @@ def read_grad_row(ring, slot, grad, row, moments, table, written, batch, image, 
         if channel == ring.channels - 1:
             shape = next_row(shape, ring, far)
         grad_row, y = grad + offset, moments.y + offset
-        numbers = (table[channel, 0], table[channel, 1], table[channel, 2])
+        constants = (table[channel, 0], table[channel, 1], table[channel, 2])
         if moments.mean == 0:
             copy(shape, (grad_row, target), ())
         elif written == 0:
-            with_moments(shape, (grad_row, y, target), numbers)
+            with_moments(shape, (grad_row, y, target), constants)
         else:
-            with_moments_written(shape, (grad_row, y, target, written + offset), numbers)
+            with_moments_written(shape, (grad_row, y, target, written + offset), constants)
 
 
 @njit
@@ -121,7 +117,7 @@ def read_input(shape, offset, channel, x, norm, table, inputs, target):
     elif norm.mean == 0:
         copy(shape, (x + offset, target), ())
     else:
-        norm_only(shape, (x + offset, target), numbers_of(table, channel, norm))
+        norm_only(shape, (x + offset, target), constants_of(table, channel, norm))
 
 
 def _leader(streamed):
@@ -136,26 +132,26 @@ def _leader(streamed):
     to_residual_both = leading_back(True, True, True, streamed)
 
     @njit
-    def lead(shape, offset, numbers, x, inputs, gradient, result):
+    def lead(shape, offset, constants, x, inputs, gradient, result):
         read = (gradient, result, x + offset)
         of_z, skip = (inputs.grad_z + offset,), (inputs.grad_skip + offset,)
         made = (inputs.grad_x + offset,)
         if inputs.grad_residual == 0:
             if inputs.grad_z and inputs.grad_skip:
-                return to_norm_both(shape, read + of_z + skip + made, numbers)
+                return to_norm_both(shape, read + of_z + skip + made, constants)
             if inputs.grad_z:
-                return to_norm_kept(shape, read + of_z + made, numbers)
+                return to_norm_kept(shape, read + of_z + made, constants)
             if inputs.grad_skip:
-                return to_norm_skip(shape, read + skip + made, numbers)
-            return to_norm(shape, read + made, numbers)
+                return to_norm_skip(shape, read + skip + made, constants)
+            return to_norm(shape, read + made, constants)
         both = (inputs.grad_x + offset, inputs.grad_residual + offset)
         if inputs.grad_z and inputs.grad_skip:
-            return to_residual_both(shape, read + of_z + skip + both, numbers)
+            return to_residual_both(shape, read + of_z + skip + both, constants)
         if inputs.grad_z:
-            return to_residual_kept(shape, read + of_z + both, numbers)
+            return to_residual_kept(shape, read + of_z + both, constants)
         if inputs.grad_skip:
-            return to_residual_skip(shape, read + skip + both, numbers)
-        return to_residual(shape, read + both, numbers)
+            return to_residual_skip(shape, read + skip + both, constants)
+        return to_residual(shape, read + both, constants)
 
     return lead
 
@@ -169,10 +165,10 @@ def lead_row_through_norm(shape, offset, channel, x, norm, table, inputs, gradie
 
     `gradient` is that of the norm's result, which lies at `result`.
     """
-    numbers = (table[channel, 0], table[channel, 1], np.float32(norm.least))
+    constants = (table[channel, 0], table[channel, 1], np.float32(norm.least))
     if inputs.streamed:
-        return lead_past_caches(shape, offset, numbers, x, inputs, gradient, result)
-    return lead(shape, offset, numbers, x, inputs, gradient, result)
+        return lead_past_caches(shape, offset, constants, x, inputs, gradient, result)
+    return lead(shape, offset, constants, x, inputs, gradient, result)
 
 
 @njit
@@ -209,8 +205,9 @@ def lead_row_back(
             others = zeros[number] if products and inputs.grad_x else begin
             made, read = target + column * target_step, source + column * source_step
             made_step, read_step = stride * target_step, stride * source_step
-            pixels, vectors = runs_of(made_step, read_step if products else made_step, count, pixel,
-                                      lanes // LANES)  # fmt: skip
+            pixels, vectors = stretches_of(
+                made_step, read_step if products else made_step, count, pixel, lanes // LANES
+            )
             if products and inputs.grad_x:
                 lead_entries(made, made_step, read, read_step, rows, pixel, pixel, listed,
                              listed_values, others - begin, products + begin * BYTES_OF_SUM,
@@ -265,25 +262,6 @@ def backward_strip(
     return following
 
 
-@njit
-def write_norm_grads(sums, norm, table, grad_norm):
-    """Write the gradients of mean, variance, weight and bias from sums [parts, channels, 2].
-
-    grad_norm: their addresses, 0 where one is not wanted.
-    """
-    channels = sums.shape[1]
-    for channel in range(channels):
-        once, twice = 0.0, 0.0
-        for part in range(len(sums)):
-            once += sums[part, channel, 0]
-            twice += sums[part, channel, 1]
-        scale, inverse = table[channel, 1], table[channel, 3]
-        made = (-once * scale, -0.5 * twice * scale * inverse * inverse, twice * inverse, once)
-        for which in range(4):
-            if grad_norm[which]:
-                floats(grad_norm[which], channels)[channel] = made[which]
-
-
 @njit(parallel=True, cache=True, error_model="numpy")
 def backward(
     threads, grad_y, of_moments, written, x, of_norm, of_inputs, grad_values, grad_norm, of_walk,
@@ -307,8 +285,7 @@ def backward(
     products = np.empty((threads, count, LANES_OF_SUM), np.float32)
     sums = np.zeros((len(strips) if norm.mean else 0, walk.inputs, 2))
     for thread in prange(threads):
-        before = float_control()
-        set_float_control(control)
+        before = adopt(control)
         following = 0
         for place in range(begins[thread], begins[thread + 1]):
             number, image, images, first, last, begin, end = strips[place]
@@ -327,7 +304,7 @@ def backward(
                     products.ctypes.data + (thread * count + entry) * BYTES_OF_SUM
                 )
         wait_for_stores()
-        set_float_control(before)
+        adopt(before)
     totals = total_of(of_strips)
     for entry in range(count):
         grad_values[lists[2][entry]] = totals[entry]

@@ -1,0 +1,1 @@
+"""The compiled outer loops: `direct` and `strips`, and the choice between them."""

@@ -1,0 +1,1 @@
+"""The entries of a pattern, sorted for a walk."""

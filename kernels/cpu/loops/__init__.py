@@ -1,0 +1,1 @@
+"""The innermost loops, in vector registers, and what a norm does on the way."""

@@ -1,9 +1,10 @@
 """Time sparse convolutions on the CPU, layer by layer, beside PyTorch's dense ones.
 
-Each row is a layer, a pass and a density. Sparse and dense take turns, a few calls in a row each,
-and the row holds their medians; the baseline is the faster of the contiguous and the channels-last
-layout. A wrong result is not timed. The process keeps the memory that it frees, as it does in a
-training loop: otherwise the page faults of fresh outputs would be timed, on both sides.
+Each row is a layer, a pass and a density. The sparse layer is called as an accelerated network
+calls it, so that the engine is the one that runs there. Sparse and dense take turns, a few calls in
+a row each, and the row holds their medians; the baseline is the faster of the contiguous and the
+channels-last layout. A wrong result is not timed. The process keeps the memory that it frees, as it
+does in a training loop: otherwise the page faults of fresh outputs would be timed, on both sides.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from gemkern.kernels.cpu import sparse_conv2d as kernels
+from gemkern.kernels.cpu import norm_sparse_conv2d as fused
+from gemkern.kernels.cpu import sparse_conv2d as single
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
-from gemkern.kernels.reference.pattern import pattern
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
+from gemkern.kernels.reference.pattern import Pattern, pattern
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -101,8 +104,13 @@ def rows(
                 yield _row(layer, density, which, interleaved(contenders, seconds, CALLS_IN_A_ROW))
 
 
-def calls(layer: Layer, density: float) -> dict[str, dict[str, Call]]:
-    """Return by pass the sparse call and the dense ones, by name, checked against each other."""
+def calls(layer: Layer, density: float, alone: bool = False) -> dict[str, dict[str, Call]]:
+    """Return by pass the sparse call and the dense ones, by name, checked against each other.
+
+    Args:
+        alone: whether the sparse calls are those of a layer by itself; else they are what an
+            accelerated network calls. `gemkern.kernels.cpu.engines.choice` has an engine for each.
+    """
     generator = torch.Generator().manual_seed(0)
     shape = (layer.outputs, layer.inputs, 3, 3)
     where = pattern(torch.rand(shape, generator=generator) < density)
@@ -112,24 +120,45 @@ def calls(layer: Layer, density: float) -> dict[str, dict[str, Call]]:
     x = torch.randn(BATCH, layer.inputs, layer.size, layer.size, generator=generator)
     grad_y = torch.randn(F.conv2d(x, weight, None, stride, 1).shape, generator=generator)
     geometry = Geometry(stride, ones, ones)
-    x_last, grad_last = batch_last(x), batch_last(grad_y)
-    made = {
-        "forward": {"sparse": lambda: kernels.sparse_conv2d(x_last, values, where, None, geometry)},
-        "input gradient": {
-            "sparse": lambda: kernels.sparse_conv2d_input_grad(
-                grad_last, x.shape, values, where, geometry
-            )
-        },
-        "weight gradient": {
-            "sparse": lambda: kernels.sparse_conv2d_weight_grad(grad_last, x_last, where, geometry)
-        },
-    }
+    sparse = (_alone if alone else _in_network)(
+        batch_last(x), batch_last(grad_y), values, where, geometry
+    )
+    made = {which: {"sparse": call} for which, call in zip(PASSES, sparse, strict=True)}
     for name, layout in LAYOUTS.items():
         operands = [tensor.contiguous(memory_format=layout) for tensor in (grad_y, x, weight)]
         for which, call in zip(PASSES, _dense(*operands, stride), strict=True):
             made[which][name] = call
     _check(made, where.positions)
     return made
+
+
+def _in_network(
+    x: Tensor, grad_y: Tensor, values: Tensor, where: Pattern, geometry: Geometry
+) -> list[Call]:
+    """Return the three passes of a convolution in an accelerated network, without a norm."""
+
+    def forward() -> Tensor:
+        operands = (x, None, values, where, None, None, False, False, geometry)
+        return fused.norm_sparse_conv2d(*operands)[0]
+
+    def backward(wants_x: bool) -> Any:
+        return fused.norm_sparse_conv2d_backward(
+            NormSparse(grad_y, None, None, None, None), None, None, None, x, None, values, where,
+            False, False, wants_x, not wants_x, geometry,
+        )  # fmt: skip
+
+    return [forward, lambda: backward(True).x, lambda: backward(False).values]
+
+
+def _alone(
+    x: Tensor, grad_y: Tensor, values: Tensor, where: Pattern, geometry: Geometry
+) -> list[Call]:
+    """Return the three passes of a layer by itself."""
+    return [
+        lambda: single.sparse_conv2d(x, values, where, None, geometry),
+        lambda: single.sparse_conv2d_input_grad(grad_y, x.shape, values, where, geometry),
+        lambda: single.sparse_conv2d_weight_grad(grad_y, x, where, geometry),
+    ]
 
 
 def _dense(grad_y: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int]) -> list[Call]:

@@ -78,7 +78,7 @@ def convolutions(layer: Layer, density: float) -> Iterator[Multiplying]:
     Raises:
         AssertionError: a result is wrong.
     """
-    made = calls(layer, density)
+    made = calls(layer, density, alone=True)
     remaining = made["weight gradient"]["sparse"]().numel()
     flop = _flop(layer, layer.inputs * layer.outputs * TAPS)
     for which, contenders in made.items():

@@ -20,9 +20,9 @@ from gemkern.training import (
     EpochStats,
     Method,
     Trainee,
+    Training,
     WeightTraining,
     evaluate,
-    loop,
     train,
     train_together,
 )
@@ -155,7 +155,7 @@ def test_a_batch_larger_than_the_split_is_refused(network: nn.Module, stripes: D
 
 
 def test_what_is_done_after_an_epoch_takes_no_time_of_the_run(
-    network: nn.Module, stripes: Dataset, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, stripes: Dataset
 ) -> None:
     clock = 0.0
 
@@ -170,23 +170,20 @@ def test_what_is_done_after_an_epoch_takes_no_time_of_the_run(
         seconds.append(stats.seconds)
 
     seconds: list[float] = []
-    monkeypatch.setattr(loop.time, "perf_counter", tick)
-    train(network, WeightTraining(network, 3), stripes, batch_size=16, seed=0, on_epoch=dawdle)
+    trainee = Trainee(network, WeightTraining(network, 3), 0, dawdle)
+    Training([trainee], stripes, batch_size=16, clock=tick).run()
     assert seconds == [1.0, 1.0, 1.0]
 
 
-def test_together_the_time_is_shared(
-    network: nn.Module, stripes: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_together_the_time_is_shared(network: nn.Module, stripes: Dataset) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
     seconds: list[float] = []
     models = [copy.deepcopy(network) for _ in range(4)]
     trainees = [
         Trainee(model, WeightTraining(model, 2), seed, lambda stats: seconds.append(stats.seconds))
         for seed, model in enumerate(models)
     ]
-    train_together(trainees, stripes, batch_size=16)
+    Training(trainees, stripes, batch_size=16, clock=lambda: float(next(ticks))).run()
     assert seconds == [0.25] * 8
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.moments import merged
@@ -23,7 +24,7 @@ from gemkern.kernels.cpu.serving import address, gradients_of, served
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu as reference
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu_backward as reference_backward
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Values that are summed in float32; they stay in the first cache while their mean is found.

@@ -9,6 +9,7 @@ the number of threads.
 from __future__ import annotations
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.direct_lists import keep_rows
 from gemkern.kernels.cpu.memory import floats
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
@@ -18,7 +19,7 @@ from gemkern.kernels.cpu.scratch import LINE
 from gemkern.kernels.cpu.strip_forward import BYTES, aligned, share_of
 from gemkern.kernels.cpu.strip_results import write_result
 from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
-from numba import njit, prange
+from numba import prange
 
 
 @njit

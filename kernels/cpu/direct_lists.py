@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.pattern_lists import lists_of
 from gemkern.kernels.cpu.reach import Side
 from gemkern.kernels.cpu.strip_lists import channel_and_tap
 from gemkern.kernels.cpu.strips import Walk
 from gemkern.kernels.reference.pattern import Pattern
-from numba import njit
 
 
 def lists_by_target(

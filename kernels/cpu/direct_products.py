@@ -7,6 +7,7 @@ cache while it is multiplied with what its entries read of the output's gradient
 from __future__ import annotations
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.dealing import total_of
 from gemkern.kernels.cpu.direct import part_of_line
 from gemkern.kernels.cpu.direct_lists import keep_rows
@@ -15,7 +16,7 @@ from gemkern.kernels.cpu.reach import Sizes
 from gemkern.kernels.cpu.row_vectors import multiply_entries_from_start
 from gemkern.kernels.cpu.strip_forward import BYTES, share_of
 from gemkern.kernels.cpu.vectors import BYTES_OF_SUM, LANES_OF_SUM, sum_of_lanes
-from numba import njit, prange
+from numba import prange
 
 
 @njit

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.serving import address, gradients_of, served
@@ -25,7 +26,7 @@ from gemkern.kernels.cpu.strip_forward import (
 )
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.cpu.vector_rows import leading_back
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Values of a channel that one thread takes at once, and how far ahead of it memory is fetched.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import flag_rows, floats, rows
 from gemkern.kernels.cpu.normalise import AHEAD, share
@@ -30,7 +31,7 @@ from gemkern.kernels.cpu.vector_windows import norm_maximum
 from gemkern.kernels.cpu.vectors import Emitter, wait_for_stores
 from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.normalise_max_pool2d import NO_PADDING
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.memory import flag_rows, rows
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
@@ -15,7 +16,7 @@ from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import pooling as reference
 from gemkern.kernels.reference.pooling import Pair, Shape
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.vectors import (
     BYTES_OF_FLOAT,
     BYTES_OF_SUM,
@@ -22,7 +23,7 @@ from gemkern.kernels.cpu.vectors import (
     long,
 )
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 # Vectors of a turn of the loop.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.memory import flags, floats, number
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.tables import address, alike, in_memory, share, table, table_at
@@ -18,7 +19,7 @@ from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.cpu.threshold import float32, selected
 from gemkern.kernels.reference.score_step import Scalar
 from gemkern.kernels.reference.threshold import TAU
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Rows of the table. What is not given is the scores again, and is not read.

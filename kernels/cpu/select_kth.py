@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.keys import LEAST_KEY, bits_of, key_of
 from gemkern.kernels.cpu.memory import flags, floats, integers
 from gemkern.kernels.cpu.tables import address, share, table, table_at
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.cpu.threshold import float32
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Rows of the table.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.dealing import total_of
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
@@ -45,7 +46,7 @@ from gemkern.kernels.cpu.vectors import (
     sum_of_lanes,
     wait_for_stores,
 )
-from numba import njit, prange
+from numba import prange
 
 
 class Moments(NamedTuple):

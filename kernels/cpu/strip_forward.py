@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.memory import doubles, floats, integers
 from gemkern.kernels.cpu.moments import combine
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
@@ -16,7 +17,7 @@ from gemkern.kernels.cpu.strip_results import pivot_of, write_row
 from gemkern.kernels.cpu.strips import TAPS, Ring, Walk
 from gemkern.kernels.cpu.vector_rows import reading
 from gemkern.kernels.cpu.vectors import LANES, wait_for_stores
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 BYTES = 4

@@ -7,11 +7,11 @@ pixels of the ring lie between the start of that row and what the entry reads.
 from __future__ import annotations
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.pattern_lists import lists_of
 from gemkern.kernels.cpu.strips import Ring, Walk
 from gemkern.kernels.cpu.vectors import ROW_BITS
 from gemkern.kernels.reference.pattern import Pattern
-from numba import njit
 
 
 @njit

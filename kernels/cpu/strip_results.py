@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.memory import doubles
 from gemkern.kernels.cpu.vector_rows import adding, totalling, writing
-from numba import njit
 
 write_sums, add_and_write_sums = writing(False, False), writing(True, False)
 stream_sums, add_and_stream_sums = writing(False, True), writing(True, True)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.memory import integers
 from gemkern.kernels.layouts import dense, ordered_as
-from numba import njit
 from torch import Tensor
 
 

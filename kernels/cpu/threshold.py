@@ -11,13 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.compiling import njit
 from gemkern.kernels.cpu.memory import flags, floats, number
 from gemkern.kernels.cpu.numerics import float_control, set_float_control
 from gemkern.kernels.cpu.tables import address, alike, in_memory, share, table, table_at
 from gemkern.kernels.cpu.threads import start_threads
 from gemkern.kernels.layouts import empty_as, same_order
 from gemkern.kernels.reference.threshold import TAU
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Rows of the table.

@@ -6,6 +6,7 @@ import glob
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,24 @@ try:
 except ImportError:
     # Where there are no such locks, what an interrupted writer left stays.
     fcntl = None  # type: ignore[assignment]
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Check that what is at `path`, if anything, is a file on a disk.
+
+    Whoever reads a pipe or a device may wait for ever, or never come to its end.
+
+    Raises:
+        GemkernError: it is something else.
+        OSError: it cannot be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise GemkernError(f"{path} is {what}: give a file on a disk")
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:

@@ -6,10 +6,12 @@ import sys
 
 from rich.console import Console
 
+from gemkern.errors import printable
+
 # A log has no width of its own: give it room for the widest table.
 console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 def say(sentence: str) -> None:
-    """Print a line that can be copied: nothing in it is markup, and nothing breaks it."""
-    console.out(sentence)
+    """Print a line that can be copied: nothing in it is markup, obeyed by a terminal, or broken."""
+    console.out(printable(sentence))

@@ -90,6 +90,7 @@ def _loaded(content: bytes) -> Any:
     """
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
         name = operation.name
         if number >= MOST_OPERATIONS:
@@ -244,12 +245,13 @@ def _array(called: Any, kinds: tuple[str, ...]) -> np.ndarray:
     if kind not in kinds:
         raise GemkernError(f"an array has the dtype {kind[:20]}")
     content = _bytes(body)
-    numbers = np.dtype(kind).newbyteorder(_text(dtype.state[1]))
+    numbers = np.dtype(_text(dtype.state[1]) + kind)
     if len(shape) > 2 or not all(type(side) is int for side in shape):
         raise GemkernError("an array has no shape of rows")
     if prod(shape) * numbers.itemsize != len(content):
         raise GemkernError(f"{len(content)} bytes do not fill an array of its shape")
-    return np.frombuffer(content, numbers).reshape(shape, order=_text(order))
+    by_columns = _text(order) == "F"
+    return np.frombuffer(content, numbers).reshape(shape, order="F" if by_columns else "C")
 
 
 def _bytes(written: Any) -> bytes:
@@ -267,10 +269,10 @@ def _text(written: Any) -> str:
     """Return a name, whether it was written as text or as bytes."""
     if isinstance(written, str):
         return written
-    if isinstance(written, _Called) and written.name.name == "encode":
-        # Made anew each time it is asked for: a long one would be made very often.
-        if len(written.arguments[0]) > LONGEST_NAME:
-            raise GemkernError("a name is too long")
+    encoded = isinstance(written, _Called) and written.name.name == "encode"
+    # It is made anew each time that it is asked for: a long one would be made very often.
+    if encoded and len(written.arguments[0]) > LONGEST_NAME:
+        raise GemkernError("a name is too long")
     return _bytes(written).decode("latin1")
 
 

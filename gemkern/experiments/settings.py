@@ -42,7 +42,10 @@ class Settings:
     data_dir: str | None = option(None, "Folder that holds the data.")
     train_limit: int | None = option(None, "Training images to use, balanced by class.")
     train_at_most: int | None = option(None, "The same, where there are more.")
-    resize: int | None = option(None, "Pixels a side of caltech101's images, 224 if not given.")
+    resize: int | None = option(
+        None, "Pixels a side of the images of caltech101 (224 if not given) and of a folder."
+    )
+    test_folder: str | None = option(None, "Folder of a folder's test images: test if not given.")
     model: str = option("resnet8", f"{', '.join(NETWORKS)}, or package.module:function.")
     affine: bool = option(False, "Whether batch norms learn a scale and a shift.")
     weights_file: str | None = option(

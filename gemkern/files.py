@@ -39,6 +39,24 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         raise GemkernError(f"{path} is {what}: give a file on a disk")
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Check that something could lie at `path`, which need not be there.
+
+    Raises:
+        GemkernError: the operating system refuses to look: the name is too long, or a folder on the
+            way is forbidden or none.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise GemkernError(
+            f"{path} cannot be looked at ({error.strerror}): choose a shorter path, or one that "
+            "may be read"
+        ) from error
+
+
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, which then takes the name `path`.
 
@@ -103,7 +121,8 @@ def _remove_leftovers(final: Path) -> None:
     """Remove what writers left who are no more: they hold a lock as long as they live."""
     if fcntl is None:
         return
-    for leftover in final.parent.glob(f".{glob.escape(final.name)}.*"):
+    # As `tempfile` names them: an editor's own ".name.swp" is none.
+    for leftover in final.parent.glob(f".{glob.escape(final.name)}.{8 * '[a-z0-9_]'}"):
         try:
             handle = os.open(leftover, os.O_RDWR)
         except OSError:

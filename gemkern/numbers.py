@@ -7,6 +7,9 @@ from typing import Any
 
 from gemkern.errors import GemkernError
 
+# Of a search or a finetuning; schedules are planned epoch by epoch.
+MOST_EPOCHS = 10**6
+
 
 def whole_number(what: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return `value`, an integer of Python, NumPy or torch, as an int.

@@ -124,7 +124,7 @@ def load(
     if train_limit is None and at_most is not None and at_most < len(train):
         train_limit = at_most
     if train_limit is not None:
-        share = train_limit / len(train)
+        share = min(train_limit, len(train)) / len(train)
         train = balanced_subset(train, source.classes, train_limit, numbers)
         kept = max(source.classes, round(share * len(held_out)))
         held_out = balanced_subset(held_out, source.classes, kept, numbers)

@@ -83,7 +83,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except GemkernError:
         raise
     except (OSError, SafetensorError) as error:
-        if path.is_file() and path.read_bytes().startswith(_PICKLES):
+        if os.path.isfile(path) and path.read_bytes().startswith(_PICKLES):
             raise GemkernError(
                 f"{path} is a pickle, which could run any code and is not read here: convert it by "
                 f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), "

@@ -15,9 +15,11 @@ if not (_ROOT / "gemkern" / "kernels").is_dir() and (_ROOT / "kernels").is_dir()
 
 if "torch" not in sys.modules:
     # Before PyTorch starts its threads.
-    from gemkern import waiting
+    from gemkern import starting, waiting
 
     waiting.prepare()
+    if waiting.is_command():
+        starting.stop_at_once()
 
 from gemkern import data, models, nn, ops, optim, tickets, training
 from gemkern.errors import GemkernError

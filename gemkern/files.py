@@ -6,6 +6,7 @@ import glob
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,42 @@ try:
 except ImportError:
     # Where there are no such locks, what an interrupted writer left stays.
     fcntl = None  # type: ignore[assignment]
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Check that what is at `path`, if anything, is a file on a disk.
+
+    Whoever reads a pipe or a device may wait for ever, or never come to its end.
+
+    Raises:
+        GemkernError: it is something else.
+        OSError: it cannot be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise GemkernError(f"{path} is {what}: give a file on a disk")
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Check that something could lie at `path`, which need not be there.
+
+    Raises:
+        GemkernError: the operating system refuses to look: the name is too long, or a folder on the
+            way is forbidden or none.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise GemkernError(
+            f"{path} cannot be looked at ({error.strerror}): choose a shorter path, or one that "
+            "may be read"
+        ) from error
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
@@ -84,7 +121,8 @@ def _remove_leftovers(final: Path) -> None:
     """Remove what writers left who are no more: they hold a lock as long as they live."""
     if fcntl is None:
         return
-    for leftover in final.parent.glob(f".{glob.escape(final.name)}.*"):
+    # As `tempfile` names them: an editor's own ".name.swp" is none.
+    for leftover in final.parent.glob(f".{glob.escape(final.name)}.{8 * '[a-z0-9_]'}"):
         try:
             handle = os.open(leftover, os.O_RDWR)
         except OSError:

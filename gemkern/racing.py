@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from gemkern.data import Data
 from gemkern.experiments import own
-from gemkern.experiments.job import plan
+from gemkern.experiments.job import MOST_SEEDS, plan
 from gemkern.experiments.laboratory import Laboratory, as_data, rehearse
 from gemkern.experiments.presets import resolve
 from gemkern.experiments.race import check_resumed, run_in_turn
@@ -102,7 +102,11 @@ def race(
         "data": data if own_data is None else f"own:{own_data.name}",
     }
     resolved = resolve(preset, chosen)
-    count = range(whole_number("seeds", seeds)) if not isinstance(seeds, Iterable) else seeds
+    count = (
+        range(whole_number("seeds", seeds, most=MOST_SEEDS))
+        if not isinstance(seeds, Iterable)
+        else seeds
+    )
     chosen_seeds = [whole_number("a seed", seed, least=0) for seed in count]
     jobs = plan(resolved, methods, chosen_seeds, of)
     laboratory = Laboratory(resolved, data=own_data, build=own_build)

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.files import write_atomically
+from gemkern.files import check_regular, write_atomically
 
-DIGEST = "digest"
+DIGEST, DIGEST_BYTES = "digest", 32
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -67,17 +67,21 @@ def read(path: StrPath, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
         GemkernError: `path` is missing, of another kind or version, or damaged.
     """
     try:
+        check_regular(path)
         with safe_open(Path(path), framework="pt") as file:
             metadata = file.metadata() or {}
             names = file.keys()
             tensors = {name: file.get_tensor(name).clone() for name in names}
     except FileNotFoundError as error:
         raise GemkernError(f"there is no {kind.word} file {path}: check the path") from error
-    except (OSError, SafetensorError) as error:
+    except GemkernError:
+        raise
+    except Exception as error:  # damaged files make safetensors raise nearly anything
         raise kind.damaged(path, f"it cannot be read as safetensors ({error})") from error
     header = _header(path, kind, metadata)
-    digest = tensors.pop(DIGEST, None)
-    if digest is None or digest.tolist() != _digest(metadata[kind.header], tensors):
+    digest = tensors.pop(DIGEST, torch.empty(0))
+    is_whole = digest.shape == (DIGEST_BYTES,)
+    if not is_whole or digest.tolist() != _digest(metadata[kind.header], tensors):
         raise kind.damaged(path, "its content does not match its digest")
     return header, tensors
 
@@ -86,6 +90,12 @@ def hash_tensor(digest: Any, name: str, tensor: Tensor) -> None:
     """Feed a hashlib object with a tensor's name, dtype, shape and row-major bytes."""
     digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
     digest.update(_bytes(tensor))
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are of one dtype and shape, and the same to the bit."""
+    alike = one.dtype == other.dtype and one.shape == other.shape
+    return alike and np.array_equal(_bytes(one), _bytes(other))
 
 
 def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -108,7 +118,7 @@ def _header(path: StrPath, kind: Kind, metadata: Mapping[str, str]) -> dict[str,
         )
     try:
         header = json.loads(metadata[kind.header])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise kind.damaged(path, f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise kind.damaged(path, "its header is not a JSON object")

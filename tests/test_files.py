@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 from pathlib import Path
 
 import pytest
 
 from gemkern.errors import GemkernError
-from gemkern.files import write_atomically
+from gemkern.files import write_atomically, write_json
 
 
 def fail_with(error: BaseException, path: Path) -> None:
@@ -48,3 +49,20 @@ def test_the_file_gets_the_ordinary_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("x")
     write_atomically(tmp_path / "a.txt", lambda path: path.write_text("x"))
     assert (tmp_path / "a.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".a.json.k3_x9abc").write_bytes(b"half of a fi")
+    (tmp_path / ".a.json.swp").write_text("an editor's")
+    (tmp_path / ".b.json.k3_x9abc").write_text("another file's")
+    living = tmp_path / ".a.json.written0"
+    with living.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_json(tmp_path / "a.json", {})
+        assert living.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".a.json.swp",
+        ".a.json.written0",
+        ".b.json.k3_x9abc",
+        "a.json",
+    ]

@@ -16,6 +16,7 @@ FLOORS = (
         "gemkern.errors",
         "gemkern.files",
         "gemkern.numbers",
+        "gemkern.starting",
         "gemkern.tensor_file",
         "gemkern.waiting",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import torch
@@ -12,6 +13,10 @@ from gemkern.cli.holding import STOPPED
 from gemkern.errors import GemkernError
 from gemkern.experiments.stopping import Stop, Stopped
 from gemkern.nn import keep_freed_memory
+from gemkern.starting import SENTENCE
+
+# Exit code of a command whose words could not be written; what it saved is whole.
+UNHEARD = 74
 
 app = typer.Typer(
     help="Find lottery tickets in one training run, and race the ways to find them.",
@@ -30,10 +35,24 @@ def main() -> None:
     keep_freed_memory()
     try:
         with Stop().listening():
-            app()
+            try:
+                app()
+            finally:
+                sys.stdout.flush()
     except GemkernError as error:
         print(f"gemkern: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped:
-        print("gemkern: stopped before it began: give the same command again", file=sys.stderr)
+        print(SENTENCE, file=sys.stderr)
         sys.exit(STOPPED)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Of what is printed: files that are opened have a name. What is left of it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(
+            f"gemkern: what it prints could not be written ({error.strerror}): let it print to a "
+            "place that has room",
+            file=sys.stderr,
+        )
+        sys.exit(UNHEARD)

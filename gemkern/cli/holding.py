@@ -29,6 +29,7 @@ from gemkern.experiments.running import laboratory_of
 from gemkern.experiments.settings import Settings, kinds
 from gemkern.experiments.stopping import Stop, Stopped
 from gemkern.experiments.warm_up import warm_up
+from gemkern.files import check_place
 from gemkern.report import (
     devices,
     savings_table,
@@ -122,6 +123,7 @@ def _open(
     **fixed: Any,
 ) -> tuple[RunFolder, Laboratory]:
     """Return the folder of a run that is asked for, and where it is held."""
+    check_place(asked.out / CONFIG)
     exists = (asked.out / CONFIG).exists()
     if asked.resume and exists and is_bare:
         return _reopened(asked, what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def show_command(
     ] = None,
 ) -> None:
     """Show how far a run is and what it came to, or what is in a ticket; write the picture."""
-    if other is None and what.is_dir():
+    if other is None and os.path.isdir(what):
         _show_run(RunFolder.load(what), picture or what / "race.png")
     else:
         _show_tickets([what] if other is None else [what, other], picture)
@@ -86,7 +87,7 @@ def _show_run(folder: RunFolder, picture: Path) -> None:
 
 def _show_tickets(paths: Sequence[Path], picture: Path | None) -> None:
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise GemkernError(f"{path} is a folder: give two ticket files to compare")
     tickets = [Ticket.load(path) for path in paths]
     tables = [ticket_table(ticket) for ticket in tickets]

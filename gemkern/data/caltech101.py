@@ -10,7 +10,14 @@ import torch
 from PIL import Image
 
 from gemkern.data.files import StrPath, data_folder
-from gemkern.data.images import class_folders, decode, stacked
+from gemkern.data.images import (
+    MOST_PIXELS_A_SIDE,
+    class_folders,
+    decode,
+    image_files,
+    resized,
+    stacked,
+)
 from gemkern.data.split import Source, Split
 from gemkern.errors import GemkernError
 from gemkern.numbers import whole_number
@@ -39,9 +46,9 @@ def read(data_dir: StrPath | None, resize: int = RESIZE) -> Source:
 
     Raises:
         GemkernError: a folder is missing, a class has fewer than 31 images, an image cannot be
-            read, or `resize` is no whole number of at least 1.
+            read, or `resize` is no whole number of pixels.
     """
-    resize = whole_number("resize", resize, least=1)
+    resize = whole_number("resize", resize, 1, MOST_PIXELS_A_SIDE)
     parent = data_folder(data_dir, "caltech101", _REMEDY)
     inside = parent / _FOLDER
     root = inside if inside.is_dir() else parent
@@ -55,7 +62,7 @@ def read(data_dir: StrPath | None, resize: int = RESIZE) -> Source:
 
 def _divided(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the images of a class for training, and those to test with."""
-    files = [path for path in folder.iterdir() if path.suffix.lower() == _SUFFIX]
+    files = image_files(folder, (_SUFFIX,))
     if len(files) <= _TRAIN:
         raise GemkernError(
             f"{folder} holds {len(files)} JPEG images, and {_TRAIN} are for training and one or "
@@ -71,8 +78,7 @@ def _place(path: Path) -> str:
 
 def _decoded(by_class: Sequence[Sequence[Path]], side: int) -> Split:
     def read(path: Path) -> Image.Image:
-        image = decode(path, ("JPEG",))
-        return image.resize((side, side), Image.Resampling.BILINEAR)
+        return resized(decode(path, ("JPEG",)), side)
 
     labels = [label for label, files in enumerate(by_class) for _ in files]
     paths = [path for files in by_class for path in files]

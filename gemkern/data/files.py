@@ -9,8 +9,12 @@ from typing import TypeAlias
 import numpy as np
 
 from gemkern.errors import GemkernError
+from gemkern.files import check_regular
 
 StrPath: TypeAlias = str | os.PathLike[str]
+
+# The largest file that is published, of CIFAR-100, has 155 million bytes.
+MOST_BYTES = 2**28
 
 
 def data_folder(data_dir: StrPath | None, name: str, remedy: str) -> Path:
@@ -33,15 +37,27 @@ def data_folder(data_dir: StrPath | None, name: str, remedy: str) -> Path:
 
 
 def read_bytes(path: Path, remedy: str) -> bytes:
-    """Return what `path` holds.
+    """Return what `path` holds, which is at most `MOST_BYTES`.
 
     Raises:
-        GemkernError: it is missing.
+        GemkernError: it is missing, no file on a disk, or too long.
     """
     try:
+        check_regular(path)
+        check_length(path.stat().st_size, path, remedy)
         return path.read_bytes()
     except FileNotFoundError as error:
         raise GemkernError(f"{path} is missing: {remedy}") from error
+
+
+def check_length(length: int, path: Path, remedy: str) -> None:
+    """Refuse more bytes than `MOST_BYTES`.
+
+    Raises:
+        GemkernError: there are more.
+    """
+    if length > MOST_BYTES:
+        raise damaged(path, f"at most {MOST_BYTES} bytes", "more", remedy)
 
 
 def damaged(path: Path, expected: str, found: str, remedy: str) -> GemkernError:

@@ -6,6 +6,7 @@ import numpy as np
 
 from gemkern.data.split import Split
 from gemkern.errors import GemkernError
+from gemkern.numbers import shown
 
 
 def class_ranks(labels: np.ndarray, classes: int, numbers: np.random.Generator) -> np.ndarray:
@@ -52,7 +53,7 @@ def balanced_subset(split: Split, classes: int, size: int, numbers: np.random.Ge
     """
     if not classes <= size <= len(split):
         raise GemkernError(
-            f"train_limit is {size}: give at least {classes}, one image of every class, "
+            f"train_limit is {shown(size)}: give at least {classes}, one image of every class, "
             f"and at most {len(split)}, the images left for training"
         )
     ranks = class_ranks(split.labels.numpy(), classes, numbers)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gemkern.data.files import StrPath, damaged, data_folder, read_bytes
-from gemkern.data.images import decode, stacked
+from gemkern.data.images import decode, image_files, stacked
 from gemkern.data.split import Source, Split
 from gemkern.errors import GemkernError
 
@@ -54,7 +54,7 @@ def _files(root: Path, wnid: str) -> list[Path]:
     folder = root / "train" / wnid / "images"
     if not folder.is_dir():
         raise GemkernError(f"{folder} is not a folder: {_REMEDY}")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() == _SUFFIX)
+    files = image_files(folder, (_SUFFIX,))
     if not files:
         raise GemkernError(f"{folder} holds no JPEG images: {_REMEDY}")
     return files

@@ -14,6 +14,8 @@ from gemkern.experiments.settings import PLANS, Settings
 from gemkern.tickets import METHODS, Ticket
 
 PHASES: tuple[Phase, ...] = ("find", "finetune")
+# Each is a job, or a part of one, with files of its own.
+MOST_SEEDS = 10_000
 # What says where a job runs, not what it comes to.
 PLACES = ("data_dir", "checkpoint_minutes")
 # What a ticket is compared with, to see whether it knows more than its layer densities.

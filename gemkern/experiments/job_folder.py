@@ -16,7 +16,7 @@ from gemkern.errors import GemkernError
 from gemkern.experiments.checkpoints import Checkpoints
 from gemkern.experiments.job import Job
 from gemkern.experiments.records import EpochRecord, Run, Saving, as_record
-from gemkern.files import plain, write_atomically, write_json
+from gemkern.files import check_regular, plain, write_atomically, write_json
 from gemkern.tickets import Ticket
 
 JOB, EPOCHS, RESULT, FAILURE, LOCK = (
@@ -227,7 +227,9 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(read_text(path))
         if not isinstance(found, dict):
             raise TypeError(f"it holds no object but a {type(found).__name__}")
-    except (TypeError, ValueError) as error:
+    except GemkernError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
         raise damaged(str(path), error) from error
     return found
 
@@ -239,6 +241,7 @@ def read_text(path: Path) -> str:
         GemkernError: it is missing or damaged.
     """
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise GemkernError(

@@ -25,7 +25,7 @@ from gemkern.experiments.job_folder import (
 )
 from gemkern.experiments.records import EpochRecord, Failure, Run, Saving, as_record
 from gemkern.experiments.summary import summarise
-from gemkern.files import write_atomically, write_json
+from gemkern.files import check_place, write_atomically, write_json
 from gemkern.tickets import METHODS, Ticket
 
 CONFIG, RESULTS, JOBS = "config.json", "results.json", "jobs"
@@ -77,9 +77,10 @@ class RunFolder:
         """Check that no run was begun at `path`.
 
         Raises:
-            GemkernError: one was.
+            GemkernError: one was, or no folder could be there.
         """
         folder = cls(Path(path))
+        check_place(folder.path / CONFIG)
         for name in (RESULTS, EPOCHS, JOBS):
             if (folder.path / name).exists():
                 raise GemkernError(
@@ -96,6 +97,7 @@ class RunFolder:
             GemkernError: there is none.
         """
         folder = cls(Path(path))
+        check_place(folder.path / CONFIG)
         if not (folder.path / CONFIG).is_file():
             raise GemkernError(
                 f"{folder.path} holds no {CONFIG}; name a folder that a run was told with --out"

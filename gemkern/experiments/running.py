@@ -59,7 +59,7 @@ def run_job(
 
         def found(seed: int, ticket: Ticket) -> None:
             if ranks.is_first:
-                ticket.save(folder.path / ticket_name(job.method, seed))
+                ticket.save(folder.path / ticket_name(job.method, seed), replace=True)
 
         work = _begun(
             lambda: Work(job, laboratory, given, note, found, ranks.share, ranks.wrap),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
@@ -13,11 +13,15 @@ import torch
 from gemkern.data import NAMES as DATA
 from gemkern.errors import GemkernError
 from gemkern.models import NAMES as NETWORKS
+from gemkern.numbers import MOST_EPOCHS, shown
 from gemkern.tickets import METHODS, option
 from gemkern.training.forms import CHOICES
 
 # Without float16, whose gradients would have to be scaled.
 AUTOCAST = {"none": None, "bfloat16": torch.bfloat16}
+# Of what counts or measures; nothing here needs more.
+MOST = 2**31
+DEVICES = ("cpu", "cuda")
 # What makes the plan that all methods of a race keep to.
 PLANS = "gem-miner"
 
@@ -42,7 +46,10 @@ class Settings:
     data_dir: str | None = option(None, "Folder that holds the data.")
     train_limit: int | None = option(None, "Training images to use, balanced by class.")
     train_at_most: int | None = option(None, "The same, where there are more.")
-    resize: int | None = option(None, "Pixels a side of caltech101's images, 224 if not given.")
+    resize: int | None = option(
+        None, "Pixels a side of the images of caltech101 (224 if not given) and of a folder."
+    )
+    test_folder: str | None = option(None, "Folder of a folder's test images: test if not given.")
     model: str = option("resnet8", f"{', '.join(NETWORKS)}, or package.module:function.")
     affine: bool = option(False, "Whether batch norms learn a scale and a shift.")
     weights_file: str | None = option(
@@ -72,6 +79,9 @@ class Settings:
     def __post_init__(self) -> None:
         own = {name: self.own.get(name, entry.settings()) for name, entry in METHODS.items()}
         object.__setattr__(self, "own", own)
+        for each in (self, *own.values()):
+            for one in fields(each):
+                _check_number(one.name, getattr(each, one.name), one.metadata)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
@@ -107,7 +117,7 @@ class Settings:
 
         def scale(epochs: int) -> int:
             # What is not positive is not made so: it is refused where it is used.
-            return max(1, round(epochs * budget)) if epochs > 0 else epochs
+            return max(1, round(min(epochs * budget, MOST))) if epochs > 0 else epochs
 
         values = self.as_dict()
         scaled = [one.name for kind in _classes() for one in fields(kind) if _in_epochs(one)]
@@ -143,6 +153,20 @@ def _classes() -> list[type]:
     return [Settings, *(entry.settings for entry in METHODS.values())]
 
 
+def _check_number(name: str, value: Any, about: Mapping[str, Any]) -> None:
+    """Refuse a setting that no run could count to, or that is no number.
+
+    Raises:
+        GemkernError: naming it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise GemkernError(f"the setting {name} is {value}: give a finite number")
+    if isinstance(value, int):
+        most = MOST_EPOCHS if about.get("epochs") else MOST
+        if abs(value) > most:
+            raise GemkernError(f"the setting {name} is {shown(value)}: give at most {most}")
+
+
 def _in_epochs(one: Any) -> bool:
     return bool(one.metadata.get("epochs"))
 
@@ -161,6 +185,8 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(name).type not in DEVICES:
+            raise NotImplementedError
         torch.zeros((), device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise GemkernError(
@@ -176,7 +202,7 @@ def check_acceleration(name: str) -> None:
     Raises:
         GemkernError: it is neither.
     """
-    if name not in CHOICES and not Path(name).is_dir():
+    if name not in CHOICES and not os.path.isdir(name):
         raise GemkernError(
             f"accelerate cannot be {name!r}: give one of {', '.join(CHOICES)}, or the folder of a "
             "run whose choices are replayed"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from gemkern.errors import GemkernError
+from gemkern.files import check_regular
 
 StrPath: TypeAlias = str | os.PathLike[str]
 
@@ -74,12 +75,15 @@ def load_weights(model: nn.Module, path: StrPath) -> str:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise GemkernError(f"there is no weights file {path}: check the path") from error
+    except GemkernError:
+        raise
     except (OSError, SafetensorError) as error:
-        if path.is_file() and path.read_bytes().startswith(_PICKLES):
+        if os.path.isfile(path) and path.read_bytes().startswith(_PICKLES):
             raise GemkernError(
                 f"{path} is a pickle, which could run any code and is not read here: convert it by "
                 f"safetensors.torch.save_file(torch.load({path.name!r}, weights_only=True), "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import torch
@@ -41,6 +42,7 @@ MAKERS: dict[str, tuple[int, Maker]] = {
     "conv4": (4, lambda channels, classes, size, norm: Conv4(channels, classes, size)),
 }
 NAMES = tuple(MAKERS)
+_DRAWING = threading.Lock()
 
 
 def build(
@@ -72,7 +74,7 @@ def build(
     """
     if name not in MAKERS:
         raise GemkernError(f"no model is called {name!r}: choose one of {', '.join(NAMES)}")
-    smallest, make = MAKERS[name]
+    smallest, _ = MAKERS[name]
     if image_size < smallest:
         raise GemkernError(
             f"{name} halves its images too often for {image_size} pixels: "
@@ -84,9 +86,18 @@ def build(
             "give at least 1 of each"
         )
     seed = None if seed is None else whole_number("the seed", seed)
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.random.default_generator.manual_seed(seed)
-        model = make(channels, classes, image_size, norm_layer(affine))
-        initialise(model, init)
+    if seed is None:
+        return _made(name, classes, channels, image_size, affine, init)
+    # Threads share the global random state: one draws at a time.
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return _made(name, classes, channels, image_size, affine, init)
+
+
+def _made(
+    name: str, classes: int, channels: int, image_size: int, affine: bool, init: str
+) -> nn.Module:
+    _, make = MAKERS[name]
+    model = make(channels, classes, image_size, norm_layer(affine))
+    initialise(model, init)
     return model

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gemkern.experiments.records import Failure, Run
 from gemkern.experiments.summary import by_method, gains, paired_gain, summarise
+from gemkern.report.cells import cell
 
 NONE = "-"
 SETTINGS_COLUMNS = 2
@@ -51,9 +52,9 @@ def race_table(
     for header in numbers:
         table.add_column(header, justify="right", no_wrap=True)
     for row in summarise(runs, reference):
-        table.add_row(*map(Text, _cells(row)))
+        table.add_row(*map(cell, _cells(row)))
     for failure in failures:
-        table.add_row(Text(failure.what), Text("failed"))
+        table.add_row(cell(failure.what), cell("failed"))
     return table
 
 
@@ -81,13 +82,13 @@ def gain_table(
         rivals = [name for name in by_method(runs) if name != method and gains(runs, method, name)]
     table = Table.grid()
     for rival in rivals:
-        table.add_row(Text(_gain_sentence(runs, method, rival)))
+        table.add_row(cell(_gain_sentence(runs, method, rival)))
     return table
 
 
 def settings_table(settings: Mapping[str, Any]) -> Table:
     """Names and values, read column by column; a long value is folded, never cut."""
-    entries = [(Text(name, style="bold"), Text(_setting(settings[name]))) for name in settings]
+    entries = [(cell(name, style="bold"), cell(_setting(settings[name]))) for name in settings]
     height = math.ceil(len(entries) / SETTINGS_COLUMNS)
     columns = [entries[start : start + height] for start in range(0, len(entries), height or 1)]
     table = Table.grid(padding=(0, 3, 0, 0))

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -68,13 +69,14 @@ def draw_race(runs: Sequence[Run], epochs: Sequence[EpochRecord]) -> Figure:
     _draw_layers(panels["layers"], runs, colours)
     for axes in panels.values():
         _tidy(axes)
-    figure.legend(
+    legend = figure.legend(
         handles=_legend(colours),
         loc="outside upper center",
         ncols=LEGEND_COLUMNS,
         frameon=False,
         fontsize=TEXT_POINTS,
     )
+    _without_formulas(legend)
     return figure
 
 
@@ -98,10 +100,15 @@ def ticket_figure(tickets: Mapping[str, Ticket], path: str | os.PathLike[str]) -
         values += [value for value in own if not math.isnan(value)]
     _log_with_zero(axes, values)
     _name_layers(axes, layers)
-    for text in axes.legend(frameon=False, fontsize=TEXT_POINTS).get_texts():
-        text.set_parse_math(False)
+    _without_formulas(axes.legend(frameon=False, fontsize=TEXT_POINTS))
     _tidy(axes)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def _without_formulas(legend: Legend) -> None:
+    """Let a dollar in a name begin no formula."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def _colours(methods: Iterable[str]) -> dict[str, str]:

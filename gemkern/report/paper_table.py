@@ -7,10 +7,10 @@ from statistics import fmean, stdev
 
 from rich import box
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from gemkern.experiments.paper import Column, Row, Table
 from gemkern.experiments.records import Run
+from gemkern.report.cells import cell
 
 NOT_RUN, NOT_PRINTED = "not run", "-"
 
@@ -33,7 +33,7 @@ def paper_table(
     for row in table.rows:
         own = runs.get(row.name, ())
         cells = [cell for column in table.columns for cell in _cells(column, row, own)]
-        shown.add_row(Text(row.label), *map(Text, cells))
+        shown.add_row(cell(row.label), *map(cell, cells))
     return shown
 
 

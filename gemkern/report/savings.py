@@ -7,9 +7,9 @@ from statistics import fmean
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from gemkern.experiments.records import Saving
+from gemkern.report.cells import cell
 from gemkern.report.console import short
 
 HEADERS = (
@@ -35,7 +35,7 @@ def savings_table(savings: Sequence[Saving]) -> Table:
     for header in HEADERS:
         table.add_column(header, justify="left" if header in HEADERS[:2] else "right")
     for row in _rows(savings):
-        table.add_row(*map(Text, row))
+        table.add_row(*map(cell, row))
     return table
 
 

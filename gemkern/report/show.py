@@ -7,12 +7,12 @@ from statistics import fmean
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Failure
 from gemkern.experiments.run_folder import RunFolder
+from gemkern.report.cells import cell
 from gemkern.report.console import NONE
 from gemkern.tickets import Ticket
 
@@ -30,10 +30,10 @@ def jobs_table(folder: RunFolder) -> Table:
     for job in folder.jobs():
         own, state = folder.look_at(job), folder.state_of(job)
         seeds = ", ".join(map(str, job.seeds))
-        table.add_row(*map(Text, (job.method, seeds, state, *_progress(own.epochs()))))
+        table.add_row(*map(cell, (job.method, seeds, state, *_progress(own.epochs()))))
         if state == "failed":
             whys.append(Failure(job.method, job.seeds, own.failure()).sentence)
-    table.caption = Text("\n".join(whys)) if whys else None
+    table.caption = cell("\n".join(whys)) if whys else None
     return table
 
 
@@ -41,7 +41,7 @@ def ticket_table(ticket: Ticket) -> Table:
     """One row a layer: what remains, and how many of its channels are dead."""
     table = _table("layer", "shape", "weights", "density\n%", "dead\noutputs", "dead\ninputs")
     seed = "no seed" if ticket.seed is None else f"seed {ticket.seed}"
-    table.title = Text(
+    table.title = cell(
         f"{ticket.method} of {ticket.model}, {seed}: "
         f"{ticket.weights_left} weights, {100 * ticket.density:.2f} %"
     )
@@ -55,7 +55,7 @@ def ticket_table(ticket: Ticket) -> Table:
             f"{outputs} of {mask.shape[0]}",
             f"{inputs} of {mask.shape[1]}",
         )
-        table.add_row(*map(Text, cells))
+        table.add_row(*map(cell, cells))
     return table
 
 
@@ -78,11 +78,11 @@ def overlap_table(one: Ticket, other: Ticket) -> Table:
     for name, mask in one.masks.items():
         mine, theirs = int(mask.sum()), int(other.masks[name].sum())
         both, by_chance = int((mask & other.masks[name]).sum()), mine * theirs / mask.numel()
-        table.add_row(*map(Text, _overlap_cells(name, both, min(mine, theirs), by_chance)))
+        table.add_row(*map(cell, _overlap_cells(name, both, min(mine, theirs), by_chance)))
         all_both += both
         all_by_chance += by_chance
     least = min(one.weights_left, other.weights_left)
-    table.add_row(*map(Text, _overlap_cells("all", all_both, least, all_by_chance)))
+    table.add_row(*map(cell, _overlap_cells("all", all_both, least, all_by_chance)))
     return table
 
 

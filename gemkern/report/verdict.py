@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.table import Table
-from rich.text import Text
 
 from gemkern.experiments.records import Run
 from gemkern.experiments.summary import gains, paired_gain
+from gemkern.report.cells import cell
 
 # Student's t, two-sided 95 %, by degrees of freedom; beyond the last it hardly changes.
 QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -19,7 +19,7 @@ def verdict_table(runs: Sequence[Run], method: str, checks: Sequence[str]) -> Ta
     table = Table.grid()
     for check in checks:
         if gains(runs, method, check):
-            table.add_row(Text(verdict(runs, method, check)))
+            table.add_row(cell(verdict(runs, method, check)))
     return table
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 from gemkern.errors import GemkernError
+from gemkern.numbers import MOST_EPOCHS, shown
 
 RULES = ("authors", "paper")
 
@@ -25,17 +26,17 @@ def freeze_epochs(epochs: int, freeze_every: int, rule: str = "authors") -> list
     """
     if rule not in RULES:
         raise GemkernError(f"no freezing rule is called {rule!r}: choose one of {', '.join(RULES)}")
-    if epochs < 1 or freeze_every < 1:
+    if not 1 <= epochs <= MOST_EPOCHS or freeze_every < 1:
         raise GemkernError(
-            f"a search of {epochs} epochs that freezes every {freeze_every} cannot be planned: "
-            "give at least 1 of each"
+            f"a search of {shown(epochs)} epochs that freezes every {shown(freeze_every)} cannot "
+            f"be planned: give at least 1 of each, and at most {MOST_EPOCHS} epochs"
         )
     first = freeze_every if rule == "authors" else freeze_every - 1
     planned = list(range(first, epochs, freeze_every))
     if not planned:
         raise GemkernError(
-            f"freezing every {freeze_every} epochs never happens in a search of {epochs} epochs: "
-            "freeze more often or search longer"
+            f"freezing every {shown(freeze_every)} epochs never happens in a search of {epochs} "
+            "epochs: freeze more often or search longer"
         )
     return planned
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import check_form_may_change, is_accelerated
-from gemkern.numbers import whole_number
+from gemkern.numbers import MOST_EPOCHS, whole_number
 from gemkern.optim import masked_layers, unwrapped, whole_shape
 from gemkern.optim.layers import is_sharded
 from gemkern.tickets import ranks
@@ -54,7 +54,7 @@ class Search(ABC):
         if is_accelerated(self.model):
             check_form_may_change(list(self.layers.values()))
         self.total = sum(whole_shape(layer).numel() for layer in self.layers.values())
-        self.epochs = whole_number("the number of epochs", epochs)
+        self.epochs = whole_number("the number of epochs", epochs, most=MOST_EPOCHS)
         self.epoch = 0
         self._steps_of_epoch = 0
         self._has_stepped = self._has_ranks = False

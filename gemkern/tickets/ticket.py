@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,9 @@ from gemkern.tickets.state import (
     zero_masked_weights,
 )
 
+# Of weights of linear layers to those of convolutions over volumes.
+WEIGHT_DIMENSIONS = range(2, 6)
+MOST_WEIGHTS = 2**31
 FILE = tensor_file.Kind("ticket", 1, "Ticket.save", "copy it again or make the ticket again")
 
 
@@ -185,14 +189,18 @@ class Ticket:
             if is_masked(module) and name not in self.masks:
                 raise self._misfit(f"the ticket has no mask for its layer {name!r}")
 
-    def save(self, path: tensor_file.StrPath, weights: bool = True) -> None:
+    def save(
+        self, path: tensor_file.StrPath, weights: bool = True, *, replace: bool = False
+    ) -> None:
         """Write the ticket to a safetensors file, one bit for each maskable weight.
 
         Args:
             weights: embed the initial weights; else the file holds their checksum alone.
+            replace: whatever else stands at `path` goes.
 
         Raises:
-            GemkernError: the weights are not known, or the file cannot be written.
+            GemkernError: the weights are not known, something else stands at `path`, or the file
+                cannot be written.
         """
         if weights and self.weights is None:
             raise GemkernError(
@@ -209,6 +217,11 @@ class Ticket:
             density=self.density,
             checksum=self.checksum,
         )
+        if not replace and os.path.exists(path) and not _holds(path, asdict(header), tensors):
+            raise GemkernError(
+                f"{path} is there and holds something else: choose another path, or give "
+                "replace=True"
+            )
         tensor_file.write(path, FILE, asdict(header), tensors)
 
     @classmethod
@@ -223,6 +236,8 @@ class Ticket:
             header = _Header(**facts)
         except TypeError as error:
             raise FILE.damaged(path, f"its header is not complete ({error})") from error
+        if lie := _lie(header) or _stranger(header, tensors):
+            raise FILE.damaged(path, lie)
         weights = {
             name.removeprefix("weight/"): tensor
             for name, tensor in tensors.items()
@@ -262,6 +277,10 @@ class Ticket:
                 raise self._misfit(
                     f"{entry!r} is {_describe(ours)} in the ticket and {_describe(theirs)} there"
                 )
+            if ours.is_floating_point() != theirs.is_floating_point():
+                raise self._misfit(
+                    f"{entry!r} is of {ours.dtype} in the ticket and of {theirs.dtype} there"
+                )
 
     def _check_maskable(self, model: nn.Module) -> None:
         reasons = why_not_masked(model)
@@ -284,6 +303,49 @@ class _Header:
     seed: int | None
     density: float
     checksum: str
+
+
+def _lie(header: _Header) -> str:
+    """Return what of a header is not what `save` writes; an empty text if all is."""
+    if not all(isinstance(one, str) for one in (header.model, header.method, header.checksum)):
+        return "its model, its method or its checksum is no text"
+    if header.seed is not None and type(header.seed) is not int:
+        return "its seed is no whole number"
+    if type(header.density) is not float:
+        return "its density is no number"
+    if not isinstance(header.layers, dict) or not header.layers:
+        return "it names no layers"
+    for name, shape in header.layers.items():
+        sides = shape if isinstance(shape, list) else []
+        if len(sides) not in WEIGHT_DIMENSIONS or not all(
+            type(side) is int and 0 < side < MOST_WEIGHTS for side in sides
+        ):
+            return f"the shape of layer {name!r} is not that of a weight"
+    return ""
+
+
+def _stranger(header: _Header, tensors: Mapping[str, Tensor]) -> str:
+    """Return which of the tensors no header tells of; an empty text if none is."""
+    masks = {f"mask/{name}" for name in header.layers}
+    for name in tensors:
+        if name not in masks and not name.startswith("weight/"):
+            return f"no layer of its header has its {name!r}"
+    return ""
+
+
+def _holds(
+    path: tensor_file.StrPath, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> bool:
+    """Return whether the file at `path` is a ticket of this content."""
+    try:
+        facts, found = tensor_file.read(path, FILE)
+    except GemkernError:
+        return False
+    return (
+        facts == header
+        and found.keys() == tensors.keys()
+        and all(tensor_file.same_bits(found[name], tensors[name]) for name in found)
+    )
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gemkern.errors import GemkernError
-from gemkern.numbers import whole_number
+from gemkern.numbers import MOST_EPOCHS, whole_number
 from gemkern.optim import MaskedSGD, SignInSGD
 from gemkern.training.forms import Accelerated, Forms
 from gemkern.training.rates import rate, set_lr
@@ -49,7 +49,7 @@ class WeightTraining:
         schedule: str = "cosine",
         accelerated: Accelerated = False,
     ) -> None:
-        epochs = whole_number("the number of epochs", epochs)
+        epochs = whole_number("the number of epochs", epochs, most=MOST_EPOCHS)
         if epochs < 1:
             raise GemkernError(f"training lasts {epochs} epochs: give at least 1")
         self.model = model

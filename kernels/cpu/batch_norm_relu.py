@@ -16,6 +16,7 @@ import math
 
 import numpy as np
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
 from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.machine.memory import floats
@@ -23,7 +24,7 @@ from gemkern.kernels.cpu.machine.moments import merged
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.machine.threads import start_threads
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Values that are summed in float32; they stay in the first cache while their mean is found.

@@ -20,13 +20,14 @@ from gemkern.kernels.cpu.loops.norms import (
     write_norm_grads,
 )
 from gemkern.kernels.cpu.loops.vector_rows import leading_back
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
 from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.reference.normalise import Norm
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Values of a channel that one thread takes at once, and how far ahead of it memory is fetched.

@@ -24,6 +24,7 @@ from gemkern.kernels.cpu.loops.norms import (
 from gemkern.kernels.cpu.loops.vector_rows import Vectors, row_loop
 from gemkern.kernels.cpu.loops.vector_windows import norm_maximum
 from gemkern.kernels.cpu.loops.vectors import Emitter, wait_for_stores
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, aligned, share_of
 from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.machine.memory import flag_rows, floats, rows
@@ -37,7 +38,7 @@ from gemkern.kernels.cpu.pooling import maximum_channel_backward
 from gemkern.kernels.geometry import Pair, output_image
 from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.normalise_max_pool2d import NO_PADDING
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
 from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.machine.memory import flag_rows, rows
@@ -19,7 +20,7 @@ from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import pooling as reference
 from gemkern.kernels.reference.pooling import Pair, Shape
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # What `pool` can do.

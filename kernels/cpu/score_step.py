@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES
 from gemkern.kernels.cpu.machine.memory import flags, floats, number
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
@@ -26,7 +27,7 @@ from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.cpu.threshold import float32, selected
 from gemkern.kernels.reference.score_step import Scalar
 from gemkern.kernels.reference.threshold import TAU
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Rows of the table. What is not given is the scores again, and is not read.

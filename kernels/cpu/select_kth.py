@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.keys import LEAST_KEY, bits_of, key_of
 from gemkern.kernels.cpu.machine.lanes import BYTES
 from gemkern.kernels.cpu.machine.memory import flags, floats, integers
 from gemkern.kernels.cpu.machine.tables import address_of, share_of_layer, table, table_at
 from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.cpu.threshold import float32
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Rows of the table.

@@ -6,6 +6,7 @@ threads; each number of a result is written once.
 
 from __future__ import annotations
 
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import share_of
 from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
 from gemkern.kernels.cpu.machine.memory import rows
@@ -14,7 +15,7 @@ from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import shortcut as reference
 from gemkern.kernels.reference.shortcut import Pair, Shape
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 

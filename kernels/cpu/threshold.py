@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES
 from gemkern.kernels.cpu.machine.memory import flags, floats, number
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
@@ -25,7 +26,7 @@ from gemkern.kernels.cpu.machine.tables import (
 from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.layouts import empty_as, same_order
 from gemkern.kernels.reference.threshold import TAU
-from numba import njit, prange
+from numba import prange
 from torch import Tensor
 
 # Rows of the table.

@@ -135,6 +135,9 @@ def test_a_file_that_is_no_jpeg(content: str, root: Path) -> None:
     else:
         path.unlink()
         path.mkdir()
+        with pytest.raises(GemkernError, match=f"{path} is a folder: give a file on a disk"):
+            load("caltech101", root, resize=8)
+        return
     with pytest.raises(GemkernError, match=f"{path} is not a JPEG image that can be read"):
         load("caltech101", root, resize=8)
 
@@ -148,5 +151,15 @@ def test_a_size_that_is_none(resize: int, sentence: str, published: Path) -> Non
 
 
 def test_what_has_a_size_is_not_resized() -> None:
-    with pytest.raises(GemkernError, match="digits is read in the size it has: leave resize=32 "):
+    with pytest.raises(
+        GemkernError,
+        match="digits is read as it is published: leave resize=32 out",
+    ):
         load("digits", resize=32)
+
+
+def test_what_a_mac_left_is_passed_over(root: Path) -> None:
+    (root / "__MACOSX").mkdir()
+    for number in range(20):
+        (root / "Faces" / f"._{file(number)}").write_bytes(b"\0\5\x16\7")
+    assert read(root, resize=8).train.labels.tolist() == [0] * 30 + [1] * 30 + [2] * 30

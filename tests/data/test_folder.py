@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from gemkern.data import load
+from gemkern.data import folder, load
 from gemkern.data.folder import read
 from gemkern.errors import GemkernError
 
@@ -71,11 +75,27 @@ def test_a_palette_is_read_as_rgb(images: Path) -> None:
     assert np.array_equal(read(images).train.images[0], expected)
 
 
-def test_other_files_and_hidden_folders_are_left_alone(images: Path) -> None:
-    (images / "train" / "notes.txt").write_text("ants are hard")
+@pytest.mark.filterwarnings("error")
+def test_what_is_hidden_is_passed_over(images: Path) -> None:
     (images / "train" / ".cache").mkdir()
-    (images / "train" / "ant" / "readme.md").write_text("ants")
+    (images / "train" / "__MACOSX" / "ant").mkdir(parents=True)
+    (images / "train" / "ant" / "._0.png").write_bytes(b"\0\5\x16\7")
+    (images / "test" / "bee" / ".DS_Store").write_bytes(b"\0")
     assert read(images).train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_what_is_not_read_is_counted(images: Path) -> None:
+    Image.new("RGB", (7, 5)).save(images / "train" / "ant" / "9.webp")
+    Image.new("RGB", (7, 5)).save(images / "test" / "0.png")
+    (images / "train" / "bee" / "more").mkdir()
+    Image.new("RGB", (7, 5)).save(images / "train" / "bee" / "more" / "1.png")
+    with pytest.warns(UserWarning, match="are not read") as caught:
+        assert len(read(images).train) == 12
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"{images}: 2 files and 1 folders are not read, test/0.png the first of them: put the "
+        "images of each class into train/CLASS and test/CLASS as png, jpg, jpeg or bmp"
+    )
 
 
 def test_load(images: Path) -> None:
@@ -147,5 +167,151 @@ def test_a_mode_of_other_than_eight_bits(mode: str, images: Path) -> None:
 def test_a_file_that_is_no_image(keep: int, images: Path) -> None:
     path = images / "test" / "cow" / "1.png"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(GemkernError, match=f"{path} is not an image that can be read"):
+    with pytest.raises(
+        GemkernError, match=f"{path} is not a PNG, JPEG or BMP image that can be read"
+    ):
+        load("folder", images)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "ICO", "PPM", "WEBP", "EPS", "TGA", "PCX"])
+def test_other_formats_are_not_decoded_whatever_they_are_called(kind: str, images: Path) -> None:
+    path = images / "train" / "ant" / "0.png"
+    content = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(content, kind)
+    path.write_bytes(content.getvalue())
+    with pytest.raises(GemkernError, match=f"{path} is not a PNG, JPEG or BMP image that can be"):
+        load("folder", images)
+
+
+def header(width: int, height: int) -> bytes:
+    """Return a PNG that says how large it is, and has little else."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + rows + chunk(b"IEND", b"")
+
+
+def test_what_a_header_says_is_checked_before_pixels_are_decoded(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = images / "train" / "ant" / "0.png"
+    path.write_bytes(header(9000, 9000))
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it decodes"))
+    with pytest.raises(GemkernError, match=f"{path} has 9000 x 9000 pixels, more than 67108864"):
+        load("folder", images)
+
+
+@pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (0, 7), (2**30, 1)])
+def test_sizes_that_cannot_be(size: tuple[int, int], images: Path) -> None:
+    (images / "train" / "ant" / "0.png").write_bytes(header(*size))
+    with pytest.raises(GemkernError, match=r"ant/0.png"):
+        load("folder", images)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_an_opaque_alpha_channel_goes(mode: str, images: Path) -> None:
+    path = images / "train" / "ant" / "0.png"
+    with Image.open(path) as image:
+        opaque = image.convert(mode)
+    opaque.save(path, **({"transparency": bytes([255] * 256)} if mode == "P" else {}))
+    if mode == "LA":
+        with pytest.raises(GemkernError, match=r"is 7 x 5 RGB but .* is 7 x 5 grey"):
+            read(images)
+        return
+    expected = np.asarray(opaque.convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(read(images).train.images[0], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
+def test_a_transparent_pixel_is_refused(mode: str, images: Path) -> None:
+    path = images / "test" / "bee" / "1.png"
+    if mode in ("RGBA", "LA"):
+        Image.new(mode, (7, 5), (5,) * (len(mode) - 1) + (254,)).save(path)
+    else:
+        # A colour that is transparent wherever it stands.
+        image = Image.new("RGB", (7, 5), (5, 5, 5))
+        image = image.quantize(2) if mode == "P" else image.convert(mode)
+        image.save(path, transparency=image.getpixel((0, 0)))
+    with pytest.raises(GemkernError, match=f"{path} is transparent in places, .* without an alpha"):
+        load("folder", images)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_orientation_says(orientation: int, images: Path) -> None:
+    path = images / "train" / "ant" / "0.png"
+    with Image.open(path) as image:
+        upright = image.copy()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = upright.transpose(BACK[orientation]) if orientation > 1 else upright
+    turned.save(path, exif=exif)
+    assert np.array_equal(read(images).train.images[0], np.asarray(upright).transpose(2, 0, 1))
+
+
+# What a camera that is held so makes of what is upright.
+BACK = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def test_images_of_all_sizes_become_squares(images: Path) -> None:
+    path = images / "train" / "ant" / "0.png"
+    mixed = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 4, 3), np.uint8))
+    mixed.save(path)
+    dataset = load("folder", images, resize=6)
+    assert dataset.image_shape == (3, 6, 6)
+    expected = np.asarray(mixed.resize((6, 6), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert np.array_equal(read(images, resize=6).train.images[0], expected)
+
+
+@pytest.mark.parametrize("resize", [0, -1, 2.5, 2**13 + 1, 10**400])
+def test_a_side_that_cannot_be(resize: float, images: Path) -> None:
+    with pytest.raises(GemkernError, match=r"resize is .*: give a"):
+        load("folder", images, resize=resize)
+
+
+def test_val_may_be_tested_with(images: Path) -> None:
+    expected = read(images).test.images
+    (images / "test").rename(images / "val")
+    with pytest.raises(GemkernError, match="but val is there: to test with it, set test_folder=va"):
+        load("folder", images)
+    assert np.array_equal(read(images, test_folder="val").test.images, expected)
+    assert len(load("folder", images, test_folder="val").test) == 6
+
+
+@pytest.mark.parametrize("name", ["../test", "/etc", "", "..", "a/b"])
+def test_a_test_folder_lies_beside_train(name: str, images: Path) -> None:
+    with pytest.raises(GemkernError, match="give the name of a folder beside train"):
+        load("folder", images, test_folder=name)
+
+
+def test_a_test_folder_of_what_has_none(images: Path) -> None:
+    with pytest.raises(GemkernError, match="leave test_folder=val out, which is for folder"):
+        load("mnist", images, test_folder="val")
+
+
+def test_a_pipe_is_no_image(images: Path) -> None:
+    path = images / "train" / "ant" / "0.png"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(GemkernError, match=f"{path} is a pipe, a socket or a device: give a file"):
+        load("folder", images)
+
+
+def test_more_than_memory_holds(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError("Unable to allocate 3 TiB")
+
+    monkeypatch.setattr(folder.np, "empty", full)
+    with pytest.raises(GemkernError, match=r"do not fit into memory \(Unable to allocate 3 TiB\)"):
         load("folder", images)

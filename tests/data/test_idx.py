@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from gemkern.data import load
+from gemkern.data import files, load
 from gemkern.data.idx import read
 from gemkern.errors import GemkernError
 
@@ -161,3 +163,64 @@ def test_images_and_labels_of_different_number(unpacked: Path) -> None:
     (unpacked / "t10k-labels-idx1-ubyte").write_bytes(idx(PARTS["t10k"][1][:-1]))
     with pytest.raises(GemkernError, match=r"holds 20 images but .*ubyte 19 labels"):
         load("mnist", unpacked)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("mnist", ""),
+        ("mnist", "MNIST/raw"),
+        ("mnist", "raw"),
+        ("fashion-mnist", "FashionMNIST/raw"),
+    ],
+)
+@pytest.mark.parametrize("mark", [".", "-"])
+def test_names_and_places_of_other_packages(
+    mark: str, name: str, place: str, suffix: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, array in FILES.items():
+        content = idx(array)
+        written = folder / (file.replace("-idx", f"{mark}idx") + suffix)
+        written.write_bytes(gzip.compress(content) if suffix else content)
+    source = read(name, tmp_path)
+    assert np.array_equal(source.train.images, PARTS["train"][0][:, None])
+    assert np.array_equal(source.test.labels, PARTS["t10k"][1])
+
+
+def test_a_folder_of_the_files_own_name(unpacked: Path) -> None:
+    for name in FILES:
+        (unpacked / name).rename(unpacked / name.replace("-idx", ".idx"))
+        (unpacked / name).mkdir()
+    assert len(read("mnist", unpacked).train) == 40
+
+
+def test_few_bytes_of_gzip_do_not_become_many(
+    published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published / "train-images-idx3-ubyte.gz"
+    long = idx(np.zeros((2**15, 28, 28), np.uint8))
+    path.write_bytes(gzip.compress(long))
+    monkeypatch.setattr(files, "MOST_BYTES", 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(GemkernError, match=f"{path} is damaged, expected at most 1048576 byte"):
+            load("mnist", published)
+        assert tracemalloc.get_traced_memory()[1] < len(long) / 4
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pipe_is_no_file(unpacked: Path) -> None:
+    path = unpacked / "train-images-idx3-ubyte"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(GemkernError, match=f"{path} is a pipe, a socket or a device: give a file"):
+        load("mnist", unpacked)
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(GemkernError, match=r"cannot be read \(File name too long\)"):
+        load("mnist", tmp_path / ("a" * 300))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,10 +207,17 @@ def test_a_class_too_small_to_share() -> None:
         hold_out(numbered([0, 0, 1, 1]), 3, 0.1, generator())
 
 
-def test_what_the_system_refuses_to_read_is_named(tmp_path: Path) -> None:
+def test_what_the_system_refuses_to_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "train-images-idx3-ubyte"
-    path.mkdir()
-    with pytest.raises(GemkernError, match=f"{path} cannot be read .*directory.*: check that"):
+    path.write_bytes(b"")
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(GemkernError, match=f"{path} cannot be read .*denied.*: check that"):
         load("mnist", tmp_path)
 
 

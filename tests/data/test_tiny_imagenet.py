@@ -167,3 +167,8 @@ def test_what_is_damaged_is_named(case: str, root: Path) -> None:
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(GemkernError, match=f"{tmp_path / 'wnids.txt'} is missing: unpack"):
         load("tiny-imagenet", tmp_path)
+
+
+def test_what_a_mac_left_is_passed_over(root: Path) -> None:
+    (root / "train" / WNIDS[0] / "images" / f"._{WNIDS[0]}_0.JPEG").write_bytes(b"\0\5\x16\7")
+    assert len(read(root).train) == 3 * TRAIN

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOTICE = "gemkern: compiling CPU kernels for this machine, once: up to half a minute\n"
+NOTICE = "gemkern: compiling CPU kernels for this machine, once: one to ten minutes for a race\n"
 SILENCE = "import logging; logging.getLogger('gemkern').setLevel('ERROR')\n"
 KERNELS = """
 import sys

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -207,3 +209,20 @@ def test_errors() -> None:
     ):
         with pytest.raises(GemkernError, match=sentence):
             call()
+
+
+def test_threads_that_build_at_once_draw_what_each_would_alone() -> None:
+    def weights(seed: int) -> Tensor:
+        return build("resnet8", seed=seed, init="kaiming_normal").classifier.weight.detach()
+
+    seeds = range(8)
+    alone = [weights(seed) for seed in seeds]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(3):
+                for one, expected in zip(pool.map(weights, seeds), alone, strict=True):
+                    assert torch.equal(one, expected)
+    finally:
+        sys.setswitchinterval(before)

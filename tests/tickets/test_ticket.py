@@ -1,8 +1,12 @@
 import dataclasses
+import io
+import math
+import os
 import struct
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from tiny_search import (
     TOTAL,
@@ -19,6 +23,7 @@ from torch import nn
 import gemkern as gk
 from gemkern import ops, tensor_file
 from gemkern.errors import GemkernError
+from gemkern.report.show import ticket_table
 from gemkern.tickets import Ticket
 from gemkern.tickets.state import checksum
 from gemkern.tickets.ticket import FILE
@@ -156,7 +161,7 @@ def test_a_truncated_file_is_noticed(tmp_path):
 def test_missing_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(GemkernError, match=r"there is no ticket file .*absent"):
         Ticket.load(tmp_path / "absent")
-    with pytest.raises(GemkernError, match="damaged"):
+    with pytest.raises(GemkernError, match="is a folder: give a file on a disk"):
         Ticket.load(tmp_path)
     save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     with pytest.raises(GemkernError, match=r"model\.safetensors is not a ticket file"):
@@ -171,6 +176,8 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
         ('{"format": 2}', "format version 2 where version 1"),
         ("{}", "format version None"),
         ('{"format": 1}', "does not match its digest"),
+        ('{"format": 1' + 5000 * "0" + "}", "not JSON"),
+        (100_000 * "[", "not JSON"),
     ],
 )
 def test_a_wrong_header_is_refused(tmp_path, text, message):
@@ -198,6 +205,40 @@ def test_parts_are_what_save_writes(tmp_path):
         (lambda h, t: t.update({"mask/0": torch.ones(9)}), "layer '0' is .*float32"),
         (lambda h, t: h.pop("seed"), "header is not complete"),
         (lambda h, t: h.update(sparsity=1), "header is not complete"),
+        (lambda h, t: h.update(model=7), "its model, its method or its checksum is no text"),
+        (lambda h, t: h.update(method=["imp"]), "its model, its method or its checksum is no"),
+        (lambda h, t: h.update(checksum=None), "its model, its method or its checksum is no"),
+        (lambda h, t: h.update(seed="0"), "its seed is no whole number"),
+        (lambda h, t: h.update(seed=True), "its seed is no whole number"),
+        (lambda h, t: h.update(seed=0.5), "its seed is no whole number"),
+        (lambda h, t: h.update(density="0.25"), "its density is no number"),
+        (lambda h, t: h.update(density=[]), "its density is no number"),
+        (lambda h, t: h.update(density=math.nan), "its header says nan"),
+        (lambda h, t: h.update(layers=[]), "names no layers"),
+        (lambda h, t: h.update(layers={}), "names no layers"),
+        (lambda h, t: h.update(layers="0"), "names no layers"),
+        *(
+            (lambda h, t, shape=shape: h["layers"].update({"4": shape}), "shape of layer '4' is no")
+            for shape in (
+                None,
+                "3x64",
+                {},
+                [],
+                [192],
+                [3, -64],
+                [-3, -64],
+                [3, 64.0],
+                [3, "64"],
+                [3, True],
+                [0, 2**70],
+                [2**31, 64],
+                [1] * 6,
+                [[3], 64],
+            )
+        ),
+        (lambda h, t: h["layers"].update({"4": [2**30] * 5}), "layer '4'.* needs"),
+        (lambda h, t: h["layers"].pop("4"), "no layer of its header has its 'mask/4'"),
+        (lambda h, t: t.update(other=torch.ones(1)), "no layer of its header has its 'other'"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(tmp_path, change, message):
@@ -211,7 +252,7 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path, change, message):
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(GemkernError, match="could not write"):
-        ticket().save(tmp_path / "taken")
+        ticket().save(tmp_path / "taken", replace=True)
     assert [entry.name for entry in tmp_path.iterdir()] == ["taken"]
 
 
@@ -359,3 +400,50 @@ def test_modules_see_the_version_of_their_state():
     gk.convert(model)
     model[0].active[0] = False
     Ticket.from_model(model, method="x").apply(nn.Sequential(nn.Linear(4, 4), Versioned(4, 2)))
+
+
+def test_a_ticket_takes_no_other_files_place(tmp_path):
+    path = saved(tmp_path)
+    before = path.read_bytes()
+    ticket().save(path)
+    for write in (
+        lambda: ticket(seed=1).save(path),
+        lambda: ticket().save(path, weights=False),
+        lambda: dataclasses.replace(ticket(), method="imp").save(path),
+    ):
+        with pytest.raises(GemkernError, match=f"{path} is there and holds something else: choose"):
+            write()
+    assert path.read_bytes() == before
+    ticket(seed=1).save(path, replace=True)
+    assert Ticket.load(path).seed == 1
+    (tmp_path / "photograph").write_text("of a cat")
+    with pytest.raises(GemkernError, match="photograph is there"):
+        ticket().save(tmp_path / "photograph")
+
+
+def test_weights_of_another_kind_of_number_do_not_fit():
+    whole = ticket()
+    weights = {**whole.weights, "4.bias": torch.ones(3, dtype=torch.int64)}
+    with pytest.raises(GemkernError, match=r"'4.bias' is of torch.int64 in the ticket and of"):
+        dataclasses.replace(whole, weights=weights).apply(network())
+
+
+def test_a_pipe_is_no_ticket(tmp_path):
+    os.mkfifo(tmp_path / "t")
+    with pytest.raises(GemkernError, match="t is a pipe, a socket or a device: give a file"):
+        Ticket.load(tmp_path / "t")
+
+
+def test_what_a_terminal_would_obey_is_shown_and_not_done(tmp_path):
+    clear, link = "\x1b[2J", "[link=https://bad.example]here[/link]\x9b31m\u202e"
+    whole = dataclasses.replace(ticket(), model=clear, method=link)
+    whole.save(tmp_path / "t")
+    loaded = Ticket.load(tmp_path / "t")
+    assert (loaded.model, loaded.method) == (clear, link)
+    console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system=None)
+    console.print(ticket_table(loaded))
+    shown = console.file.getvalue()
+    assert r"[link=https://bad.example]here[/link]\x9b31m\u202e of" in shown
+    assert r"\x1b[2J, seed 0" in shown
+    assert clear not in shown
+    assert str(GemkernError(f"{clear} and\nmore")) == "\\x1b[2J and\nmore"

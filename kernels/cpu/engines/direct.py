@@ -13,11 +13,12 @@ from gemkern.kernels.cpu.engines.strip_results import write_result
 from gemkern.kernels.cpu.lists.nonzero import keep_rows
 from gemkern.kernels.cpu.loops.row_vectors import add_entries_from_start, stretches_of
 from gemkern.kernels.cpu.loops.vectors import wait_for_stores
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, LINE, aligned, share_of
 from gemkern.kernels.cpu.machine.memory import floats
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.walks.lines import Sizes
-from numba import njit, prange
+from numba import prange
 
 
 @njit

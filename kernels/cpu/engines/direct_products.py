@@ -11,11 +11,12 @@ from gemkern.kernels.cpu.engines.direct import part_of_line
 from gemkern.kernels.cpu.lists.nonzero import keep_rows
 from gemkern.kernels.cpu.loops.row_vectors import multiply_entries_from_start
 from gemkern.kernels.cpu.loops.vectors import sum_of_lanes
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_SUM, LANES_OF_SUM, share_of
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.walks.dealing import total_of
 from gemkern.kernels.cpu.walks.lines import Sizes
-from numba import njit, prange
+from numba import prange
 
 
 @njit

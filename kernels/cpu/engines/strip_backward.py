@@ -37,12 +37,13 @@ from gemkern.kernels.cpu.loops.row_vectors import (
 )
 from gemkern.kernels.cpu.loops.vector_rows import leading_back, reading_grad
 from gemkern.kernels.cpu.loops.vectors import sum_of_lanes, wait_for_stores
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_SUM, LANES, LANES_OF_SUM, aligned
 from gemkern.kernels.cpu.machine.memory import doubles, floats
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.walks.dealing import total_of
 from gemkern.kernels.geometry import Ring, Walk
-from numba import njit, prange
+from numba import prange
 
 
 class Moments(NamedTuple):

@@ -18,12 +18,13 @@ from gemkern.kernels.cpu.loops.norms import (
 )
 from gemkern.kernels.cpu.loops.row_vectors import add_entries, stretches_of
 from gemkern.kernels.cpu.loops.vectors import wait_for_stores
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, KERNEL_ROWS, LANES, aligned
 from gemkern.kernels.cpu.machine.memory import doubles, floats, integers
 from gemkern.kernels.cpu.machine.moments import combine
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.geometry import Ring, Walk
-from numba import njit, prange
+from numba import prange
 
 # Of a channel in a strip: size, pivot and two sums.
 BYTES_OF_MOMENTS = 32

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from gemkern.kernels.cpu.loops.vector_rows import adding, totalling, writing
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.memory import doubles
-from numba import njit
 
 write_sums, add_and_write_sums = writing(False, False), writing(True, False)
 stream_sums, add_and_stream_sums = writing(False, True), writing(True, True)

@@ -12,10 +12,10 @@ from itertools import product
 
 import numpy as np
 from gemkern.kernels.cpu.lists.pattern_lists import lists_of
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import ROW_BITS
 from gemkern.kernels.geometry import Ring, Walk
 from gemkern.kernels.reference.pattern import Pattern
-from numba import njit
 
 # Entries, their numbers among the values, and bounds: those of list n lie at bounds[n] ...
 # bounds[n + 1], in the order of their numbers.

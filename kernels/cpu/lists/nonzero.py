@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import KERNEL_ROWS, ROW_BITS
-from numba import njit
 
 
 @njit

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from gemkern.kernels.cpu.loops.vector_rows import reading
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.memory import floats
 from gemkern.kernels.cpu.machine.serving import address
 from gemkern.kernels.reference.normalise import Norm
-from numba import njit
 
 # Whether there is a norm, and a residual.
 KINDS = ((False, False), (True, False), (True, True))

@@ -18,9 +18,10 @@ from gemkern.kernels.cpu.loops.vectors import (
     from_start,
     long,
 )
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_SUM, BYTES_OF_VECTOR
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 # Vectors of a turn of the loop.

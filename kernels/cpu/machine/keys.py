@@ -7,7 +7,7 @@ so that denormal numbers count as what they are.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from gemkern.kernels.cpu.machine.compiling import njit
 
 SIGN = np.uint32(1 << 31)
 INFINITY = np.uint32(0xFF << 23)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from gemkern.kernels.cpu.machine.compiling import njit
 from llvmlite import binding
-from numba import njit
 
 # Of a float32, and of what the caches hold together.
 BYTES = 4

@@ -6,7 +6,8 @@ is a tensor of integers. No kernel owns or keeps what it works on.
 
 from __future__ import annotations
 
-from numba import carray, njit, types
+from gemkern.kernels.cpu.machine.compiling import njit
+from numba import carray, types
 from numba.extending import intrinsic
 
 

@@ -5,8 +5,8 @@ Chan et al., "Updating formulae and a pairwise algorithm for computing sample va
 
 from __future__ import annotations
 
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.memory import floats
-from numba import njit
 
 
 @njit(cache=True)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import share_of
 from gemkern.kernels.cpu.machine.memory import integers
 from gemkern.kernels.layouts import dense, ordered_as
-from numba import njit
 from torch import Tensor
 
 

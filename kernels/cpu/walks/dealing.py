@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from numba import njit
+from gemkern.kernels.cpu.machine.compiling import njit
 
 # Rows of a band, about: those at its borders are read by both neighbours, unless one thread walks
 # both. Where that makes fewer parts than keep threads busy, bands are smaller.

@@ -36,3 +36,11 @@ def test_the_page_of_methods_names_settings_that_there_are() -> None:
     assert len(prefixes) > 15
     for prefix in prefixes:
         assert any(name.startswith(prefix) for name in settings), prefix
+
+
+def test_every_promise_has_its_test() -> None:
+    text = (DOCS / "promises.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
+    assert len(named) > 8
+    for path in named:
+        assert (DOCS.parent / path).is_file(), path

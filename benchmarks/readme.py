@@ -37,6 +37,7 @@ BLOCKS: dict[str, Render] = {
     **CPU_BLOCKS,
     "roofline": roofline.markdown,
     "equal-steps": comparison.steps_block,
+    "equal-steps-figure": comparison.figure_block,
     "equal-seconds": comparison.seconds_block,
     "tries": comparison.tries_block,
     "schedule": schedule.block,

@@ -11,6 +11,8 @@ from gemkern.errors import GemkernError
 
 # What autocast casts: every float dtype but float64.
 CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
+# Pixels of a stride, a padding or a dilation: kernels count in 32 bits.
+LARGEST_STEP = 2**15
 # Pixels of a maximum's window: where it stands is kept in a byte.
 LARGEST_WINDOW = 256
 
@@ -166,6 +168,11 @@ def check_norm(
                 f"{where}: {name} has shape {tuple(tensor.shape)}; "
                 f"give ({x.shape[1]},), one number for each channel"
             )
+    for name, tensor in {"the residual": residual, **named}.items():
+        if tensor is not None and tensor.device != x.device:
+            raise GemkernError(
+                f"{where}: {name} is on {tensor.device} and x on {x.device}; move one to the other"
+            )
 
 
 def check_windows(
@@ -180,11 +187,15 @@ def check_windows(
     stride = kernel if stride is None else pair(stride)
     check_images(where, x)
     for axis in (0, 1):
-        if kernel[axis] < 1 or stride[axis] < 1 or not 0 <= padding[axis] <= kernel[axis] // 2:
+        if (
+            kernel[axis] < 1
+            or not 1 <= stride[axis] <= LARGEST_STEP
+            or not 0 <= padding[axis] <= kernel[axis] // 2
+        ):
             raise GemkernError(
                 f"{where}: kernel {tuple(kernel)}, stride {tuple(stride)} and padding "
-                f"{tuple(padding)} do not fit; give a kernel and a stride of at least 1, and a "
-                "padding of at most half the kernel"
+                f"{tuple(padding)} do not fit; give a kernel of at least 1, a stride of at least 1 "
+                f"and at most {LARGEST_STEP}, and a padding of at most half the kernel"
             )
         if x.shape[2 + axis] + 2 * padding[axis] < kernel[axis]:
             raise GemkernError(
@@ -213,9 +224,10 @@ def check_taps(where: str, kernel: Sequence[int]) -> None:
 
 
 def _check_pair(where: str, name: str, pair: Sequence[int], least: int) -> None:
-    if len(pair) != 2 or min(pair) < least:
+    if len(pair) != 2 or min(pair) < least or max(pair) > LARGEST_STEP:
         raise GemkernError(
-            f"{where}: {name} is {tuple(pair)}; give an int or a pair, at least {least}"
+            f"{where}: {name} is {tuple(pair)}; give an int or a pair, at least {least} and at "
+            f"most {LARGEST_STEP}"
         )
 
 

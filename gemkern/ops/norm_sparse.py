@@ -119,6 +119,11 @@ def _check_added(where: str, x: Tensor, added: Tensor, outputs: int, image: Pair
             f"{where}: what is added is {added.dtype} {tuple(added.shape)} and the result "
             f"{x.dtype} {size}; make them alike"
         )
+    if added.device != x.device:
+        raise GemkernError(
+            f"{where}: what is added is on {added.device} and x on {x.device}; move one to the "
+            "other"
+        )
 
 
 def check_statistics(where: str, x: Tensor, norm: Norm) -> None:

@@ -11,6 +11,7 @@ from gemkern.errors import GemkernError
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.pattern import Pattern, pattern
 from gemkern.ops.checks import autocasts, check_conv2d, check_linear, pair
+from gemkern.ops.patterns import check_pattern
 from gemkern.ops.registration import SIGNATURES, differentiate, register
 
 __all__ = ["Pattern", "pattern", "sparse_conv2d", "sparse_linear"]
@@ -118,6 +119,7 @@ def geometry_of(
 
 def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None) -> Tensor:
     """Return x in the dtype to compute in, after a look at what is common to both operators."""
+    check_pattern(where, pattern)
     if not values.is_floating_point() or values.shape != pattern.positions.shape:
         raise GemkernError(
             f"{where}: values are {values.dtype} {tuple(values.shape)}; "

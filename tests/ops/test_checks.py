@@ -159,7 +159,7 @@ def test_channels_are_those_of_all_groups(groups: int) -> None:
 )
 def test_geometry_is_a_pair_that_is_large_enough(name: str, least: int, value) -> None:
     pair = (value, value) if isinstance(value, int) else value
-    found = f"{name} is {pair}; give an int or a pair, at least {least}"
+    found = f"{name} is {pair}; give an int or a pair, at least {least} and at most 32768"
     refused(conv2d(), found, **{name: value})
 
 

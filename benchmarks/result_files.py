@@ -112,7 +112,8 @@ def kept(name: str, folder: Path = RESULTS) -> Content:
 
 def source(name: str, found: Mapping[str, Any], device: Mapping[str, Any]) -> str:
     """Return for a page what dtype, device, versions and commit a result is of, and its file."""
-    threads = f", {device['torch_threads']} threads" if "torch_threads" in device else ""
+    count = device.get("torch_threads")
+    threads = "" if count is None else ", 1 thread" if count == 1 else f", {count} threads"
     versions = found["versions"]
     compiler = CPU_COMPILER if device["device"] == "cpu" else COMPILER
     packages = [f"{package} {versions[package]}" for package in ("torch", compiler)]

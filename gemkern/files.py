@@ -44,11 +44,11 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
     Raises:
         GemkernError: the operating system refuses to look: the name is too long, or a folder on the
-            way is forbidden or none.
+            way is forbidden. What is below a file is refused by whoever writes there.
     """
     try:
         os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise GemkernError(

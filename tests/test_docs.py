@@ -41,6 +41,6 @@ def test_the_page_of_methods_names_settings_that_there_are() -> None:
 def test_every_promise_has_its_test() -> None:
     text = (DOCS / "promises.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(tests/[\w/]+\.py)`", text))
-    assert len(named) > 8
+    assert len(named) >= 8
     for path in named:
         assert (DOCS.parent / path).is_file(), path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,6 +18,8 @@ from benchmarks.result_files import image, source, used
 from gemkern.report.figures import COLOURS, MARKERS
 
 FIGURE = "accuracy.png"
+# Percent below the best that the figure reaches; what is worse is named in it.
+POINTS_SHOWN = 12
 NONE = "-"
 Kept = Mapping[str, Any]
 
@@ -88,18 +91,21 @@ def draw(found: Kept, stem: Path) -> list[Path]:
 
 
 def _panel(axis: Axes, rows: Sequence[Row], density: float) -> None:
-    for number, method in enumerate(_methods(rows, "steps")):
-        ours = _of(rows, "steps", method, density)
-        if not ours:
-            continue
-        percent = [100 * row["accuracy_after"] for row in ours]
-        spread = stdev(percent) if len(percent) > 1 else 0.0
+    runs = {method: _of(rows, "steps", method, density) for method in _methods(rows, "steps")}
+    means = {
+        m: 100 * fmean(row["accuracy_after"] for row in ours) for m, ours in runs.items() if ours
+    }
+    least = max(means.values()) - POINTS_SHOWN
+    for number, (method, mean) in enumerate(means.items()):
         axis.errorbar(
-            fmean(_seconds(ours)), fmean(percent), spread, label=method, color=COLOURS[method],
-            fmt=MARKERS[number % len(MARKERS)], markersize=6, capsize=2,
+            fmean(_seconds(runs[method])), mean if mean > least else math.nan,
+            stdev(100 * row["accuracy_after"] for row in runs[method]), label=method,
+            fmt=MARKERS[number % len(MARKERS)], color=COLOURS[method], markersize=6, capsize=2,
         )  # fmt: skip
+    below = ", ".join(f"{method} {mean:.0f}" for method, mean in means.items() if mean <= least)
+    axis.text(0.02, 0.02, f"below: {below}", transform=axis.transAxes, fontsize=7)
     axis.set(title=f"density {100 * density:g} %", xlabel="seconds to find and finetune")
-    axis.set(ylabel="test accuracy, %, mean ± std")
+    axis.set(ylabel="test accuracy, %, mean ± std", ylim=(least, least + POINTS_SHOWN + 1))
     axis.grid(alpha=0.3)
 
 

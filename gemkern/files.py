@@ -44,12 +44,16 @@ def check_place(path: str | os.PathLike[str]) -> None:
 
     Raises:
         GemkernError: the operating system refuses to look: the name is too long, or a folder on the
-            way is forbidden. What is below a file is refused by whoever writes there.
+            way is forbidden or none.
     """
     try:
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return
+    except NotADirectoryError as error:
+        raise GemkernError(
+            f"could not write {path}: {error.strerror}; choose a place that is not below a file"
+        ) from error
     except OSError as error:
         raise GemkernError(
             f"{path} cannot be looked at ({error.strerror}): choose a shorter path, or one that "

@@ -60,9 +60,17 @@ def test_a_value_that_cannot_be(
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
-@pytest.mark.parametrize("out", [300 * "a", "/dev/null/run", "/dev/full"])
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        (300 * "a", "{}/config.json cannot be looked at"),
+        ("/dev/null/run", "could not write {}/config.json"),
+        ("/dev/full", "could not write {}/config.json"),
+    ],
+)
 def test_a_place_that_cannot_be(
     out: str,
+    sentence: str,
     resume: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -71,7 +79,7 @@ def test_a_place_that_cannot_be(
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "mine", "--epochs", "2", "--out", out, *resume) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert f"{out}/config.json cannot be looked at" in line
+    assert sentence.format(out) in line
     assert not list(tmp_path.iterdir())
 
 

@@ -137,7 +137,7 @@ def main(
     }
     if check_budget is not None:
         content["check"] = check(Laboratory(settings, data=laboratory.data), check_budget, steps)
-    name = result_files.named(f"schedule-{preset}", result_files.used(few.device))
+    name = result_files.named(f"schedule-{preset.replace('.', '-')}", result_files.used(few.device))
     path = result_files.keep(out, name, content)
     Console(width=120).print(markdown(content), markup=False)
     typer.echo(f"kept in {path}")

@@ -6,7 +6,7 @@ class GemkernError(ValueError):
 
     def __str__(self) -> str:
         # Names that are quoted in it may come from anybody's file.
-        return "\n".join(printable(line) for line in super().__str__().split("\n"))
+        return printable_lines(super().__str__())
 
 
 def printable(text: str) -> str:
@@ -17,3 +17,8 @@ def printable(text: str) -> str:
         one if one.isprintable() else one.encode("unicode_escape", "surrogatepass").decode()
         for one in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """Return `text` as `printable` has it, but for its ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))

@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from benchmarks import result_files
 from benchmarks.comparison import plan
-from benchmarks.comparison.running import Row, Task, key, run_all
+from benchmarks.comparison.running import Row, Task, best_of, key, run_all, runs_of
+from benchmarks.race_report import total_seconds
 
 # Of the seeds of the tables; tries have one of their own.
 SEEDS, SEED_OF_TRIES = 3, 100
@@ -34,62 +35,47 @@ Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")]
 @app.command()
 def tune(data_dir: DataDir, processes: Processes = 2) -> None:
     """Run the tries of every method."""
-    _run(
-        [
-            Task("tries", method, plan.DENSITY_OF_TRIES, SEED_OF_TRIES, chosen)
-            for method in plan.GRIDS
-            for chosen in plan.tries(method)
-        ],
-        data_dir, processes,
-    )  # fmt: skip
+    tasks = [
+        Task("tries", method, plan.DENSITY_OF_TRIES, SEED_OF_TRIES, chosen)
+        for method in plan.GRIDS
+        for chosen in plan.tries(method)
+    ]
+    _run(tasks, _kept(), data_dir, processes)
 
 
 @app.command()
 def steps(data_dir: DataDir, processes: Processes = 2, seeds: Seeds = SEEDS) -> None:
     """Race all at equal steps."""
     rows = _kept()
-    _run(
-        [_task("steps", rows, *one, plan.EPOCHS) for one in _contenders(seeds)],
-        data_dir, processes,
-    )  # fmt: skip
+    tasks = [_task("steps", rows, *one, plan.EPOCHS) for one in _contenders(seeds)]
+    _run(tasks, rows, data_dir, processes)
 
 
 @app.command()
 def seconds(data_dir: DataDir, processes: Processes = 2, seeds: Seeds = SEEDS) -> None:
     """Race all with as many epochs as fit into the seconds of Gem-Miner at equal steps."""
     rows = _kept()
-    _run(
-        [
-            _task("seconds", rows, *one, epochs_in_time(rows, *one[:2]))
-            for one in _contenders(seeds)
-        ],
-        data_dir, processes,
-    )  # fmt: skip
+    tasks = [
+        _task("seconds", rows, *one, epochs_in_time(rows, *one[:2])) for one in _contenders(seeds)
+    ]
+    _run(tasks, rows, data_dir, processes)
 
 
 def chosen(rows: Sequence[Row], method: str) -> dict[str, Any]:
     """Return what was best for a method on the validation split, of its tries."""
-    tries = [row for row in rows if row["table"] == "tries" and row["method"] == method]
+    tries = runs_of(rows, "tries", method, plan.DENSITY_OF_TRIES)
     assert len(tries) == plan.TRIES, f"tune first: {method} has {len(tries)} tries"
-    best: dict[str, Any] = max(tries, key=lambda row: row["validation_accuracy"])["chosen"]
+    best: dict[str, Any] = best_of(tries)["chosen"]
     return best
-
-
-def total_seconds(rows: Sequence[Row], method: str, density: float) -> float:
-    """Return the mean seconds of a method at equal steps."""
-    taken = [
-        row["find_seconds"] + row["finetune_seconds"]
-        for row in rows
-        if row["table"] == "steps" and row["method"] == method
-        if row["density"] == density or method == "dense"
-    ]
-    return fmean(taken)
 
 
 def epochs_in_time(rows: Sequence[Row], method: str, density: float) -> int:
     """Return how many epochs of a method take as long as Gem-Miner's at equal steps."""
-    share = total_seconds(rows, "gem-miner", density) / total_seconds(rows, method, density)
-    return max(2, round(share * plan.EPOCHS))
+    wanted, own = (
+        fmean(map(total_seconds, runs_of(rows, "steps", one, density)))
+        for one in ("gem-miner", method)
+    )
+    return max(2, round(wanted / own * plan.EPOCHS))
 
 
 def _contenders(seeds: int) -> list[tuple[str, float, int]]:
@@ -110,8 +96,7 @@ def _task(
     return Task(table, method, density, seed, chosen(rows, method), epochs, checks)
 
 
-def _run(tasks: Sequence[Task], data_dir: str, processes: int) -> None:
-    rows = _kept()
+def _run(tasks: Sequence[Task], rows: list[Row], data_dir: str, processes: int) -> None:
     known = {key(row) for row in rows}
     left = [task for task in tasks if task.key not in known]
     with tqdm(total=len(left), unit="run") as bar:

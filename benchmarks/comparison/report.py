@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.comparison import plan
-from benchmarks.comparison.running import Row
+from benchmarks.comparison.running import Row, best_of, runs_of
 from benchmarks.figures import save
+from benchmarks.race_report import total_seconds
 from benchmarks.result_files import image, source, used
 from gemkern.report.figures import COLOURS, MARKERS
 
@@ -46,7 +47,7 @@ def figure_block(name: str, found: Kept) -> str:
 def seconds_block(name: str, found: Kept) -> str:
     """Return the table of equal seconds."""
     rows = found["runs"]
-    densities = [d for d in plan.DENSITIES if _of(rows, "seconds", "gem-miner", d)]
+    densities = [d for d in plan.DENSITIES if runs_of(rows, "seconds", "gem-miner", d)]
     header = ["method"]
     for density in densities:
         at = f"{100 * density:g} %"
@@ -55,7 +56,7 @@ def seconds_block(name: str, found: Kept) -> str:
     for method in _methods(rows, "seconds"):
         line = [method]
         for density in densities:
-            ours = _of(rows, "seconds", method, density)
+            ours = runs_of(rows, "seconds", method, density)
             line += (
                 [str(ours[0]["epochs"]), _percent(ours, "accuracy_after")] if ours else [NONE] * 2
             )
@@ -67,8 +68,8 @@ def tries_block(name: str, found: Kept) -> str:
     """Return the table of what was tried for each method, and what was best."""
     lines = []
     for method in _methods(found["runs"], "tries"):
-        tries = _of(found["runs"], "tries", method, plan.DENSITY_OF_TRIES)
-        best = max(tries, key=lambda row: row["validation_accuracy"])
+        tries = runs_of(found["runs"], "tries", method, plan.DENSITY_OF_TRIES)
+        best = best_of(tries)
         settings = ", ".join(f"{key} {value:g}" for key, value in best["chosen"].items())
         worst = min(row["validation_accuracy"] for row in tries)
         lines.append(
@@ -91,7 +92,7 @@ def draw(found: Kept, stem: Path) -> list[Path]:
 
 
 def _panel(axis: Axes, rows: Sequence[Row], density: float) -> None:
-    runs = {method: _of(rows, "steps", method, density) for method in _methods(rows, "steps")}
+    runs = {method: runs_of(rows, "steps", method, density) for method in _methods(rows, "steps")}
     means = {
         m: 100 * fmean(row["accuracy_after"] for row in ours) for m, ours in runs.items() if ours
     }
@@ -116,14 +117,8 @@ def _methods(rows: Sequence[Row], table: str) -> list[str]:
     return [name for name in order if name in there]
 
 
-def _of(rows: Sequence[Row], table: str, method: str, density: float) -> list[Row]:
-    """Return the runs of a method at a density; the dense network has one for all."""
-    mine = [row for row in rows if row["table"] == table and row["method"] == method]
-    return [row for row in mine if row["density"] == density or method == "dense"]
-
-
 def _cells(rows: Sequence[Row], method: str, density: float) -> list[str]:
-    ours = _of(rows, "steps", method, density)
+    ours = runs_of(rows, "steps", method, density)
     if not ours:
         return [NONE] * 3
     return [
@@ -139,7 +134,7 @@ def _epochs(rows: Sequence[Row], method: str) -> str:
 
 
 def _seconds(rows: Sequence[Row]) -> list[float]:
-    return [row["find_seconds"] + row["finetune_seconds"] for row in rows]
+    return [total_seconds(row) for row in rows]
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -53,6 +53,17 @@ def key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (*(row[name] for name in ("table", "method", "density", "seed")), str(row["chosen"]))
 
 
+def runs_of(rows: Iterable[Row], table: str, method: str, density: float) -> list[Row]:
+    """Return the runs of a method at a density; the dense network has one for all."""
+    mine = [row for row in rows if row["table"] == table and row["method"] == method]
+    return [row for row in mine if row["density"] == density or method == "dense"]
+
+
+def best_of(tries: Iterable[Row]) -> Row:
+    """Return the try that was best on the validation split."""
+    return max(tries, key=lambda row: row["validation_accuracy"])
+
+
 def run_all(tasks: Iterable[Task], data_dir: str, processes: int) -> Iterator[list[Row]]:
     """Run tasks, so many at a time; yield the rows of each as it ends."""
     context = multiprocessing.get_context("spawn")

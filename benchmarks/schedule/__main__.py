@@ -74,18 +74,13 @@ def row_of_authors(laboratory: Laboratory, method: str, found: Sequence[Row], st
     else:
         step = authors.mining_step(models[0], AUTHORS_DENSITY, gem_miner.score_lr, gem_miner.l2)
     tuning = authors.finetuning_step(models[1], lr=settings.finetune_lr, **rates)
-    seen = asdict(plain(laboratory, step, steps))
-    times = {name: seen[name] for name in ("ms", "quartiles")}
+    times = plain(laboratory, step, steps)
     return {
         "method": method,
         "way": AUTHORS,
         "find": [{**visit, **times, "end_ms": 0.0} for visit in found[0]["find"]],
-        "finetune": {**found[0]["finetune"], **_times(plain(laboratory, tuning, steps))},
+        "finetune": {**found[0]["finetune"], **plain(laboratory, tuning, steps)},
     }
-
-
-def _times(visit: Visit) -> dict[str, Any]:
-    return {"ms": visit.ms, "quartiles": visit.quartiles}
 
 
 def check(laboratory: Laboratory, budget: float, steps: int) -> dict[str, float]:

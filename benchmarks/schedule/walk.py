@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from benchmarks.schedule.authors import Batch, Step
 from gemkern.experiments.laboratory import Laboratory
 from gemkern.experiments.settings import Settings
 from gemkern.tickets import METHODS, Search
 from gemkern.tickets.schedules import freeze_epochs
 
-Batch = tuple[Tensor, Tensor]
 # Steps at a density that are not counted: forms are tried, caches fill.
 PART_OF_TRIALS = 0.6
 
@@ -56,11 +56,11 @@ def walk(laboratory: Laboratory, method: str, choice: str, steps: int) -> Iterat
     """Yield what steps took at each density of a search, and in the end the search."""
     made = METHODS[method].make(laboratory.start(method, 0, accelerated=lambda: choice))
     assert isinstance(made, Search)
-    batches = _batches(laboratory)
+    batches, step = laboratory.batches(seed=0), _step_of(made.model, made)
     while made.epoch < made.epochs:
         density, times, end_ms = made.density, [], 0.0
         while made.epoch < made.epochs and made.density == density:
-            times += _times(made.model, made, batches, steps)
+            times += _times(step, batches, steps)
             started = time.perf_counter()
             made.end_epoch()
             end_ms = 1e3 * (time.perf_counter() - started)
@@ -79,30 +79,31 @@ def finetune(laboratory: Laboratory, found: Search, choice: str, steps: int) -> 
     ticket = found.ticket()
     model = laboratory.with_ticket(ticket, 0)
     training = laboratory.finetuning(model, choice)
-    times = _times(model, training, _batches(laboratory), steps)
+    times = _times(_step_of(model, training), laboratory.batches(seed=0), steps)
     return Visit(ticket.density, laboratory.settings.finetune_epochs, *_summary(times))
 
 
-def plain(laboratory: Laboratory, step: Callable[[Batch], None], steps: int) -> Visit:
-    """Return what steps take that are given as a function of a batch, at whatever density."""
-    times = []
-    batches = _batches(laboratory)
-    for _ in range(steps):
-        batch = next(batches)
-        started = time.perf_counter()
-        step(batch)
-        times.append(1e3 * (time.perf_counter() - started))
-    return Visit(1.0, 1, *_summary(times))
+def plain(laboratory: Laboratory, step: Step, steps: int) -> dict[str, Any]:
+    """Return what steps take that are given as a function of a batch: fields of a `Visit`."""
+    ms, quartiles = _summary(_times(step, laboratory.batches(seed=0), steps))
+    return {"ms": ms, "quartiles": quartiles}
 
 
-def _times(model: nn.Module, method: Any, batches: Iterator[Batch], steps: int) -> list[float]:
-    times = []
-    model.train()
-    for _ in range(steps):
-        images, labels = next(batches)
-        started = time.perf_counter()
+def _step_of(model: nn.Module, method: Any) -> Step:
+    def step(batch: Batch) -> None:
+        images, labels = batch
         method.loss(model(images), labels, images).backward()
         method.step()
+
+    model.train()
+    return step
+
+
+def _times(step: Step, batches: Iterator[Batch], steps: int) -> list[float]:
+    times = []
+    for batch in itertools.islice(batches, steps):
+        started = time.perf_counter()
+        step(batch)
         times.append(1e3 * (time.perf_counter() - started))
     return times
 
@@ -111,11 +112,3 @@ def _summary(times: list[float]) -> tuple[float, tuple[float, float]]:
     settled = times[int(PART_OF_TRIALS * len(times)) :]
     first, median, third = statistics.quantiles(settled, n=4)
     return median, (first, third)
-
-
-def _batches(laboratory: Laboratory) -> Iterator[Batch]:
-    batches = laboratory.data.training(laboratory.settings.batch_size, seed=0)
-    for epoch in itertools.count():
-        batches.begin(epoch)
-        for _ in range(len(batches)):
-            yield batches.take()

@@ -9,11 +9,10 @@ import torch
 import typer
 
 from gemkern.cli import checks, looks, reproduce, runs
-from gemkern.cli.holding import STOPPED
 from gemkern.errors import GemkernError
 from gemkern.experiments.stopping import Stop, Stopped
 from gemkern.nn import keep_freed_memory
-from gemkern.starting import SENTENCE
+from gemkern.starting import SENTENCE, STOPPED
 
 # Exit code of a command whose words could not be written; what it saved is whole.
 UNHEARD = 74

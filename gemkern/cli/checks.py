@@ -11,8 +11,7 @@ import typer
 
 from gemkern.cli.console import console, say
 from gemkern.cli.holding import run_together
-from gemkern.cli.options import Asked, listed, with_options
-from gemkern.cli.runs import Seeds
+from gemkern.cli.options import Asked, Seeds, listed, with_options
 from gemkern.experiments.job import CHECKS, Job, plan_checks
 from gemkern.experiments.settings import Settings
 from gemkern.report import race_table, verdict_table

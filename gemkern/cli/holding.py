@@ -36,11 +36,12 @@ from gemkern.report import (
     settings_table,
     versions,
 )
+from gemkern.starting import STOPPED
 from gemkern.tickets import Ticket
 from gemkern.training.forms import MEASURE, NEVER
 
 # Exit codes: a job failed; the run was stopped.
-FAILED, STOPPED = 1, 130
+FAILED = 1
 
 
 def hold_race(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from gemkern.errors import GemkernError
+from gemkern.experiments.job import MOST_SEEDS
 from gemkern.experiments.logs import EVENTS, LOGS, summary_writer
 from gemkern.experiments.presets import resolve
 from gemkern.experiments.ray_engine import check_address, ray_package
@@ -35,6 +36,7 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --
 Log = Annotated[str, typer.Option(help="jsonl, or tensorboard for its event files too.")]
 
 ENGINES = ("process", "ray", "none")
+Seeds = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, ...")]
 By = Annotated[str, typer.Option(help="process: here, in turn; ray: a cluster; none: only list.")]
 Address = Annotated[
     str | None, typer.Option(help="Of the Ray cluster; auto for that of this machine.")

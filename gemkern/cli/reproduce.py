@@ -12,9 +12,8 @@ import typer
 
 from gemkern.cli.console import console, say
 from gemkern.cli.holding import FAILED, hold_race
-from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, with_options
+from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, Seeds, with_options
 from gemkern.errors import GemkernError
-from gemkern.experiments.job import MOST_SEEDS
 from gemkern.experiments.paper import TABLES, Row, Table
 from gemkern.experiments.records import Run
 from gemkern.experiments.run_folder import CONFIG, RESULTS, RunFolder
@@ -22,7 +21,6 @@ from gemkern.report import paper_table
 
 Name = Annotated[str, typer.Argument(help=f"{', '.join(TABLES)}.")]
 Rows = Annotated[str | None, typer.Option(help="Names of rows; all if nothing is said.")]
-Seeds = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, ...")]
 
 
 def register(app: typer.Typer) -> None:

@@ -19,9 +19,19 @@ from gemkern.cli.holding import (
     run_together,
     told_how_to_go_on,
 )
-from gemkern.cli.options import Address, Asked, By, Cpus, Engine, Gpus, listed, with_options
+from gemkern.cli.options import (
+    Address,
+    Asked,
+    By,
+    Cpus,
+    Engine,
+    Gpus,
+    Seeds,
+    listed,
+    with_options,
+)
 from gemkern.cli.progress import progress
-from gemkern.experiments.job import MOST_SEEDS, Job, job
+from gemkern.experiments.job import Job, job
 from gemkern.experiments.job_folder import Busy, JobFolder
 from gemkern.experiments.run_folder import RunFolder
 from gemkern.experiments.running import laboratory_of, run_job
@@ -35,7 +45,6 @@ from gemkern.report import (
 from gemkern.tickets import METHODS, Ticket
 
 Methods = Annotated[str, typer.Option(help=f"Out of {', '.join(METHODS)}.")]
-Seeds = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="How many seeds: 0, 1, ...")]
 Seed = Annotated[
     int,
     typer.Option(min=0, max=2**31, help="Seed of the weights, the scores and the data order."),

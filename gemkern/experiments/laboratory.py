@@ -151,7 +151,7 @@ class Laboratory:
             weight_decay=self.settings.weight_decay,
             schedule=self.settings.finetune_schedule,
             accelerated=accelerated,
-            batches=partial(self._batches, seed),
+            batches=partial(self.batches, seed),
             ticket=ticket,
             redrawn=partial(self.fresh_model, method=drawn_as, redrawn=True) if from_file else None,
         )
@@ -183,7 +183,7 @@ class Laboratory:
             )
         return self._records[method, seed, phase]
 
-    def _batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training batches of `seed`, epoch after epoch."""
         batches = self.data.training(self.settings.batch_size, seed)
         for epoch in itertools.count():
@@ -193,7 +193,7 @@ class Laboratory:
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         """Return images and labels of a training step: the first batch of seed 0."""
-        return next(self._batches(seed=0))
+        return next(self.batches(seed=0))
 
     def finetuning(self, model: nn.Module, accelerated: Accelerated = NEVER) -> WeightTraining:
         """Return the settings' finetuning recipe for `model`, before its first step."""

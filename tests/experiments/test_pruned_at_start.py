@@ -91,7 +91,7 @@ def test_a_rehearsal_refuses_bad_settings_and_looks_at_no_batch(
     def unread(laboratory: Laboratory, seed: int) -> Iterator[Any]:
         yield pytest.fail("a batch was read")
 
-    monkeypatch.setattr(Laboratory, "_batches", unread)
+    monkeypatch.setattr(Laboratory, "batches", unread)
     assert rehearse(Laboratory(settings(**QUICK)), METHODS) == dict.fromkeys(METHODS, 0)
     with pytest.raises(GemkernError, match="snip_batches is 0: give at least 1"):
         rehearse(Laboratory(settings(snip_batches=0)), METHODS)

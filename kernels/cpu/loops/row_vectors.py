@@ -253,15 +253,17 @@ def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
     return multiply_entries
 
 
-@intrinsic
-def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, pixel,
-                 entries, values, count, sums, pixels, vectors):  # fmt: skip
-    """Do for a list of entries what `add_entries`, from 0, and `multiply_entries` do, in one."""
+def _leading(source_of: Callable[..., ir.Value]) -> Any:
+    """Return the loop that does what `add_entries`, from 0, and `multiply_entries` do, in one.
+
+    lead(target, target_step, x, x_step, rows, source_step, pixel, entries, values, count, sums,
+    pixels, vectors): operands as in `_adder` and `_multiplier`.
+    """
 
     def emit(builder, target, target_step, x, x_step, rows, source_step, pixel, entries,
              values, count, sums, pixels, vectors):  # fmt: skip
         at = Emitter(builder)
-        reads = Reads(from_row, rows, source_step, pixel, entries)
+        reads = Reads(source_of, rows, source_step, pixel, entries)
 
         def lead(first: ir.Value, many: int, fresh: bool) -> None:
             bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
@@ -282,15 +284,21 @@ def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, p
 
         _by_groups_of_target(at, count, TWO_KEPT, lead)
 
-    def codegen(context, builder, signature, arguments):
-        emit(builder, *arguments)
-        return context.get_dummy_value()
+    @intrinsic
+    def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, pixel,
+                     entries, values, count, sums, pixels, vectors):  # fmt: skip
+        def codegen(context, builder, signature, arguments):
+            emit(builder, *arguments)
+            return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 13), codegen
+        return types.void(*(types.int64,) * 13), codegen
+
+    return lead_entries
 
 
 add_entries, add_entries_from_start = _adder(from_row), _adder(from_start)
 multiply_entries, multiply_entries_from_start = _multiplier(from_row), _multiplier(from_start)
+lead_entries, lead_entries_from_start = _leading(from_row), _leading(from_start)
 
 
 @njit

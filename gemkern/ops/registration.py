@@ -152,7 +152,8 @@ def differentiate(
             return apply(*signature.flat(operands))
         if torch.is_grad_enabled():
             return Function.apply(*signature.flat(operands))
-        return below_autograd(*operands)
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            return run(*operands)
 
     LIBRARY.impl(operator, autograd, "Autograd")
     return call

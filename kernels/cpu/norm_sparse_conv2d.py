@@ -8,6 +8,8 @@ from elsewhere, and writes those of x, of the residual and of what was added.
 
 from __future__ import annotations
 
+import math
+
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.batch_last import batch_last, batch_last_if
 from gemkern.kernels.cpu.engines.strip_backward import backward
@@ -53,7 +55,9 @@ def norm_sparse_conv2d(
     entries, _, bounds = lists_of_ring(pattern, walk, ring, False)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
-    mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
+    mean_y, var_y = (x.new_full((walk.outputs,), math.nan) if moments else None for _ in range(2))
+    if y.numel() == 0:
+        return y, z, mean_y, var_y
     forward(
         threads, x.data_ptr(), addresses_of(norm), address(z), y.data_ptr(), address(added),
         address(bias), address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips,

@@ -25,8 +25,6 @@ from torch import Tensor
 TILE_BYTES, WIDEST = 2**18, 8
 # Over how many bands of rows the gradients of values are summed: what threads share.
 BANDS = 8
-# Rows of which a vector would be mostly empty: their numbers are read one by one.
-FEW_ROWS = 2
 # Products of vectors below which one thread ends before others begin.
 ALONE = 2**13
 
@@ -40,9 +38,8 @@ def sparse_linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | No
         return y
     threads = start_threads()
     x, step = _laid(x)
-    block = 0 if batch <= FEW_ROWS and step else _block(batch, inputs)
-    apart = 1 if block == 0 else BYTES * (block if step else batch)
-    entries, bounds = _by_output(pattern, apart)
+    block = _block(batch, inputs)
+    entries, bounds = _by_output(pattern, BYTES * (block if step else batch))
     operands = (
         x.data_ptr(), step, batch, inputs, outputs, block, values.detach().numpy(), entries, bounds,
         address(bias), y.data_ptr(),

@@ -16,6 +16,7 @@ from gemkern.kernels.cpu.loops.row_vectors import (
     add_entries_from_start,
     lead_entries_from_start,
     multiply_entries_from_start,
+    sum_entries,
 )
 from gemkern.kernels.cpu.loops.vectors import sum_of_lanes
 from gemkern.kernels.cpu.machine.compiling import njit
@@ -62,38 +63,11 @@ def tile_of(source, step, first, count, begin, end, block, room):
 
 
 @njit
-def multiply_few_share(thread, threads, x, x_step, batch, inputs, outputs, lists, bias, y):
-    """Make a thread's share of y of so few rows that a vector of them would be mostly empty."""
-    entries, values, bounds = lists
-    for row in range(batch):
-        source = floats(x + row * x_step, inputs)
-        target = floats(y + row * outputs * BYTES, outputs)
-        for output in range(*share_of(outputs, thread, threads)):
-            # Sums that do not wait for each other.
-            a = b = c = d = np.float32(0)
-            place, last = bounds[output], bounds[output + 1]
-            while place + 3 < last:
-                a += values[place] * source[entries[place]]
-                b += values[place + 1] * source[entries[place + 1]]
-                c += values[place + 2] * source[entries[place + 2]]
-                d += values[place + 3] * source[entries[place + 3]]
-                place += 4
-            while place < last:
-                a += values[place] * source[entries[place]]
-                place += 1
-            total = (a + b) + (c + d)
-            target[output] = total + floats(bias, outputs)[output] if bias else total
-
-
-@njit
 def multiply_share(
     thread, threads, x, x_step, batch, inputs, outputs, block, lists, bias, y, room
 ):  # fmt: skip
-    """Make a thread's share of y [batch, outputs]; a block of 0 rows stands for few rows."""
+    """Make a thread's share of y [batch, outputs]."""
     entries, values, bounds = lists
-    if block == 0:
-        multiply_few_share(thread, threads, x, x_step, batch, inputs, outputs, lists, bias, y)
-        return
     blocks = (batch + block - 1) // block
     parts = parts_of(blocks, threads)
     pixel, turned = block * BYTES, -1
@@ -108,13 +82,17 @@ def multiply_share(
             turned = number
         begin, end = share_of(outputs, part, parts)
         for output in range(begin, end):
-            place = bounds[output]
-            add_entries_from_start(
-                result + (output - begin) * pixel, 0,
-                floats(bias, outputs)[output] if bias else np.float32(0), source, 0, 0,
-                entries.ctypes.data + place * 8, values.ctypes.data + place * BYTES,
-                bounds[output + 1] - place, 1, vectors,
-            )  # fmt: skip
+            place, count_of = bounds[output], bounds[output + 1] - bounds[output]
+            made = result + (output - begin) * pixel
+            value = floats(bias, outputs)[output] if bias else np.float32(0)
+            listed = entries.ctypes.data + place * 8
+            listed_values = values.ctypes.data + place * BYTES
+            if vectors == 1:
+                sum_entries(made, value, source, listed, listed_values, count_of)
+            else:
+                add_entries_from_start(
+                    made, 0, value, source, 0, 0, listed, listed_values, count_of, 1, vectors
+                )
         turn(result, pixel, end - begin, count, y + (first * outputs + begin) * BYTES,
              outputs * BYTES)  # fmt: skip
 
@@ -126,8 +104,7 @@ def multiply_alone(
     """Write y [batch, outputs] on the thread that calls.
 
     x_step: bytes between rows of x, or 0 where x lies batch-last, in whole vectors. entries: by
-    output, how many bytes after the first input's numbers those lie that a value multiplies; of few
-    rows, which have a block of 0, the input.
+    output, how many bytes after the first input's numbers those lie that a value multiplies.
     """
     lists = without_zeros(entries, bounds, values)
     multiply_share(0, 1, x, x_step, batch, inputs, outputs, block, lists, bias, y, scratch)

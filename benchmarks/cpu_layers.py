@@ -1,7 +1,6 @@
 """Time sparse convolutions on the CPU, layer by layer, beside PyTorch's dense ones.
 
-Each row is a layer, a pass and a density. The sparse layer is called as an accelerated network
-calls it, so that the engine is the one that runs there. Sparse and dense take turns, a few calls in
+Each row is a layer, a pass and a density. Sparse and dense take turns, a few calls in
 a row each, and the row holds their medians; the baseline is the faster of the contiguous and the
 channels-last layout. A wrong result is not timed. The process keeps the memory that it frees, as it
 does in a training loop: otherwise the page faults of fresh outputs would be timed, on both sides.
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 from gemkern.kernels.cpu import norm_sparse_conv2d as fused
-from gemkern.kernels.cpu import sparse_conv2d as single
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
@@ -104,13 +102,8 @@ def rows(
                 yield _row(layer, density, which, interleaved(contenders, seconds, CALLS_IN_A_ROW))
 
 
-def calls(layer: Layer, density: float, alone: bool = False) -> dict[str, dict[str, Call]]:
-    """Return by pass the sparse call and the dense ones, by name, checked against each other.
-
-    Args:
-        alone: whether the sparse calls are those of a layer by itself; else they are what an
-            accelerated network calls. `gemkern.kernels.cpu.engines.choice` has an engine for each.
-    """
+def calls(layer: Layer, density: float) -> dict[str, dict[str, Call]]:
+    """Return by pass the sparse call and the dense ones, by name, checked against each other."""
     generator = torch.Generator().manual_seed(0)
     shape = (layer.outputs, layer.inputs, 3, 3)
     where = pattern(torch.rand(shape, generator=generator) < density)
@@ -120,9 +113,7 @@ def calls(layer: Layer, density: float, alone: bool = False) -> dict[str, dict[s
     x = torch.randn(BATCH, layer.inputs, layer.size, layer.size, generator=generator)
     grad_y = torch.randn(F.conv2d(x, weight, None, stride, 1).shape, generator=generator)
     geometry = Geometry(stride, ones, ones)
-    sparse = (_alone if alone else _in_network)(
-        batch_last(x), batch_last(grad_y), values, where, geometry
-    )
+    sparse = _sparse(batch_last(x), batch_last(grad_y), values, where, geometry)
     made = {which: {"sparse": call} for which, call in zip(PASSES, sparse, strict=True)}
     for name, layout in LAYOUTS.items():
         operands = [tensor.contiguous(memory_format=layout) for tensor in (grad_y, x, weight)]
@@ -132,10 +123,10 @@ def calls(layer: Layer, density: float, alone: bool = False) -> dict[str, dict[s
     return made
 
 
-def _in_network(
+def _sparse(
     x: Tensor, grad_y: Tensor, values: Tensor, where: Pattern, geometry: Geometry
 ) -> list[Call]:
-    """Return the three passes of a convolution in an accelerated network, without a norm."""
+    """Return our three passes, without a norm."""
 
     def forward() -> Tensor:
         operands = (x, None, values, where, None, None, False, False, geometry)
@@ -148,17 +139,6 @@ def _in_network(
         )  # fmt: skip
 
     return [forward, lambda: backward(True).x, lambda: backward(False).values]
-
-
-def _alone(
-    x: Tensor, grad_y: Tensor, values: Tensor, where: Pattern, geometry: Geometry
-) -> list[Call]:
-    """Return the three passes of a layer by itself."""
-    return [
-        lambda: single.sparse_conv2d(x, values, where, None, geometry),
-        lambda: single.sparse_conv2d_input_grad(grad_y, x.shape, values, where, geometry),
-        lambda: single.sparse_conv2d_weight_grad(grad_y, x, where, geometry),
-    ]
 
 
 def _dense(grad_y: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int]) -> list[Call]:

@@ -14,7 +14,7 @@ from gemkern.kernels.reference.pattern import pattern
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.cpu_layers import BATCH, LAYOUTS, Layer, calls
+from benchmarks.cpu_layers import BATCH, LAYOUTS, Layer
 from benchmarks.cpu_timing import Call
 from gemkern import ops
 from gemkern.ops.norm_sparse import Norm
@@ -33,11 +33,6 @@ LAYERS = (
 # Inputs and outputs of a linear layer.
 LINEAR = (1024, 1024)
 TAPS = 9
-OPERATORS = {
-    "forward": "sparse_conv2d",
-    "input gradient": "sparse_conv2d_input_grad",
-    "weight gradient": "sparse_conv2d_weight_grad",
-}
 # How many products each pass of a convolution with a norm takes.
 NORMED = {"norm_sparse_conv2d": 1, "norm_sparse_conv2d_backward": 2}
 # Relative, of a float32 sum in another order.
@@ -67,29 +62,11 @@ def products() -> Iterator[Multiplying]:
     """Yield all of them."""
     for layer, density in product(LAYERS, DENSITIES):
         yield from convolutions(layer, density)
-        yield from normed_convolutions(layer, density)
     for density in DENSITIES:
         yield from linear(*LINEAR, density)
 
 
 def convolutions(layer: Layer, density: float) -> Iterator[Multiplying]:
-    """Yield the three passes of a convolution.
-
-    Raises:
-        AssertionError: a result is wrong.
-    """
-    made = calls(layer, density, alone=True)
-    remaining = made["weight gradient"]["sparse"]().numel()
-    flop = _flop(layer, layer.inputs * layer.outputs * TAPS)
-    for which, contenders in made.items():
-        dense = {name: contenders[name] for name in LAYOUTS}
-        useful = _flop(layer, remaining)
-        yield Multiplying(
-            OPERATORS[which], _words(layer), density, flop, useful, contenders["sparse"], dense
-        )
-
-
-def normed_convolutions(layer: Layer, density: float) -> Iterator[Multiplying]:
     """Yield both passes of a convolution that normalises what it reads and measures what it writes.
 
     The backward pass makes the gradients of x and of the weights that remain.
@@ -152,7 +129,7 @@ def _both_passes(forward: Forward, operands: Sequence[Tensor]) -> tuple[Forward,
 
 
 def linear(inputs: int, outputs: int, density: float) -> Iterator[Multiplying]:
-    """Yield the three passes of a linear layer.
+    """Yield both passes of a linear layer; the backward pass makes both gradients.
 
     Raises:
         AssertionError: a result is wrong.
@@ -160,18 +137,22 @@ def linear(inputs: int, outputs: int, density: float) -> Iterator[Multiplying]:
     generator = torch.Generator().manual_seed(0)
     weight, where, values = _weight((outputs, inputs), density, generator)
     x, grad_y = (torch.randn(BATCH, size, generator=generator) for size in (inputs, outputs))
-    x_last, grad_last = batch_last(x), batch_last(grad_y)
-    passes: dict[str, tuple[tuple[Any, ...], Callable[[], Tensor]]] = {
-        "sparse_linear": ((x_last, values, where, None), lambda: F.linear(x, weight)),
-        "sparse_linear_input_grad": ((grad_last, values, where), lambda: grad_y @ weight),
-        "sparse_linear_weight_grad": ((grad_last, x_last, where), lambda: grad_y.T @ x),
-    }
+    passes: dict[str, tuple[int, tuple[Any, ...], Callable[[], Any]]] = {
+        "sparse_linear": (1, (x, values, where, None), lambda: F.linear(x, weight)),
+        "sparse_linear_backward": (
+            2, (grad_y, x, values, where, True, True), lambda: (grad_y @ weight, grad_y.T @ x),
+        ),
+    }  # fmt: skip
     flop, useful = (2 * BATCH * count for count in (weight.numel(), len(values)))
-    for operator, (arguments, dense) in passes.items():
+    for operator, (times, arguments, dense) in passes.items():
         kernel = table.load(operator, "cpu")
-        _require_near(kernel(*arguments), table.load(operator, "reference")(*arguments))
+        found, exact = (
+            _listed(one(*arguments)) for one in (kernel, table.load(operator, "reference"))
+        )
+        for ours, right in zip(found, exact, strict=True):
+            _require_near(ours, right)
         yield Multiplying(
-            operator, f"linear {inputs} to {outputs}", density, flop, useful,
+            operator, f"linear {inputs} to {outputs}", density, times * flop, times * useful,
             lambda kernel=kernel, arguments=arguments: kernel(*arguments), {"dense": dense},
         )  # fmt: skip
 
@@ -192,6 +173,10 @@ def _flop(layer: Layer, weights: int) -> int:
 
 def _words(layer: Layer) -> str:
     return f"{layer.inputs} to {layer.outputs} at {layer.size}x{layer.size}"
+
+
+def _listed(results: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (results,) if isinstance(results, Tensor) else results
 
 
 def _require_near(ours: Tensor, exact: Tensor) -> None:

@@ -22,6 +22,7 @@ import typer
 
 from benchmarks import figures, race_report, result_files, roofline
 from benchmarks.comparison import report as comparison
+from benchmarks.peers import report as peers
 from benchmarks.readme_cpu import CPU_BLOCKS
 from benchmarks.readme_races import RACE_BLOCKS
 from benchmarks.result_files import RESULTS, ROOT, kept
@@ -41,6 +42,7 @@ BLOCKS: dict[str, Render] = {
     "equal-seconds": comparison.seconds_block,
     "tries": comparison.tries_block,
     "schedule": schedule.block,
+    "peers": peers.block,
 }
 FIGURES: dict[str, Draw] = {
     "curves": figures.draw,

@@ -92,7 +92,8 @@ def over_weights(
 def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     """Yield what works on float32 activations [batch, channels, size, size], batch-last.
 
-    Norms, poolings, and the shortcut that halves the image and doubles the channels.
+    Changes of layout, norms, poolings, and the shortcut that halves the image and doubles the
+    channels.
     """
     generator = torch.Generator().manual_seed(0)
     shape = (batch, channels, size, size)
@@ -119,6 +120,8 @@ def over_activations(batch: int, channels: int, size: int) -> Iterator[Moving]:
     yield from (
         Moving(operator, of, arguments, moved, exact=False)
         for operator, arguments, moved in (
+            ("batch_last", (x.contiguous(),), 2 * number),
+            ("contiguous", (x,), 2 * number),
             ("batch_norm_relu", (x, None, *learned, *running), 2 * number),
             (
                 "batch_norm_relu_backward",

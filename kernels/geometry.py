@@ -1,14 +1,13 @@
-"""How a convolution walks over its images: strides, phases, runs and rings, in plain Python.
+"""How a convolution walks over its images: strides, phases and rings, in plain Python.
 
 Every engine asks here which pixels are read for which pixels that are written. Sizes are pixels.
-`kernels/README.md` draws a run and a ring.
+`kernels/README.md` draws a ring.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import groupby
 from typing import NamedTuple
 
 Pair = Sequence[int]
@@ -104,12 +103,12 @@ class Axis(NamedTuple):
 
     @property
     def phases(self) -> int:
-        """Targets of a run are as far apart."""
+        """Targets that the same taps reach are as far apart."""
         return self.stride if self.backward else 1
 
     @property
     def base_step(self) -> int:
-        """How far apart the bases of a run's targets are."""
+        """How far apart the bases of such targets are."""
         return 1 if self.backward else self.stride
 
     def base(self, target: int) -> int:
@@ -127,33 +126,6 @@ class Axis(NamedTuple):
     def first_target(self, phase: int) -> int:
         """Return the first target that the taps of a phase reach."""
         return (phase - self.padding) % self.phases
-
-    def taps_by_phase(self) -> list[int]:
-        """Return the taps in an order in which those of every run stand side by side."""
-        return sorted(range(self.taps), key=self.phase)
-
-    def runs(self) -> Iterator[tuple[int, int, int, int, int]]:
-        """Yield the runs of all targets: targets side by side that the same taps reach.
-
-        That is, of each: the first target, how many, the first base, and the taps that reach them
-        inside the image, from their first place among the taps by phase to behind their last.
-        """
-        for phase in range(self.phases):
-            members = range(self.first_target(phase), self.targets, self.phases)
-            taps = [
-                (place, self.offset(tap))
-                for place, tap in enumerate(self.taps_by_phase())
-                if self.phase(tap) == phase
-            ]
-
-            def places(target: int, taps: list[tuple[int, int]] = taps) -> tuple[int, int]:
-                base = self.base(target)
-                found = [place for place, off in taps if 0 <= base + off < self.sources]
-                return (found[0], found[-1] + 1) if found else (0, 0)
-
-            for (begin, end), run in groupby(members, places):
-                of_run = list(run)
-                yield of_run[0], len(of_run), self.base(of_run[0]), begin, end
 
     def first_step(self) -> tuple[int, int]:
         """Return the first and the last source that as many targets as there are phases read.

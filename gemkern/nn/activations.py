@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gemkern import ops
 from gemkern.errors import GemkernError
 from gemkern.nn import histories
 from gemkern.nn.containers import found, mapped
@@ -281,14 +282,22 @@ def lay_out(value: Activation) -> None:
             "of it exist: use reshape() in place of view(), or gemkern.decelerate the model"
         )
     with as_it_was(value.made_in):
-        value.base = value.tensor = base.contiguous()
+        value.base = value.tensor = ops.contiguous(base)
     _renew_history(value)
+
+
+def laid_out(value: Any) -> Any:
+    """Return the plain tensor that `value` is, or a copy, as PyTorch lays it out.
+
+    Anything else than an activation is returned as it is.
+    """
+    return ops.contiguous(real(value)) if type(value) is Activation else value
 
 
 def make_real(value: Any) -> Any:
     """Return `value` with plain tensors for the activations in it, at any depth of containers."""
     if any(True for _ in found(Activation, value)):
-        return mapped(plain, value)
+        return mapped(laid_out, value)
     return value
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gemkern import ops
 from gemkern.errors import GemkernError
-from gemkern.nn.activations import held, plain
+from gemkern.nn.activations import laid_out, plain
 from gemkern.nn.answers import convolve
 from gemkern.nn.compression import Compressible
 from gemkern.nn.todo import Habit
@@ -222,12 +222,11 @@ class MaskedLinear(Masked, nn.Linear):
     def _forward_compressed(self, input: Tensor) -> Tensor:
         values = self.remaining_weight(input)
         dtype = compute_dtype("sparse_linear", input, values)
-        if input.dim() == 2:
-            y = ops.sparse_linear(input, values, self.pattern(), self.bias).to(dtype)
-            return y if torch.compiler.is_compiling() else held(y)
-        rows = input.flatten(0, -2) if input.dim() > 2 else input.unsqueeze(0)
+        rows = input
+        if input.dim() != 2:
+            rows = input.flatten(0, -2) if input.dim() > 2 else input.unsqueeze(0)
         y = ops.sparse_linear(rows, values, self.pattern(), self.bias).to(dtype)
-        return y.contiguous().view(*input.shape[:-1], self.out_features)
+        return y if input.dim() == 2 else y.view(*input.shape[:-1], self.out_features)
 
     @classmethod
     def from_dense(cls, linear: nn.Linear, scores: bool = False) -> MaskedLinear:
@@ -283,7 +282,9 @@ class MaskedConv2d(Masked, nn.Conv2d):
         self._add_mask(scores)
 
     def forward(self, input: Tensor) -> Tensor:
-        return convolve(self, input) if self.is_compressed else self.plain_forward(plain(input))
+        if self.is_compressed:
+            return convolve(self, input)
+        return self.plain_forward(laid_out(input))
 
     def plain_forward(self, input: Tensor) -> Tensor:
         """Return the convolution of a plain tensor, [N, Ci, H, W] or [Ci, H, W], as one."""

@@ -20,6 +20,7 @@ from gemkern.nn.activations import (
     answers,
     in_pytorch,
     known,
+    laid_out,
     lay_out,
     plain,
 )
@@ -38,6 +39,15 @@ KNOWN = (
     ),
 )
 MEMORY = (Tensor.as_strided, torch.as_strided, Tensor.data_ptr, Tensor.untyped_storage)
+# What would lay out its input itself, by a slower copy.
+COMPUTE = (
+    F.conv2d,
+    F.conv_transpose2d,
+    F.group_norm,
+    F.instance_norm,
+    F.interpolate,
+    F.layer_norm,
+)
 LEAVE = (Tensor.detach, property_of("data"))
 DRAWS = (
     F.dropout,
@@ -97,6 +107,10 @@ def _look_at_memory(function: Callable[..., Any], value: Any, *arguments: Any, *
     return in_pytorch(function, (value, *arguments), named)
 
 
+def _compute(function: Callable[..., Any], value: Any, *arguments: Any, **named: Any) -> Any:
+    return in_pytorch(function, (laid_out(value), *arguments), named)
+
+
 def _draw(function: Callable[..., Any], value: Any, *arguments: Any, **named: Any) -> Any:
     """Answer for what draws numbers in the order of memory: one seed draws what it always drew."""
     base = plain(value)
@@ -127,5 +141,6 @@ def _history(value: Any) -> Any:
 ANSWERS.update({one: partial(known, one) for one in KNOWN})
 ANSWERS.update({one: partial(_view, one) for one in (Tensor.view, Tensor.view_as)})
 ANSWERS.update({one: partial(_look_at_memory, one) for one in MEMORY})
+ANSWERS.update({one: partial(_compute, one) for one in COMPUTE})
 ANSWERS.update({one: partial(_leave, one) for one in LEAVE})
 ANSWERS.update({one: partial(_draw, one) for one in DRAWS})

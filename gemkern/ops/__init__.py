@@ -2,13 +2,12 @@
 
 from gemkern.ops.batch_last import (
     average_pool2d,
-    batch_last,
     batch_norm_relu,
-    is_batch_last,
     max_pool2d,
     padded_shortcut,
 )
 from gemkern.ops.dispatch import availability
+from gemkern.ops.layout import batch_last, contiguous, is_batch_last
 from gemkern.ops.masked import masked_conv2d, masked_linear
 from gemkern.ops.masks import (
     effective_weight,
@@ -18,10 +17,10 @@ from gemkern.ops.masks import (
     unpack_mask,
 )
 from gemkern.ops.norm_pool import normalise_max_pool2d
-from gemkern.ops.norm_sparse import Norm, norm_sparse_conv2d, normalise
+from gemkern.ops.norm_sparse import Norm, norm_sparse_conv2d, normalise, sparse_conv2d
 from gemkern.ops.popup import popup_mask, popup_weight
 from gemkern.ops.selection import remove_lowest, select_kth
-from gemkern.ops.sparse import Pattern, pattern, sparse_conv2d, sparse_linear
+from gemkern.ops.sparse import Pattern, pattern, sparse_linear
 from gemkern.ops.steps import score_step_adam, score_step_sgd
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "average_pool2d",
     "batch_last",
     "batch_norm_relu",
+    "contiguous",
     "effective_weight",
     "is_batch_last",
     "masked_conv2d",

@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.kernels.reference.batch_last import batch_last, is_batch_last
 from gemkern.ops.checks import check_images, check_norm, check_taps, check_windows, pair
 from gemkern.ops.registration import differentiable, differentiate, once, register
 
 __all__ = [
     "average_pool2d",
-    "batch_last",
     "batch_norm_relu",
-    "is_batch_last",
     "max_pool2d",
     "padded_shortcut",
 ]
@@ -35,7 +32,7 @@ _norm_backward = register(
     "Tensor invstd, bool training, bool relu, bool has_residual, str backend) -> "
     "(Tensor, Tensor?, Tensor?, Tensor?)",
 )
-_average = register(
+register(
     "average_pool2d",
     "(Tensor x, int[] kernel, int[] stride, int[] padding, bool count_include_pad, str backend) "
     "-> Tensor",
@@ -54,7 +51,7 @@ _max_backward = register(
     "(Tensor grad_y, Tensor taps, SymInt[] shape, int[] kernel, int[] stride, int[] padding, "
     "str backend) -> Tensor",
 )
-_shortcut = register(
+register(
     "padded_shortcut",
     "(Tensor x, int[] stride, int before, int after, str backend) -> Tensor",
 )
@@ -207,7 +204,7 @@ def _average_gradient(ctx: Any, grad_y: Tensor) -> Any:
     return grad_x, *[None for _ in ctx.geometry]
 
 
-differentiate("average_pool2d", _average_setup, _average_gradient)
+_average = differentiate("average_pool2d", _average_setup, _average_gradient)
 
 
 def _shortcut_setup(ctx: Any, inputs: Any) -> None:
@@ -221,7 +218,7 @@ def _shortcut_gradient(ctx: Any, grad_y: Tensor) -> Any:
     return grad_x, None, None, None, None
 
 
-differentiate("padded_shortcut", _shortcut_setup, _shortcut_gradient)
+_shortcut = differentiate("padded_shortcut", _shortcut_setup, _shortcut_gradient)
 
 
 class _MaxPool(torch.autograd.Function):

@@ -17,7 +17,7 @@ from gemkern.ops.registration import differentiate, register
 _MASKED = "Tensor weight, Tensor? scores, Tensor active"
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups, str backend"
 
-_linear = register("masked_linear", f"(Tensor x, {_MASKED}, Tensor? bias, str backend) -> Tensor")
+register("masked_linear", f"(Tensor x, {_MASKED}, Tensor? bias, str backend) -> Tensor")
 _linear_input_grad = register(
     "masked_linear_input_grad", f"(Tensor grad_y, {_MASKED}, str backend) -> Tensor"
 )
@@ -28,7 +28,7 @@ _linear_score_grad = register(
     "masked_linear_score_grad",
     "(Tensor grad_y, Tensor x, Tensor weight, Tensor active, str backend) -> Tensor",
 )
-_conv2d = register("masked_conv2d", f"(Tensor x, {_MASKED}, Tensor? bias, {_GEOMETRY}) -> Tensor")
+register("masked_conv2d", f"(Tensor x, {_MASKED}, Tensor? bias, {_GEOMETRY}) -> Tensor")
 _conv2d_input_grad = register(
     "masked_conv2d_input_grad",
     f"(Tensor grad_y, SymInt[] input_size, {_MASKED}, {_GEOMETRY}) -> Tensor",
@@ -162,5 +162,5 @@ def _conv2d_backward(ctx: Any, grad_y: Tensor) -> Any:
     return grad_x, grad_weight, grad_scores, None, grad_bias, *[None for _ in rest]
 
 
-differentiate("masked_linear", _linear_setup, _linear_backward)
-differentiate("masked_conv2d", _conv2d_setup, _conv2d_backward)
+_linear = differentiate("masked_linear", _linear_setup, _linear_backward)
+_conv2d = differentiate("masked_conv2d", _conv2d_setup, _conv2d_backward)

@@ -9,16 +9,23 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.kernels.geometry import Pair, output_image
-from gemkern.kernels.reference.batch_last import batch_last
+from gemkern.kernels.geometry import Geometry, Pair, output_image
+from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
 from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.pattern import Pattern
 from gemkern.ops.checks import check_conv2d, check_norm
-from gemkern.ops.registration import SIGNATURES, differentiable, once, register, short_way
+from gemkern.ops.registration import (
+    SIGNATURES,
+    differentiable,
+    once,
+    refuse_transforms,
+    register,
+    short_way,
+)
 from gemkern.ops.sparse import checked, geometry_of
 
-__all__ = ["Norm", "NormSparse", "norm_sparse_conv2d", "normalise"]
+__all__ = ["Norm", "NormSparse", "norm_sparse_conv2d", "normalise", "sparse_conv2d"]
 
 _convolve = register(
     "norm_sparse_conv2d",
@@ -34,6 +41,7 @@ register(
     "(Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?, Tensor?)",
 )
 _convolve_shortly = short_way("norm_sparse_conv2d")
+_batch_last, _contiguous = short_way("batch_last"), short_way("contiguous")
 _convolve_backward = short_way("norm_sparse_conv2d_backward")
 _normalise = register("normalise", "(Tensor x, Norm norm, str backend) -> Tensor")
 _normalise_backward = register(
@@ -55,6 +63,39 @@ def normalise(x: Tensor, norm: Norm, backend: str | None = None) -> Tensor:
     """
     check_statistics("normalise", x, norm)
     return _normalise(x, norm, backend or "")
+
+
+def sparse_conv2d(
+    x: Tensor,
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    backend: str | None = None,
+) -> Tensor:
+    """Return the two-dimensional convolution of x with the weights that remain, plus bias.
+
+    Args:
+        x: [N, Ci, H, W], fastest batch-last; under autocast any float dtype, else that of values.
+        values: [nnz], the weights that remain, by ascending place.
+        pattern: of the weight [Co, Ci / groups, kh, kw], from `gemkern.ops.pattern`.
+        bias: [Co] or None.
+        stride, padding, dilation: an int or a pair, in pixels.
+        groups: divides Ci and Co.
+        backend: "gpu", "cpu", "reference" or "auto"; None for GEMKERN_BACKEND, or auto.
+
+    Returns:
+        [N, Co, H', W'], batch-last (strides (1, H' W' N, W' N, N)), in the dtype of the values.
+
+    Raises:
+        GemkernError: shapes, dtypes, devices or the geometry do not fit, or no backend can serve.
+    """
+    geometry = geometry_of(stride, padding, dilation, groups)
+    operands = x, None, values, pattern, bias, None
+    return _convolution("sparse_conv2d", *operands, False, False, False, geometry, backend).y
 
 
 def norm_sparse_conv2d(
@@ -88,8 +129,26 @@ def norm_sparse_conv2d(
         GemkernError: shapes, dtypes, devices or the geometry do not fit, or no backend can serve;
             in a second derivative.
     """
-    where = "norm_sparse_conv2d"
     geometry = geometry_of(stride, padding, dilation, groups)
+    operands = x, norm, values, pattern, bias, added
+    return _convolution("norm_sparse_conv2d", *operands, keep, moments, skip, geometry, backend)
+
+
+def _convolution(
+    where: str,
+    x: Tensor,
+    norm: Norm | None,
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None,
+    added: Tensor | None,
+    keep: bool,
+    moments: bool,
+    skip: bool,
+    geometry: Geometry,
+    backend: str | None,
+) -> NormSparse:
+    """Check the operands of `where`, and convolve."""
     x = checked(where, x, values, pattern, bias)
     check_conv2d(where, x, pattern.shape, *geometry)
     if added is not None:
@@ -106,6 +165,7 @@ def norm_sparse_conv2d(
     elif not torch.is_grad_enabled():
         y, z, mean_y, var_y = _convolve_shortly(*operands)
     else:
+        refuse_transforms(where)
         # Where the operator leads, by a shorter way.
         y, z, mean_y, var_y, *through = _with_gradients(*operands, skip=skip)
         x = through[0] if skip else x
@@ -145,7 +205,8 @@ class _Convolve(torch.autograd.Function):
         x, residual, *statistics, values, bias, added, norm, pattern, how, skip = inputs
         _, moments, ctx.geometry, ctx.backend = how
         # Laid out here it is for both passes.
-        laid = x if x.stride(0) == 1 else batch_last(x)
+        laid = x if x.stride(0) == 1 or is_batch_last(x) else _batch_last(x, ctx.backend)
+        ctx.was_contiguous = laid is not x and x.is_contiguous()
         y, z, mean_y, var_y = _convolve_shortly(laid, norm, values, pattern, bias, added, *how)
         ctx.pattern, ctx.size = pattern, y.shape
         ctx.of_norm = None if norm is None else (norm.eps, None, norm.relu)
@@ -186,6 +247,10 @@ class _Convolve(torch.autograd.Function):
             of_results, y, mean_y, z, x, norm, values, ctx.pattern, ctx.has_residual,
             ctx.has_added, norm is not None or wants_x, wants_values, ctx.geometry, ctx.backend,
         )  # fmt: skip
+        grad_x, *of_norm = of_input
+        if ctx.was_contiguous and grad_x is not None:
+            # As what made x will want it.
+            grad_x = _contiguous(grad_x, ctx.backend)
         if ctx.has_added and grad_added is None:
             grad_added = grad_y
         grad_bias = None
@@ -193,7 +258,7 @@ class _Convolve(torch.autograd.Function):
             grad_bias = grad_y.sum((0, 2, 3))
             # Deviations from a mean sum to 0: the variance has no share.
             grad_bias = grad_bias if grad_mean is None else grad_bias + grad_mean
-        return *of_input, grad_values, grad_bias, grad_added, None, None, None, None
+        return grad_x, *of_norm, grad_values, grad_bias, grad_added, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:

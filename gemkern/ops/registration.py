@@ -106,25 +106,31 @@ def differentiate(
     operator: str,
     setup: Callable[[Any, Sequence[Any]], None],
     gradients: Callable[..., tuple[Tensor | None, ...]],
-) -> None:
-    """Give gemkern::`operator`, of tensors to one tensor, its gradients.
+) -> Operator:
+    """Give gemkern::`operator`, of tensors to one tensor, its gradients; return it.
+
+    What is returned takes the shorter way to the same where nothing would see the call.
 
     Args:
         setup: setup(ctx, operands) keeps what `gradients` needs.
         gradients: gradients(ctx, grad) returns a gradient, or None, for every operand.
     """
     apply, signature = getattr(torch.ops.gemkern, operator).default, SIGNATURES[operator]
+    run = _implementation(operator)
 
-    def below_autograd(*inputs: Any) -> Tensor:
+    def below_autograd(*operands: Any) -> Tensor:
         # Whatever the kernel views on its way is its own: the result may be changed in place.
         with torch._C._AutoDispatchBelowADInplaceOrView():
-            return apply(*inputs)
+            if _unseen(_leaves(operands)):
+                return run(*operands)
+            return apply(*signature.flat(operands))
 
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Tensor:
-            setup(ctx, signature.operands(inputs))
-            return below_autograd(*inputs)
+            operands = signature.operands(inputs)
+            setup(ctx, operands)
+            return below_autograd(*operands)
 
         @staticmethod
         @once
@@ -137,15 +143,33 @@ def differentiate(
 
     def autograd(*inputs: Any) -> Tensor:
         if not torch.is_grad_enabled():
-            return below_autograd(*inputs)
-        if torch._C._are_functorch_transforms_active():
-            raise GemkernError(
-                f"{operator} has no derivative under the transforms of torch.func: use backward() "
-                "or torch.autograd"
-            )
+            return below_autograd(*signature.operands(inputs))
+        refuse_transforms(operator)
         return Function.apply(*inputs)
 
+    def call(*operands: Any) -> Tensor:
+        if torch.compiler.is_compiling() or not _unseen(_leaves(operands)):
+            return apply(*signature.flat(operands))
+        if torch.is_grad_enabled():
+            return Function.apply(*signature.flat(operands))
+        with torch._C._AutoDispatchBelowADInplaceOrView():
+            return run(*operands)
+
     LIBRARY.impl(operator, autograd, "Autograd")
+    return call
+
+
+def refuse_transforms(operator: str) -> None:
+    """Raise where a transform of torch.func would differentiate an operator.
+
+    Raises:
+        GemkernError: one is active.
+    """
+    if torch._C._are_functorch_transforms_active():
+        raise GemkernError(
+            f"{operator} has no derivative under the transforms of torch.func: use backward() or "
+            "torch.autograd"
+        )
 
 
 def differentiable(operator: str, with_gradients: Operator) -> None:
@@ -202,6 +226,7 @@ def _unseen(arguments: Iterable[Any]) -> bool:
         torch._C._len_torch_dispatch_stack()
         or torch.autograd.profiler._is_profiler_enabled
         or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
         or not _PLAIN.issuperset(map(type, arguments))
     )
 

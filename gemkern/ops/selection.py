@@ -38,14 +38,15 @@ def select_kth(
 
     Returns:
         kth, of k's shape (-inf where k is 0), and ties, int64: how many entries equal to kth are
-        among the k lowest.
+        among the k lowest. Neither has a gradient.
 
     Raises:
         GemkernError: the lists, their tensors or k do not fit, or no backend can serve.
     """
     _check("select_kth", values, active)
     _check_rank("select_kth", "k", k, torch.int64, values)
-    return _select_kth(list(values), list(active), k, backend or "")
+    with torch.no_grad():
+        return _select_kth(list(values), list(active), k, backend or "")
 
 
 def remove_lowest(

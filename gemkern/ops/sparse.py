@@ -1,4 +1,4 @@
-"""Convolution and linear layer by the weights that remain, on batch-last activations."""
+"""A linear layer by the weights that remain, and what a convolution by them shares with it."""
 
 from __future__ import annotations
 
@@ -10,38 +10,23 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.pattern import Pattern, pattern
-from gemkern.ops.checks import autocasts, check_conv2d, check_linear, pair
+from gemkern.ops.checks import autocasts, check_linear, pair
 from gemkern.ops.patterns import check_pattern
-from gemkern.ops.registration import SIGNATURES, differentiate, register
+from gemkern.ops.registration import SIGNATURES, differentiate, register, short_way
 
-__all__ = ["Pattern", "pattern", "sparse_conv2d", "sparse_linear"]
+__all__ = ["Pattern", "pattern", "sparse_linear"]
 
-_linear = register(
+register(
     "sparse_linear",
     "(Tensor x, Tensor values, Pattern pattern, Tensor? bias, str backend) -> Tensor",
 )
-_linear_input_grad = register(
-    "sparse_linear_input_grad",
-    "(Tensor grad_y, Tensor values, Pattern pattern, str backend) -> Tensor",
+register(
+    "sparse_linear_backward",
+    "(Tensor grad_y, Tensor x, Tensor values, Pattern pattern, bool wants_x, bool wants_values, "
+    "str backend) -> (Tensor?, Tensor?)",
 )
-_linear_weight_grad = register(
-    "sparse_linear_weight_grad", "(Tensor grad_y, Tensor x, Pattern pattern, str backend) -> Tensor"
-)
-_conv2d = register(
-    "sparse_conv2d",
-    "(Tensor x, Tensor values, Pattern pattern, Tensor? bias, Geometry geometry, str backend) -> "
-    "Tensor",
-)
-_conv2d_input_grad = register(
-    "sparse_conv2d_input_grad",
-    "(Tensor grad_y, SymInt[] input_size, Tensor values, Pattern pattern, Geometry geometry, "
-    "str backend) -> Tensor",
-)
-_conv2d_weight_grad = register(
-    "sparse_conv2d_weight_grad",
-    "(Tensor grad_y, Tensor x, Pattern pattern, Geometry geometry, str backend) -> Tensor",
-)
-LINEAR, CONV2D = SIGNATURES["sparse_linear"], SIGNATURES["sparse_conv2d"]
+LINEAR = SIGNATURES["sparse_linear"]
+_linear_gradients = short_way("sparse_linear_backward")
 
 
 def sparse_linear(
@@ -54,14 +39,15 @@ def sparse_linear(
     """Return x @ weight.T + bias for the weight that is `values` where `pattern` says, else 0.
 
     Args:
-        x: [N, Ki]; under autocast any float dtype, else that of the values.
+        x: [N, Ki], contiguous or batch-last; under autocast any float dtype, else that of the
+            values.
         values: [nnz], the weights that remain, by ascending place.
         pattern: of the weight [Ko, Ki], from `gemkern.ops.pattern`.
         bias: [Ko] or None.
         backend: "gpu", "cpu", "reference" or "auto"; None for GEMKERN_BACKEND, or auto.
 
     Returns:
-        [N, Ko], batch-last (strides (1, N)), in the dtype of the values.
+        [N, Ko], contiguous, in the dtype of the values.
 
     Raises:
         GemkernError: shapes, dtypes or devices do not fit, or no backend can serve.
@@ -71,40 +57,6 @@ def sparse_linear(
         raise GemkernError(f"sparse_linear: x has shape {tuple(x.shape)}; give (batch, features)")
     check_linear(x, pattern.shape, "sparse_linear")
     return _linear(x, values, pattern, bias, backend or "")
-
-
-def sparse_conv2d(
-    x: Tensor,
-    values: Tensor,
-    pattern: Pattern,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    backend: str | None = None,
-) -> Tensor:
-    """Return the two-dimensional convolution of x with the weights that remain, plus bias.
-
-    Args:
-        x: [N, Ci, H, W], fastest batch-last; under autocast any float dtype, else that of values.
-        values: [nnz], the weights that remain, by ascending place.
-        pattern: of the weight [Co, Ci / groups, kh, kw], from `gemkern.ops.pattern`.
-        bias: [Co] or None.
-        stride, padding, dilation: an int or a pair, in pixels.
-        groups: divides Ci and Co.
-        backend: "gpu", "cpu", "reference" or "auto"; None for GEMKERN_BACKEND, or auto.
-
-    Returns:
-        [N, Co, H', W'], batch-last (strides (1, H' W' N, W' N, N)), in the dtype of the values.
-
-    Raises:
-        GemkernError: shapes, dtypes, devices or the geometry do not fit, or no backend can serve.
-    """
-    geometry = geometry_of(stride, padding, dilation, groups)
-    x = checked("sparse_conv2d", x, values, pattern, bias)
-    check_conv2d("sparse_conv2d", x, pattern.shape, *geometry)
-    return _conv2d(x, values, pattern, bias, geometry, backend or "")
 
 
 def geometry_of(
@@ -154,34 +106,13 @@ def _linear_backward(ctx: Any, grad_y: Tensor) -> Any:
     x, values, *places = ctx.saved_tensors
     wants_x, wants_values, _, wants_bias, _ = LINEAR.parts(ctx.needs_input_grad)
     where = Pattern(ctx.shape, *places)
-    grad_x = grad_values = grad_bias = None
-    if wants_x:
-        grad_x = _linear_input_grad(grad_y, values, where, ctx.backend)
-    if wants_values:
-        grad_values = _linear_weight_grad(grad_y, x, where, ctx.backend)
-    if wants_bias:
-        grad_bias = grad_y.sum(0)
+    grad_x = grad_values = None
+    if wants_x or wants_values:
+        grad_x, grad_values = _linear_gradients(
+            grad_y, x, values, where, wants_x, wants_values, ctx.backend
+        )
+    grad_bias = grad_y.sum(0) if wants_bias else None
     return grad_x, grad_values, None, grad_bias, None
 
 
-def _conv2d_setup(ctx: Any, operands: Any) -> None:
-    x, values, (ctx.shape, *places), _, ctx.geometry, ctx.backend = operands
-    ctx.save_for_backward(x, values, *places)
-
-
-def _conv2d_backward(ctx: Any, grad_y: Tensor) -> Any:
-    x, values, *places = ctx.saved_tensors
-    wants_x, wants_values, _, wants_bias, *_ = CONV2D.parts(ctx.needs_input_grad)
-    where = Pattern(ctx.shape, *places)
-    grad_x = grad_values = grad_bias = None
-    if wants_x:
-        grad_x = _conv2d_input_grad(grad_y, x.shape, values, where, ctx.geometry, ctx.backend)
-    if wants_values:
-        grad_values = _conv2d_weight_grad(grad_y, x, where, ctx.geometry, ctx.backend)
-    if wants_bias:
-        grad_bias = grad_y.sum((0, 2, 3))
-    return grad_x, grad_values, None, grad_bias, None, None
-
-
-differentiate("sparse_linear", _linear_setup, _linear_backward)
-differentiate("sparse_conv2d", _conv2d_setup, _conv2d_backward)
+_linear = differentiate("sparse_linear", _linear_setup, _linear_backward)

@@ -284,7 +284,7 @@ class Forms:
 def runs_sparse(device: str) -> bool:
     """Return whether a backend other than the reference serves sparse layers on a device type."""
     try:
-        return choose("sparse_conv2d", device) != "reference"
+        return choose("norm_sparse_conv2d", device) != "reference"
     except GemkernError:
         return False
 

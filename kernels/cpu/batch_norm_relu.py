@@ -16,9 +16,10 @@ import math
 
 import numpy as np
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.batch_last import batch_last, batch_last_if
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
-from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
+from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.memory import floats
 from gemkern.kernels.cpu.machine.moments import merged
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control

@@ -8,13 +8,16 @@ from elsewhere, and writes those of x, of the residual and of what was added.
 
 from __future__ import annotations
 
+import math
+
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.engines.choice import REFERENCE, engine_of
+from gemkern.kernels.cpu.batch_last import batch_last, batch_last_if
 from gemkern.kernels.cpu.engines.strip_backward import backward
 from gemkern.kernels.cpu.engines.strip_forward import forward
 from gemkern.kernels.cpu.lists.entries import lists_of_ring
 from gemkern.kernels.cpu.loops.norms import addresses_of
-from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
+from gemkern.kernels.cpu.machine.lanes import KERNEL_ROWS
+from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.scratch import scratch
 from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.machine.streaming import streams
@@ -41,7 +44,7 @@ def norm_sparse_conv2d(
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     threads = start_threads()
     walk, ring, *strips, size = forward_cut(threads, keep, x.shape, pattern.shape, geometry)
-    if engine_of(walk, alone=False) == REFERENCE:
+    if walk.kernel_height > KERNEL_ROWS:
         return reference.norm_sparse_conv2d(
             x, norm, values, pattern, bias, added, keep, moments, geometry
         )
@@ -52,7 +55,9 @@ def norm_sparse_conv2d(
     entries, _, bounds = lists_of_ring(pattern, walk, ring, False)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
-    mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
+    mean_y, var_y = (x.new_full((walk.outputs,), math.nan) if moments else None for _ in range(2))
+    if y.numel() == 0:
+        return y, z, mean_y, var_y
     forward(
         threads, x.data_ptr(), addresses_of(norm), address(z), y.data_ptr(), address(added),
         address(bias), address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips,
@@ -79,7 +84,7 @@ def norm_sparse_conv2d_backward(
 ) -> Gradients:
     threads = start_threads()
     walk, ring, *strips, size = backward_cut(threads, x.shape, pattern.shape, geometry)
-    if engine_of(walk, alone=False) == REFERENCE:
+    if walk.kernel_height > KERNEL_ROWS:
         return reference.norm_sparse_conv2d_backward(
             grads, y, mean_y, z, x, norm, values, pattern, has_residual, has_added, wants_x,
             wants_values, geometry,

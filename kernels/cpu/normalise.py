@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.batch_last import batch_last, batch_last_if
 from gemkern.kernels.cpu.loops.norms import (
     NormAddresses,
     addresses_of,
@@ -22,7 +23,7 @@ from gemkern.kernels.cpu.loops.norms import (
 from gemkern.kernels.cpu.loops.vector_rows import leading_back
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
-from gemkern.kernels.cpu.machine.layout import batch_last, batch_last_if, empty_batch_last
+from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.machine.threads import start_threads

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from gemkern.kernels import reference
+from gemkern.kernels.cpu.batch_last import batch_last
 from gemkern.kernels.cpu.loops.norms import (
     NormAddresses,
     addresses_of,
@@ -26,7 +27,7 @@ from gemkern.kernels.cpu.loops.vector_windows import norm_maximum
 from gemkern.kernels.cpu.loops.vectors import Emitter, wait_for_stores
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, aligned, share_of
-from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.memory import flag_rows, floats, rows
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.machine.scratch import scratch

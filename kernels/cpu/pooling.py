@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from gemkern.kernels.cpu.batch_last import batch_last
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
-from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.memory import flag_rows, rows
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.machine.serving import address, float32_or

@@ -6,9 +6,10 @@ threads; each number of a result is written once.
 
 from __future__ import annotations
 
+from gemkern.kernels.cpu.batch_last import batch_last
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import share_of
-from gemkern.kernels.cpu.machine.layout import batch_last, empty_batch_last
+from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.memory import rows
 from gemkern.kernels.cpu.machine.serving import float32_or
 from gemkern.kernels.cpu.machine.threads import start_threads

@@ -1,51 +1,134 @@
 """A linear layer by the weights that remain, and its gradients, with Numba.
 
-Operands as in `kernels/reference/sparse_linear.py`, float32 on the CPU: the 1x1 convolution of
-images of one pixel, whose batch-last layout is that of rows. The reference serves other dtypes.
+Operands as in `kernels/reference/sparse_linear.py`, float32 on the CPU; the reference serves other
+dtypes.
 """
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.machine.serving import float32_or
-from gemkern.kernels.cpu.sparse_conv2d import (
-    sparse_conv2d,
-    sparse_conv2d_input_grad,
-    sparse_conv2d_weight_grad,
-)
-from gemkern.kernels.geometry import Geometry
-from gemkern.kernels.reference.batch_last import batch_last
+from gemkern.kernels.cpu.batch_last import batch_last
+from gemkern.kernels.cpu.engines.rows import lead_back, multiply, multiply_alone
+from gemkern.kernels.cpu.lists.pattern_lists import lists_of
+from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, LINE
+from gemkern.kernels.cpu.machine.scratch import scratch
+from gemkern.kernels.cpu.machine.serving import address, float32_or
+from gemkern.kernels.cpu.machine.threads import start_threads
+from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
-GEOMETRY = Geometry()
+# Bytes of what entries read of a block of rows: it stays in the second-level cache. And vectors of
+# a block, for each of which the loops keep a register.
+TILE_BYTES, WIDEST = 2**18, 8
+# Over how many bands of rows the gradients of values are summed: what threads share.
+BANDS = 8
+# Products of vectors below which one thread ends before others begin.
+ALONE = 2**13
 
 
 @float32_or(reference.sparse_linear)
 def sparse_linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None) -> Tensor:
-    """Return y, x times the remaining weights, plus bias [Ko], batch-last."""
-    return sparse_conv2d(_pixels(x), values, _taps(pattern), bias, GEOMETRY)[:, :, 0, 0]
+    """Return y, x times the remaining weights, plus bias [Ko], contiguous."""
+    (batch, inputs), outputs = x.shape, pattern.shape[0]
+    y = x.new_empty(batch, outputs)
+    if 0 in y.shape:
+        return y
+    threads = start_threads()
+    x, step = _laid(x)
+    block = _block(batch, inputs)
+    entries, bounds = _by_output(pattern, BYTES * (block if step else batch))
+    operands = (
+        x.data_ptr(), step, batch, inputs, outputs, block, values.detach().numpy(), entries, bounds,
+        address(bias), y.data_ptr(),
+    )  # fmt: skip
+    size = _room(block, inputs, outputs)
+    if threads == 1 or len(entries) * -(-batch // LANES) < ALONE:
+        multiply_alone(*operands, scratch(size))
+    else:
+        multiply(threads, *operands, scratch(threads * size), size)
+    return y
 
 
-@float32_or(reference.sparse_linear_input_grad)
-def sparse_linear_input_grad(grad_y: Tensor, values: Tensor, pattern: Pattern) -> Tensor:
-    """Return dL/dx [N, Ki], batch-last, from dL/dy."""
-    size = (grad_y.shape[0], pattern.shape[1], 1, 1)
-    grad_x = sparse_conv2d_input_grad(_pixels(grad_y), size, values, _taps(pattern), GEOMETRY)
-    return grad_x[:, :, 0, 0]
+@float32_or(reference.sparse_linear_backward)
+def sparse_linear_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    values: Tensor,
+    pattern: Pattern,
+    wants_x: bool,
+    wants_values: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return dL/dx [N, Ki] and dL/dvalues [nnz] from dL/dy, or None for what is not wanted."""
+    (batch, inputs), outputs = x.shape, pattern.shape[0]
+    wants_batch_last = not x.is_contiguous() and is_batch_last(x)
+    x, step = _laid(x)
+    grad_y, grad_step = _laid(grad_y)
+    grad_x = None
+    if wants_x:
+        grad_x = x.new_empty(x.shape) if step else torch.empty_like(x)
+    grad_values = x.new_zeros(len(pattern.positions) if wants_values else 0)
+    if 0 not in (batch, inputs):
+        threads = start_threads()
+        block = _block(batch, outputs)
+        blocks = -(-batch // block)
+        bands = min(blocks, BANDS)
+        size = _room(block, outputs, inputs, inputs)
+        lead_back(
+            threads, grad_y.data_ptr(), grad_step, x.data_ptr(), step, batch, inputs, outputs,
+            block, np.arange(bands + 1) * blocks // bands, values.detach().numpy(),
+            *_by_input(pattern, BYTES * (block if grad_step else batch)), address(grad_x),
+            grad_values.numpy(), scratch(threads * size), size,
+        )  # fmt: skip
+    if grad_x is not None and wants_batch_last:
+        grad_x = batch_last(grad_x)
+    return grad_x, grad_values if wants_values else None
 
 
-@float32_or(reference.sparse_linear_weight_grad)
-def sparse_linear_weight_grad(grad_y: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
-    """Return dL/dvalues [nnz] from dL/dy and x."""
-    return sparse_conv2d_weight_grad(_pixels(grad_y), _pixels(x), _taps(pattern), GEOMETRY)
+def _laid(rows: Tensor) -> tuple[Tensor, int]:
+    """Return rows [N, K] as they are walked, and how many bytes apart; 0 where batch-last."""
+    if rows.stride(1) == 1 and rows.stride(0) >= rows.shape[1]:
+        return rows, BYTES * rows.stride(0)
+    if rows.shape[0] % LANES == 0 and is_batch_last(rows):
+        return rows, 0
+    rows = rows.contiguous()
+    return rows, BYTES * rows.shape[1]
 
 
-def _pixels(rows: Tensor) -> Tensor:
-    """Return rows [N, K] as images [N, K, 1, 1] of one pixel."""
-    return batch_last(rows)[:, :, None, None]
+def _block(batch: int, channels: int) -> int:
+    """Return how many rows are turned over at once, of which entries read so many channels."""
+    widest = TILE_BYTES // (BYTES * LANES * max(channels, 1))
+    # Two blocks at least, for two threads.
+    half = -(-batch // (2 * LANES))
+    return LANES * max(1, min(widest, half, WIDEST))
 
 
-def _taps(pattern: Pattern) -> Pattern:
-    """Return the pattern of a matrix as that of a 1x1 convolution."""
-    return pattern._replace(shape=(*pattern.shape, 1, 1))
+def _room(block: int, *channels: int) -> int:
+    """Return how many bytes a thread turns blocks of so many channels over in."""
+    return sum(BYTES * block * count + LINE for count in channels)
+
+
+def _by_output(pattern: Pattern, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return entries by output, where inputs lie `step` apart, and bounds."""
+
+    def make() -> tuple[np.ndarray, np.ndarray]:
+        inputs = pattern.positions.numpy() % max(pattern.shape[1], 1)
+        return inputs * step, pattern.starts.numpy()
+
+    found: tuple[np.ndarray, np.ndarray] = lists_of(pattern, ("by output", step), make)
+    return found
+
+
+def _by_input(pattern: Pattern, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return entries by input, where outputs lie `step` apart, numbers and bounds."""
+
+    def make() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        outputs, inputs = np.divmod(pattern.positions.numpy(), max(pattern.shape[1], 1))
+        numbers = np.argsort(inputs, kind="stable")
+        bounds = np.searchsorted(inputs[numbers], np.arange(pattern.shape[1] + 1))
+        return outputs[numbers] * step, numbers, bounds
+
+    found: tuple[np.ndarray, np.ndarray, np.ndarray] = lists_of(pattern, ("by input", step), make)
+    return found

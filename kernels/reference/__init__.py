@@ -1,5 +1,6 @@
 """Every operator in readable PyTorch, for any float dtype and device: what others must match."""
 
+from gemkern.kernels.reference.batch_last import batch_last, contiguous
 from gemkern.kernels.reference.batch_norm_relu import batch_norm_relu, batch_norm_relu_backward
 from gemkern.kernels.reference.bits import pack_mask, unpack_mask
 from gemkern.kernels.reference.masked_conv2d import (
@@ -33,24 +34,17 @@ from gemkern.kernels.reference.popup import popup_mask, popup_weight
 from gemkern.kernels.reference.score_step import score_step_adam, score_step_sgd
 from gemkern.kernels.reference.select_kth import remove_lowest, select_kth
 from gemkern.kernels.reference.shortcut import padded_shortcut, padded_shortcut_backward
-from gemkern.kernels.reference.sparse_conv2d import (
-    sparse_conv2d,
-    sparse_conv2d_input_grad,
-    sparse_conv2d_weight_grad,
-)
-from gemkern.kernels.reference.sparse_linear import (
-    sparse_linear,
-    sparse_linear_input_grad,
-    sparse_linear_weight_grad,
-)
+from gemkern.kernels.reference.sparse_linear import sparse_linear, sparse_linear_backward
 from gemkern.kernels.reference.straight_through import straight_through
 from gemkern.kernels.reference.threshold import effective_weight, threshold
 
 __all__ = [
     "average_pool2d",
     "average_pool2d_backward",
+    "batch_last",
     "batch_norm_relu",
     "batch_norm_relu_backward",
+    "contiguous",
     "effective_weight",
     "masked_conv2d",
     "masked_conv2d_input_grad",
@@ -77,12 +71,8 @@ __all__ = [
     "score_step_adam",
     "score_step_sgd",
     "select_kth",
-    "sparse_conv2d",
-    "sparse_conv2d_input_grad",
-    "sparse_conv2d_weight_grad",
     "sparse_linear",
-    "sparse_linear_input_grad",
-    "sparse_linear_weight_grad",
+    "sparse_linear_backward",
     "straight_through",
     "threshold",
     "unpack_mask",

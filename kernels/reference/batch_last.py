@@ -23,6 +23,11 @@ def batch_last(x: Tensor) -> Tensor:
     return x if is_batch_last(x) else empty_batch_last(x.shape, x).copy_(x)
 
 
+def contiguous(x: Tensor) -> Tensor:
+    """Return x [N, ...] itself if it is contiguous, else a copy that is."""
+    return x.contiguous()
+
+
 def empty_batch_last(size: Sequence[int], like: Tensor) -> Tensor:
     """Return a batch-last tensor of `size` with no values, in the dtype and place of `like`.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from gemkern.kernels.geometry import Geometry, output_image
 from gemkern.kernels.reference.straight_through import product
 from gemkern.kernels.reference.threshold import mask_of, select
 from torch import Tensor
@@ -32,7 +33,16 @@ def masked_conv2d(
     """Return the convolution of x with where(mask, weight, 0), plus bias, in the dtype of x."""
     effective = select(weight, mask_of(scores, active)).to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
-    return F.conv2d(x, effective, bias, stride, padding, dilation, groups)
+    return convolve(x, effective, bias, Geometry(stride, padding, dilation, groups))
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """Return PyTorch's convolution, and where that has no output channels without inputs, these."""
+    if 0 not in weight.shape[:2]:
+        return F.conv2d(x, weight, bias, *geometry)
+    image = output_image(x.shape[2:], weight.shape[2:], *geometry[:3])
+    y = x.new_zeros(x.shape[0], weight.shape[0], *image)
+    return y if bias is None else y + bias.view(-1, 1, 1)
 
 
 def masked_conv2d_input_grad(

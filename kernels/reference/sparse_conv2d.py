@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
+from gemkern.kernels.reference.masked_conv2d import convolve
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 from torch.nn import functional as F
@@ -26,8 +27,12 @@ def sparse_conv2d(
     geometry: Geometry,
 ) -> Tensor:
     """Return y, the convolution of x with the remaining weights, plus bias [Co], batch-last."""
-    weight = dense(values, pattern)
-    return batch_last(F.conv2d(x, weight, bias, *geometry))
+    stride, padding, *rest = geometry
+    height, width = padding
+    # Written out, what is padded counts as zeros in every dtype: infinite times 0 is NaN.
+    x = F.pad(x, (width, width, height, height))
+    unpadded = Geometry(stride, (0, 0), *rest)
+    return batch_last(convolve(x, dense(values, pattern), bias, unpadded))
 
 
 def sparse_conv2d_input_grad(

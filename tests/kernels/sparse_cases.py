@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.reference.norm_sparse_conv2d import NormSparse
 from gemkern.kernels.reference.pattern import Pattern, pattern
 from torch import Tensor
 
@@ -124,11 +125,30 @@ class Results(NamedTuple):
 
 
 def results(kernels: ModuleType, case: Case, of: Operands) -> Results:
-    """Return the three passes of a convolution by a module of kernels."""
-    return Results(
-        kernels.sparse_conv2d(of.x, of.values, of.pattern, of.bias, case.geometry),
-        kernels.sparse_conv2d_input_grad(
-            of.grad_y, of.x.shape, of.values, of.pattern, case.geometry
-        ),
-        kernels.sparse_conv2d_weight_grad(of.grad_y, of.x, of.pattern, case.geometry),
-    )
+    """Return the output of a convolution and its gradients, by a module of kernels."""
+    y = convolution(kernels, case, of.x, of.values, of.pattern, of.bias)
+    return Results(y, *gradients(kernels, case, of, True, True))
+
+
+def convolution(
+    kernels: ModuleType,
+    case: Case,
+    x: Tensor,
+    values: Tensor,
+    where: Pattern,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return the output of a convolution without a norm."""
+    operands = x, None, values, where, bias, None, False, False, case.geometry
+    return kernels.norm_sparse_conv2d(*operands)[0]
+
+
+def gradients(
+    kernels: ModuleType, case: Case, of: Operands, wants_x: bool, wants_values: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of x and of the values that are wanted."""
+    made = kernels.norm_sparse_conv2d_backward(
+        NormSparse(of.grad_y, None, None, None, None), None, None, None, of.x, None, of.values,
+        of.pattern, False, False, wants_x, wants_values, case.geometry,
+    )  # fmt: skip
+    return made.x, made.values

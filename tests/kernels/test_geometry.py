@@ -1,4 +1,4 @@
-"""Runs and rings, against what a convolution reads, pixel by pixel."""
+"""Rings, against what a convolution reads, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -20,31 +20,6 @@ def reads(axis: Axis, target: int) -> dict[int, int]:
             source = target * axis.stride - axis.padding + tap * axis.dilation
         found[tap] = source
     return found
-
-
-AXES = st.builds(
-    Axis,
-    targets=st.integers(1, 12),
-    sources=st.integers(1, 12),
-    taps=st.integers(1, 5),
-    stride=st.integers(1, 4),
-    padding=st.integers(0, 5),
-    dilation=st.integers(1, 3),
-    backward=st.booleans(),
-)
-
-
-@given(AXES)
-def test_runs_hold_every_target_once_with_the_taps_that_reach_it(axis: Axis) -> None:
-    order, seen = axis.taps_by_phase(), []
-    for first, count, base, begin, end in axis.runs():
-        for k in range(count):
-            target = first + k * axis.phases
-            seen.append(target)
-            inside = {t: s for t, s in reads(axis, target).items() if 0 <= s < axis.sources}
-            bases = base + k * axis.base_step
-            assert {tap: bases + axis.offset(tap) for tap in order[begin:end]} == inside
-    assert sorted(seen) == list(range(axis.targets))
 
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 import torch
+from gemkern.kernels import reference
+from gemkern.kernels.cpu.batch_last import batch_last
 from gemkern.kernels.cpu.machine import layout
-from gemkern.kernels.reference import batch_last as reference
+from gemkern.kernels.reference.batch_last import empty_batch_last
 
 SIZES = [(5, 3, 4, 2), (1, 3, 4, 2), (5, 1, 1, 1), (5, 3, 1, 2), (7, 4), (0, 3, 4, 2), (5, 0, 4, 2)]
 
@@ -17,7 +19,7 @@ SIZES = [(5, 3, 4, 2), (1, 3, 4, 2), (5, 1, 1, 1), (5, 3, 1, 2), (7, 4), (0, 3, 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_made_has_the_strides_of_the_reference(size: tuple[int, ...]) -> None:
     like = torch.zeros(1, dtype=torch.float64)
-    made, expected = (module.empty_batch_last(size, like) for module in (layout, reference))
+    made, expected = (make(size, like) for make in (layout.empty_batch_last, empty_batch_last))
     assert (made.shape, made.stride(), made.dtype) == (size, expected.stride(), torch.float64)
 
 
@@ -31,7 +33,7 @@ def test_what_lies_batch_last_is_taken_and_what_does_not_is_copied(size: tuple[i
     strange = torch.empty_strided(size, strides).zero_()
     turned = torch.randn(size[::-1]).permute(*range(len(size) - 1, -1, -1))
     for one in (x, laid, strange, every_second, turned, x[:1].expand(size)):
-        made, expected = layout.batch_last(one), reference.batch_last(one)
+        made, expected = batch_last(one), reference.batch_last(one)
         assert (made is one) == (expected is one)
         assert made.stride() == expected.stride()
         assert torch.equal(made, expected)
@@ -40,7 +42,7 @@ def test_what_lies_batch_last_is_taken_and_what_does_not_is_copied(size: tuple[i
 def test_a_large_one_begins_a_line_of_the_cache_and_is_no_view() -> None:
     like = torch.zeros(1)
     for size in ((33, 64, 8, 8), (1, 64, 16, 17), (129, 130)):
-        made, expected = (module.empty_batch_last(size, like) for module in (layout, reference))
+        made, expected = (make(size, like) for make in (layout.empty_batch_last, empty_batch_last))
         assert made.numel() >= layout.PLAIN_FROM
         assert (made.shape, made.stride(), made.dtype) == (size, expected.stride(), torch.float32)
         assert made.data_ptr() % 64 == 0

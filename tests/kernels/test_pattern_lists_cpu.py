@@ -6,16 +6,16 @@ import gc
 
 import pytest
 import torch
+from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu.lists import pattern_lists
 from gemkern.kernels.cpu.lists.pattern_lists import MOST, lists_of
-from gemkern.kernels.cpu.sparse_conv2d import sparse_conv2d, sparse_conv2d_input_grad
-from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.batch_last import batch_last
 from gemkern.kernels.reference.pattern import Pattern, pattern
+from sparse_cases import Case, Operands, convolution, gradients
 from torch import Tensor
 from torch.nn import functional as F
 
-GEOMETRY = Geometry(padding=(1, 1))
+CASE = Case()
 
 
 def _where(seed: int = 0) -> Pattern:
@@ -63,8 +63,9 @@ def test_values_may_become_zero_and_return(batch: int) -> None:
     for zeros in (0.0, 0.5, 0.0, 1.0, 0.2):
         kept = torch.where(torch.rand_like(values) < zeros, 0.0, values)
         weight = _whole(where, kept)
-        y = sparse_conv2d(x, kept, where, None, GEOMETRY)
-        grad_x = sparse_conv2d_input_grad(grad_y, x.shape, kept, where, GEOMETRY)
+        y = convolution(kernels, CASE, x, kept, where)
+        of = Operands(where.positions, where, kept, x, None, grad_y)
+        grad_x, _ = gradients(kernels, CASE, of, True, False)
         torch.testing.assert_close(y, F.conv2d(x, weight, None, 1, 1), rtol=1e-4, atol=1e-5)
         expected = F.conv_transpose2d(grad_y, weight, None, 1, 1)
         torch.testing.assert_close(grad_x, expected, rtol=1e-4, atol=1e-5)
@@ -73,7 +74,7 @@ def test_values_may_become_zero_and_return(batch: int) -> None:
 def test_infinite_numbers_under_zeros_are_not_read() -> None:
     where = _where()
     x = batch_last(torch.full((16, 5, 7, 6), torch.inf))
-    y = sparse_conv2d(x, torch.zeros(len(where.positions)), where, None, GEOMETRY)
+    y = convolution(kernels, CASE, x, torch.zeros(len(where.positions)), where)
     assert torch.equal(y, torch.zeros_like(y))
 
 

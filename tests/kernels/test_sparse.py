@@ -41,11 +41,17 @@ def test_a_linear_layer_agrees_with_autograd() -> None:
     grad_x, grad = torch.autograd.grad(y, (x, weight), grad_y)
     rows = x.detach()
     torch.testing.assert_close(reference.sparse_linear(rows, of.values, where, of.bias), y)
-    ours = reference.sparse_linear_input_grad(grad_y, of.values, where)
-    torch.testing.assert_close(ours, grad_x)
-    assert is_batch_last(ours)
-    ours = reference.sparse_linear_weight_grad(grad_y, rows, where)
-    torch.testing.assert_close(ours, grad[active])
+    both = reference.sparse_linear_backward(grad_y, rows, of.values, where, True, True)
+    torch.testing.assert_close(both, (grad_x, grad[active]))
+    turned = batch_last(rows)
+    of_turned = reference.sparse_linear_backward(grad_y, turned, of.values, where, True, False)[0]
+    assert of_turned is not None
+    assert is_batch_last(of_turned)
+    torch.testing.assert_close(of_turned, grad_x)
+    assert reference.sparse_linear_backward(grad_y, rows, of.values, where, False, False) == (
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 2, 4), (5, 3), (0, 3, 2, 2), (4, 0, 3, 3), (0, 0)])

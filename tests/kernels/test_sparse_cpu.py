@@ -5,22 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu import sparse_conv2d as kernels
-from gemkern.kernels.cpu import sparse_linear as linear_kernels
-from gemkern.kernels.cpu.engines.choice import engine_of
+from gemkern.kernels.cpu import norm_sparse_conv2d as kernels
 from gemkern.kernels.cpu.machine import streaming
 from gemkern.kernels.cpu.machine.lanes import LANES
-from gemkern.kernels.geometry import Geometry, walk_of
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from sparse_cases import CASES, Case, operands, results
+from sparse_cases import CASES, Case, Operands, convolution, gradients, operands, results
 
 every_case = pytest.mark.parametrize("name", CASES)
 # Images of whole vectors, and of any size.
@@ -64,6 +60,17 @@ def test_on_whole_numbers_every_convolution_is_exact(case: Case, seed: int) -> N
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("alone", [(True, False), (False, True), (False, False)])
+def test_a_gradient_alone_is_that_of_both(name: str, alone: tuple[bool, bool]) -> None:
+    of = operands(CASES[name], whole=True).to(torch.float32)
+    both = gradients(kernels, CASES[name], of, True, True)
+    for wanted, one, expected in zip(
+        alone, gradients(kernels, CASES[name], of, *alone), both, strict=True
+    ):
+        assert torch.equal(one, expected) if wanted else one is None
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_on_whole_numbers_results_past_the_caches_are_exact(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -73,19 +80,11 @@ def test_on_whole_numbers_results_past_the_caches_are_exact(
         assert_same(case, seed=0)
 
 
-def test_only_whole_vectors_are_read_where_they_lie() -> None:
-    walk = walk_of((128, 16, 8, 8), (8, 16, 3, 3), Geometry(padding=(1, 1)))
-    assert engine_of(walk, alone=True) == "direct"
-    assert engine_of(walk._replace(batch=130), alone=True) == "strips"
-    assert engine_of(walk, alone=False) == "strips"
-    assert engine_of(walk._replace(kernel_height=257), alone=True) == "reference"
-
-
 def test_a_bias_may_have_strides() -> None:
     case = Case(batch=32)
     of = operands(case, whole=True).to(torch.float32)
     bias = of.bias.repeat_interleave(2)[::2]
-    strided = kernels.sparse_conv2d(of.x, of.values, of.pattern, bias, case.geometry)
+    strided = convolution(kernels, case, of.x, of.values, of.pattern, bias)
     assert torch.equal(strided, results(kernels, case, of).y)
 
 
@@ -106,29 +105,6 @@ def test_layers_without_channels_are_empty_or_the_bias() -> None:
     ours = results(kernels, case, operands(case, whole=True).to(torch.float32))
     assert ours.y.numel() == ours.values.numel() == 0
     assert not ours.x.any()
-
-
-@pytest.mark.parametrize("batch", [3, 16, 77, 128])
-@pytest.mark.parametrize("outputs", [1, 7])
-def test_on_whole_numbers_linear_layers_are_exact(batch: int, outputs: int) -> None:
-    case = Case(batch, 9, outputs, image=(1, 1), kernel=(1, 1), padding=(0, 0))
-    of = operands(case, whole=True)
-    where = pattern(of.active[:, :, 0, 0])
-    x, grad_y = of.x[:, :, 0, 0], of.grad_y[:, :, 0, 0]
-
-    def passes(module: Any, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        rows, grads, values = x.to(dtype), grad_y.to(dtype), of.values.to(dtype)
-        return (
-            module.sparse_linear(rows, values, where, of.bias.to(dtype)),
-            module.sparse_linear(rows, values, where, None),
-            module.sparse_linear_input_grad(grads, values, where),
-            module.sparse_linear_weight_grad(grads, rows, where),
-        )
-
-    ours = passes(linear_kernels, torch.float32)
-    for mine, exact in zip(ours, passes(reference, torch.float64), strict=True):
-        assert torch.equal(mine.double(), exact)
-    assert all(is_batch_last(mine) for mine in ours[:3])
 
 
 @pytest.mark.parametrize("batch", [8, 128])
@@ -197,14 +173,13 @@ def test_values_of_zero_are_left_out(batch: int) -> None:
         masked, values=torch.zeros_like(masked.values), x=torch.full_like(of.x, torch.nan)
     )
     assert torch.equal(
-        kernels.sparse_conv2d(off.x, off.values, off.pattern, off.bias, case.geometry),
+        convolution(kernels, case, off.x, off.values, off.pattern, off.bias),
         of.bias[None, :, None, None].expand_as(alone.y),
     )
-    infinite = torch.full_like(of.grad_y, torch.inf)
-    found = kernels.sparse_conv2d_input_grad(
-        infinite, of.x.shape, off.values, off.pattern, case.geometry
-    )
-    assert not found.any()
+    infinite = replace(off, x=of.x, grad_y=torch.full_like(of.grad_y, torch.inf))
+    for wants_values in (False, True):
+        found, _ = gradients(kernels, case, infinite, True, wants_values)
+        assert not found.any()
 
 
 def test_denormals_count_if_they_do_for_the_caller(set_threads) -> None:
@@ -233,9 +208,10 @@ def test_addresses_pass_two_to_the_31() -> None:
     assert x.numel() * x.element_size() > 2**31
     x[:, -1] = torch.randint(-3, 4, (case.batch, *case.image)).float()
     value, where = torch.tensor([3.0]), pattern(active)
-    y = kernels.sparse_conv2d(x, value, where, None, case.geometry)
+    y = convolution(kernels, case, x, value, where)
     assert torch.equal(y[:, 0], 3 * x[:, -1])
-    found = kernels.sparse_conv2d_weight_grad(y, x, where, case.geometry)
+    of = Operands(active, where, value, x, None, y)
+    _, found = gradients(kernels, case, of, False, True)
     assert torch.equal(found, (3 * x[:, -1] ** 2).sum()[None])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,67 +28,52 @@ def pattern(*shape: int) -> ops.Pattern:
     return ops.pattern(torch.rand(shape, generator=generator) < 0.4)
 
 
-def of_sparse_linear() -> dict[str, dict[str, Any]]:
-    """Named operands of sparse_linear and its gradients."""
+def of_layouts(lay: Callable[[Tensor], Tensor]) -> dict[str, Arguments]:
+    """Samples of a change of layout, each laid out by `lay` before."""
+    large = normal(64, 3, 8, 8)
     return {
-        "float32": operands((4, 5), (3, 5), (4, 3)),
-        "float64": operands((4, 5), (3, 5), (4, 3), dtype=torch.float64, backend="reference"),
-        "no rows": operands((0, 5), (3, 5), (0, 3)),
+        "images": (lay(normal(4, 3, 5, 2)).requires_grad_(), NO_CHOICE),
+        "large": (lay(large), NO_CHOICE),
+        "float64": (lay(normal(4, 6, dtype=torch.float64)), "reference"),
     }
 
 
-def of_sparse_conv2d() -> dict[str, dict[str, Any]]:
-    """Named operands of sparse_conv2d and its gradients."""
-    plain, grouped = ((1, 1), (0, 0), (1, 1), 1), ((2, 1), (1, 2), (1, 2), 2)
-    wide = {"dtype": torch.float64, "backend": "reference"}
-    return {
-        "grouped": operands((2, 4, 7, 6), (6, 2, 3, 2), (2, 6, 4, 8), grouped),
-        "batch last": operands((17, 3, 5, 5), (4, 3, 3, 3), (17, 4, 3, 3), plain, last=True),
-        "float64": operands((2, 3, 5, 5), (4, 3, 3, 3), (2, 4, 3, 3), plain, **wide),
-        "no images": operands((0, 3, 5, 5), (4, 3, 3, 3), (0, 4, 3, 3), plain),
-    }
+def of_sparse_linear() -> dict[str, Arguments]:
+    return {name: (of.x, of.values, *of.where, of.bias, of.backend) for name, of in LINEAR.items()}
 
 
-def operands(
-    x: tuple[int, ...],
-    weight: tuple[int, ...],
-    y: tuple[int, ...],
-    geometry: Arguments = (),
-    dtype: torch.dtype = torch.float32,
-    last: bool = False,
-    backend: str = NO_CHOICE,
-) -> dict[str, Any]:
-    where = pattern(*weight)
-    given = [normal(*shape, dtype=dtype) for shape in (x, y)]
-    return {
-        **dict(zip(("x", "grad_y"), map(ops.batch_last, given) if last else given, strict=True)),
-        "values": normal(len(where.positions), dtype=dtype),
-        "pattern": where,
-        "bias": normal(weight[0], dtype=dtype),
-        "input_size": x,
-        "geometry": geometry,
-        "backend": backend,
-    }
-
-
-TAKEN = {
-    "": ("x", "values", "pattern", "bias"),
-    "_input_grad": ("grad_y", "values", "pattern"),
-    "_weight_grad": ("grad_y", "x", "pattern"),
-}
-
-
-def of_sparse(kind: str, suffix: str) -> dict[str, Arguments]:
+def of_sparse_linear_backward() -> dict[str, Arguments]:
     samples = {}
-    for name, of in (of_sparse_linear() if kind == "linear" else of_sparse_conv2d()).items():
-        if suffix == "":
-            for learns in ("x", "values", "bias"):
-                of[learns].requires_grad_()
-        first, *rest = (of[taken] for taken in TAKEN[suffix])
-        size = (of["input_size"],) if (kind, suffix) == ("conv2d", "_input_grad") else ()
-        flat = [one for given in rest for one in (given if isinstance(given, tuple) else [given])]
-        samples[name] = (first, *size, *flat, *of["geometry"], of["backend"])
+    for name, of in LINEAR.items():
+        given = of.grad_y, of.x.detach(), of.values.detach(), *of.where
+        samples[name] = (*given, True, name != "batch last", of.backend)
     return samples
+
+
+class Linear:
+    """Operands of a linear layer by the weights that remain."""
+
+    def __init__(
+        self,
+        batch: int,
+        dtype: torch.dtype = torch.float32,
+        last: bool = False,
+        backend: str = NO_CHOICE,
+    ) -> None:
+        self.where = pattern(3, 5)
+        x = normal(batch, 5, dtype=dtype)
+        self.x = (ops.batch_last(x) if last else x).requires_grad_()
+        self.values = normal(len(self.where.positions), dtype=dtype).requires_grad_()
+        self.bias = normal(3, dtype=dtype).requires_grad_()
+        self.grad_y, self.backend = normal(batch, 3, dtype=dtype), backend
+
+
+LINEAR = {
+    "float32": Linear(4),
+    "batch last": Linear(17, last=True),
+    "float64": Linear(4, torch.float64, backend="reference"),
+    "no rows": Linear(0),
+}
 
 
 def of_norm() -> dict[str, Arguments]:
@@ -263,11 +249,10 @@ def of_norm_pool_backward() -> dict[str, Arguments]:
 
 
 SAMPLES: dict[str, dict[str, Arguments]] = {
-    **{
-        f"sparse_{kind}{suffix}": of_sparse(kind, suffix)
-        for kind in ("linear", "conv2d")
-        for suffix in TAKEN
-    },
+    "batch_last": of_layouts(torch.Tensor.contiguous),
+    "contiguous": of_layouts(ops.batch_last),
+    "sparse_linear": of_sparse_linear(),
+    "sparse_linear_backward": of_sparse_linear_backward(),
     "batch_norm_relu": of_norm(),
     "batch_norm_relu_backward": of_norm_backward(),
     "norm_sparse_conv2d": of_norm_sparse(),

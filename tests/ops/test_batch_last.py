@@ -249,6 +249,7 @@ def test_bad_input_is_one_sentence(name: str) -> None:
         lambda x: ops.average_pool2d(x, 2),
         lambda x: ops.padded_shortcut(x, 2, 1, 1),
         lambda x: ops.sparse_conv2d(x, VALUES, PLACES),
+        lambda x: ops.sparse_linear(x[:, :, 0, 0], VALUES[:8], ROWS),
     ],
 )
 def test_there_is_no_second_derivative(run: Callable[[Tensor], Tensor]) -> None:

@@ -252,13 +252,13 @@ CALLS: dict[str, Callable[..., Any]] = {
     "batch_norm_relu": lambda **to: ops.batch_norm_relu(NUMBER.view(2, 1), **to),
     "average_pool2d": lambda **to: ops.average_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
     "max_pool2d": lambda **to: ops.max_pool2d(NUMBER.view(1, 1, 1, 2), 1, **to),
+    "batch_last": lambda **to: ops.batch_last(torch.ones(2, 2), **to),
+    "contiguous": lambda **to: ops.contiguous(torch.ones(2, 2).T, **to),
     "padded_shortcut": lambda **to: ops.padded_shortcut(NUMBER.view(1, 1, 1, 2), 1, 0, 0, **to),
 }
 # What is there for the operators' sake, layouts and patterns and who can serve, and what PyTorch's
 # own functions do.
-BESIDE = {"Norm", "Pattern", "availability", "batch_last", "is_batch_last", "pattern"} | {
-    "masked_weight"
-}
+BESIDE = {"Norm", "Pattern", "availability", "is_batch_last", "masked_weight", "pattern"}
 
 
 def test_every_public_operator_is_called_here() -> None:

@@ -19,7 +19,7 @@ layer.active.view(-1)[::2] = False
 layer.compress()
 x = torch.randn(4, 3, 5, 5)
 expected = layer(x) + 0
-assert ops.dispatch.choose("sparse_conv2d", "cpu") == "cpu"
+assert ops.dispatch.choose("norm_sparse_conv2d", "cpu") == "cpu"
 child = os.fork()
 if child == 0:
     signal.alarm(30)
@@ -30,11 +30,11 @@ if child == 0:
     torch.set_num_threads(1)
     torch.testing.assert_close(layer(x) + 0, expected)
     layer(x).sum().backward()
-    print("served by", ops.dispatch.choose("sparse_conv2d", "cpu"), flush=True)
+    print("served by", ops.dispatch.choose("norm_sparse_conv2d", "cpu"), flush=True)
     os._exit(0)
 print("the child returned", os.waitpid(child, 0)[1])
 torch.testing.assert_close(layer(x) + 0, expected)
-print("the parent goes on with", ops.dispatch.choose("sparse_conv2d", "cpu"))
+print("the parent goes on with", ops.dispatch.choose("norm_sparse_conv2d", "cpu"))
 """
 
 

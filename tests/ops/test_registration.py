@@ -171,6 +171,8 @@ COMPILED: dict[str, tuple[Callable[..., Any], Callable[[Numbers], tuple[Any, ...
     "normalise_max_pool2d": (run_norm_pool, make_norm_pool),
     "max_pool2d": (lambda x: ops.max_pool2d(x, 2), lambda draw: (draw(2, 3, 4, 4),)),
     "average_pool2d": (lambda x: ops.average_pool2d(x, 2), lambda draw: (draw(2, 3, 4, 4),)),
+    "batch_last": (ops.batch_last, lambda draw: (draw(4, 3, 5, 2),)),
+    "contiguous": (lambda x: ops.contiguous(x.T), lambda draw: (draw(4, 3),)),
     "padded_shortcut": (
         lambda x: ops.padded_shortcut(x, 2, 1, 2),
         lambda draw: (draw(2, 3, 5, 4),),
@@ -222,6 +224,8 @@ def test_compiled_is_eager_bit_for_bit_and_new_numbers_need_no_new_graph(name: s
         "normalise_max_pool2d",
         "max_pool2d",
         "average_pool2d",
+        "batch_last",
+        "contiguous",
         "padded_shortcut",
     ],
 )
@@ -268,7 +272,7 @@ class Everything(nn.Module):
             ops.popup_mask(layers[0], kept),
         )
         pooled = ops.average_pool2d(ops.max_pool2d(ops.batch_norm_relu(x), 2), 2)
-        pooled = ops.padded_shortcut(pooled, 1, 1, 1)
+        pooled = ops.batch_last(ops.contiguous(ops.padded_shortcut(pooled, 1, 1, 1)))
         sparse = ops.sparse_conv2d(x[:, :2], self.conv0.flatten()[:8], PATTERN).sum()
         sparse = (
             sparse

@@ -1,1 +1,1 @@
-"""The compiled outer loops: `direct` and `strips`, and the choice between them."""
+"""The compiled outer loops: strips of images, rows of features, and changes of layout."""

@@ -7,7 +7,6 @@ of one target channel, or of a part of it that the same entries serve, make a li
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
 from itertools import product
 
 import numpy as np
@@ -23,7 +22,7 @@ Lists = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def lists_of_ring(pattern: Pattern, walk: Walk, ring: Ring, backward: bool) -> Lists:
-    """Return the entries as they are read from a ring, int64 [nnz] each.
+    """Return the entries as they are read from a ring, int64 [nnz] each; made once.
 
     There is a list for each channel of the target and, in a channel, for each phase of its rows and
     of its columns. An entry leads on from the beginning of a row of the ring, to what the first
@@ -31,59 +30,20 @@ def lists_of_ring(pattern: Pattern, walk: Walk, ring: Ring, backward: bool) -> L
     """
     rows, columns = walk.axes(backward)
 
-    def of_taps() -> Iterator[tuple[int, int, int]]:
-        for row, column in product(range(rows.taps), range(columns.taps)):
+    def make() -> Lists:
+        # Of each tap its entry in the first channel, and its list among those of a channel.
+        of_tap = np.empty((rows.taps * columns.taps, 2), np.int64)
+        for tap, (row, column) in enumerate(product(range(rows.taps), range(columns.taps))):
             phase = columns.phase(column)
             base = columns.base(columns.first_target(phase))
             pixels = ring.left + base + columns.offset(column)
-            yield pixels, row, rows.phase(row) * columns.phases + phase
-
-    lists = rows.phases * columns.phases
-    return _lists(pattern, walk, ("ring", ring), backward, of_taps, lists, ring.width)
-
-
-def lists_of_lines(pattern: Pattern, walk: Walk, backward: bool) -> Lists:
-    """Return the entries as they are read where the tensor lies, int64 [nnz] each.
-
-    There is a list for each channel of the target and, in a channel, for each place of the
-    kernel's column. An entry leads on from a target's base; of the kernel's row it keeps the place.
-    """
-    rows, columns = walk.axes(backward)
-
-    def of_taps() -> Iterator[tuple[int, int, int]]:
-        places = [axis.taps_by_phase().index for axis in (rows, columns)]
-        for row, column in product(range(rows.taps), range(columns.taps)):
-            pixels = rows.offset(row) * columns.sources + columns.offset(column)
-            yield pixels, places[0](row), places[1](column)
-
-    plane = rows.sources * columns.sources
-    return _lists(pattern, walk, "lines", backward, of_taps, columns.taps, plane)
-
-
-def _lists(
-    pattern: Pattern,
-    walk: Walk,
-    purpose: Hashable,
-    backward: bool,
-    of_taps: Callable[[], Iterator[tuple[int, int, int]]],
-    lists: int,
-    plane: int,
-) -> Lists:
-    """Return the entries by list, made once.
-
-    Args:
-        of_taps: yields for each tap the pixels that its entries lead on, the row that they keep,
-            and their list among the `lists` of a channel.
-        plane: how many pixels lie between channels of the source.
-    """
-
-    def make() -> Lists:
-        taps = np.array(list(of_taps()), np.int64).reshape(-1, 3)
-        packed = np.stack(((taps[:, 0] << ROW_BITS) | taps[:, 1], taps[:, 2]), axis=1)
+            of_tap[tap] = pixels << ROW_BITS | row, rows.phase(row) * columns.phases + phase
         positions, starts = pattern.positions.numpy(), pattern.starts.numpy()
-        return _sorted(positions, starts, walk, backward, packed, lists, plane << ROW_BITS)
+        lists = rows.phases * columns.phases
+        return _sorted(positions, starts, walk, backward, of_tap, lists, ring.width << ROW_BITS)
 
-    return lists_of(pattern, (purpose, walk, backward), make)
+    found: Lists = lists_of(pattern, (ring, walk, backward), make)
+    return found
 
 
 @njit(cache=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from gemkern.kernels.cpu.machine.compiling import njit
-from gemkern.kernels.cpu.machine.lanes import KERNEL_ROWS, ROW_BITS
 
 
 @njit
@@ -54,24 +53,3 @@ def zeros_last(entries, numbers, bounds, values):
             if wanted:
                 zeros[which] = place
     return moved, moved_values, moved_numbers, bounds, zeros
-
-
-@njit
-def keep_rows(lists, values, factors, first, last, bytes_of_pixel, kept):
-    """Copy those entries of `lists_of_lines` whose row has a place in first:last, in bytes.
-
-    `factors` [nnz], by the number of an entry, are copied beside them. Entries whose value is 0 are
-    left out.
-    """
-    entries, numbers, bounds = lists
-    kept_entries, kept_factors, kept_bounds = kept
-    count = 0
-    for key in range(len(bounds) - 1):
-        kept_bounds[key] = count
-        for place in range(bounds[key], bounds[key + 1]):
-            row, number = entries[place] & (KERNEL_ROWS - 1), numbers[place]
-            if first <= row < last and values[number] != 0:
-                kept_entries[count] = (entries[place] >> ROW_BITS) * bytes_of_pixel
-                kept_factors[count] = factors[number]
-                count += 1
-    kept_bounds[len(bounds) - 1] = count

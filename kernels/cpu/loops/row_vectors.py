@@ -253,15 +253,17 @@ def _multiplier(source_of: Callable[..., ir.Value]) -> Any:
     return multiply_entries
 
 
-@intrinsic
-def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, pixel,
-                 entries, values, count, sums, pixels, vectors):  # fmt: skip
-    """Do for a list of entries what `add_entries`, from 0, and `multiply_entries` do, in one."""
+def _leading(source_of: Callable[..., ir.Value]) -> Any:
+    """Return the loop that does what `add_entries`, from 0, and `multiply_entries` do, in one.
+
+    lead(target, target_step, x, x_step, rows, source_step, pixel, entries, values, count, sums,
+    pixels, vectors): operands as in `_adder` and `_multiplier`.
+    """
 
     def emit(builder, target, target_step, x, x_step, rows, source_step, pixel, entries,
              values, count, sums, pixels, vectors):  # fmt: skip
         at = Emitter(builder)
-        reads = Reads(from_row, rows, source_step, pixel, entries)
+        reads = Reads(source_of, rows, source_step, pixel, entries)
 
         def lead(first: ir.Value, many: int, fresh: bool) -> None:
             bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
@@ -282,15 +284,62 @@ def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, p
 
         _by_groups_of_target(at, count, TWO_KEPT, lead)
 
+    @intrinsic
+    def lead_entries(typingctx, target, target_step, x, x_step, rows, source_step, pixel,
+                     entries, values, count, sums, pixels, vectors):  # fmt: skip
+        def codegen(context, builder, signature, arguments):
+            emit(builder, *arguments)
+            return context.get_dummy_value()
+
+        return types.void(*(types.int64,) * 13), codegen
+
+    return lead_entries
+
+
+@intrinsic
+def sum_entries(typingctx, target, start, source, entries, values, count):
+    """Do what `add_entries_from_start` does for a target of one vector, which stays in registers.
+
+    Sums that do not wait for each other take turns: of one vector alone there is nothing else to do
+    meanwhile.
+    """
+
+    def emit(builder, target, start, source, entries, values, count):
+        at = Emitter(builder)
+        reads = Reads(from_start, source, long(0), long(0), entries)
+
+        def add(first: ir.Value, sums: Vectors) -> Vectors:
+            many = len(sums)
+            bases, factors = reads.bases(at, first, many), _values(at, values, first, many)
+            operands = zip(map(at.load, bases), factors, sums, strict=True)
+            return [at.multiply_add(*of_one) for of_one in operands]
+
+        def group(number: ir.Value, sums: Vectors) -> Vectors:
+            return add(builder.mul(number, long(SUMS)), sums)
+
+        groups = builder.sdiv(count, long(SUMS))
+        done = builder.mul(groups, long(SUMS))
+        first, *others = at.loop(groups, [at.spread(start), *[ZEROS] * (SUMS - 1)], group)
+
+        def rest(number: ir.Value, sums: Vectors) -> Vectors:
+            return add(builder.add(done, number), sums)
+
+        sums = [*at.loop(builder.sub(count, done), [first], rest), *others]
+        while len(sums) > 1:
+            sums = [builder.fadd(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+        at.store(sums[0], target)
+
     def codegen(context, builder, signature, arguments):
         emit(builder, *arguments)
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 13), codegen
+    whole = types.int64
+    return types.void(whole, types.float32, *[whole] * 4), codegen
 
 
 add_entries, add_entries_from_start = _adder(from_row), _adder(from_start)
 multiply_entries, multiply_entries_from_start = _multiplier(from_row), _multiplier(from_start)
+lead_entries, lead_entries_from_start = _leading(from_row), _leading(from_start)
 
 
 @njit

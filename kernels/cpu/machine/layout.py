@@ -1,4 +1,4 @@
-"""The batch-last layout, asked for and made in the time that a small call has.
+"""Room in the batch-last layout, made in the time that a small call has.
 
 `kernels/reference/batch_last.py` says the same of any tensor, and of sizes that are symbols.
 """
@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from gemkern.kernels.cpu.machine.lanes import BYTES, LINE
-from gemkern.kernels.reference import batch_last as reference
+from gemkern.kernels.reference.batch_last import empty_batch_last as empty_of_any_size
 from torch import Tensor
 
 # Numbers from which a tensor lies in plain memory.
@@ -21,17 +21,7 @@ PLAIN_FROM = 2**14
 @lru_cache(maxsize=4096)
 def strides_of(size: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of a batch-last tensor of `size`."""
-    return reference.empty_batch_last(size, torch.empty(0, device="meta")).stride()
-
-
-def batch_last(x: Tensor) -> Tensor:
-    """Return x [N, ...] itself if it lies batch-last, else a copy that does."""
-    return x if x.stride() == strides_of(x.shape) else reference.batch_last(x)
-
-
-def batch_last_if(x: Tensor | None) -> Tensor | None:
-    """Return `batch_last(x)` if there is an x."""
-    return None if x is None else batch_last(x)
+    return empty_of_any_size(size, torch.empty(0, device="meta")).stride()
 
 
 def empty_batch_last(size: tuple[int, ...], like: Tensor) -> Tensor:

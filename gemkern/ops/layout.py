@@ -1,0 +1,66 @@
+"""The two layouts of activations, PyTorch's and batch-last, and the ways between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gemkern.kernels.reference.batch_last import is_batch_last
+from gemkern.ops.registration import differentiable, register
+
+__all__ = ["batch_last", "contiguous", "is_batch_last"]
+
+_batch_last = register("batch_last", "(Tensor x, str backend) -> Tensor")
+_contiguous = register("contiguous", "(Tensor x, str backend) -> Tensor")
+
+
+def batch_last(x: Tensor, backend: str | None = None) -> Tensor:
+    """Return x [N, ...] itself if it lies batch-last, else a copy that does.
+
+    The gradient of a copy is contiguous.
+
+    Raises:
+        GemkernError: no backend can serve.
+    """
+    return x if is_batch_last(x) else _batch_last(x, backend or "")
+
+
+def contiguous(x: Tensor, backend: str | None = None) -> Tensor:
+    """Return x [N, ...] itself if it is contiguous, else a copy that is.
+
+    The gradient of a copy lies batch-last.
+
+    Raises:
+        GemkernError: no backend can serve.
+    """
+    return x if x.is_contiguous() else _contiguous(x, backend or "")
+
+
+class _BatchLast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, backend: str) -> Tensor:
+        ctx.backend = backend
+        with torch._C._AutoDispatchBelowAutograd():
+            return _batch_last(x, backend)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return contiguous(grad, ctx.backend), None
+
+
+class _Contiguous(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, backend: str) -> Tensor:
+        ctx.backend = backend
+        with torch._C._AutoDispatchBelowAutograd():
+            return _contiguous(x, backend)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return batch_last(grad, ctx.backend), None
+
+
+differentiable("batch_last", _BatchLast.apply)
+differentiable("contiguous", _Contiguous.apply)

@@ -294,13 +294,6 @@ def laid_out(value: Any) -> Any:
     return ops.contiguous(real(value)) if type(value) is Activation else value
 
 
-def make_real(value: Any) -> Any:
-    """Return `value` with plain tensors for the activations in it, at any depth of containers."""
-    if any(True for _ in found(Activation, value)):
-        return mapped(laid_out, value)
-    return value
-
-
 @contextmanager
 def _trusted(value: Activation) -> Iterator[None]:
     """Let the history of `value` change, which is nobody else's doing."""

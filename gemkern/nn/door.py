@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from gemkern.nn.activations import make_real
+from gemkern.nn.activations import Activation, laid_out
+from gemkern.nn.containers import found, mapped
 
 
 def open_door(model: nn.Module) -> None:
@@ -23,11 +24,12 @@ def close_doors(model: nn.Module) -> None:
 
 
 def _let_leave(module: nn.Module, inputs: Any, output: Any) -> Any:
-    left = make_real(output)
-    if left is output and not torch.compiler.is_compiling() and not _is_needed(module):
+    if any(True for _ in found(Activation, output)):
+        return mapped(laid_out, output)
+    if not torch.compiler.is_compiling() and not _is_needed(module):
         # The parts were decelerated, which know of nothing around them.
         _close(module)
-    return left
+    return output
 
 
 def _is_needed(model: nn.Module) -> bool:

@@ -9,8 +9,16 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.kernels.reference.batch_last import batch_last, is_batch_last
-from gemkern.ops.checks import check_images, check_norm, check_taps, check_windows, pair
+from gemkern.kernels.reference import batch_last as layout
+from gemkern.ops.checks import (
+    LARGEST_STEP,
+    check_changed,
+    check_images,
+    check_norm,
+    check_taps,
+    check_windows,
+    pair,
+)
 from gemkern.ops.registration import differentiable, differentiate, once, register
 
 __all__ = [
@@ -64,6 +72,30 @@ _shortcut_backward = register(
 )
 
 
+def is_batch_last(x: Tensor) -> bool:
+    """Return whether x [N, ...] lies batch-last; strides of dimensions of size 1 do not count.
+
+    Raises:
+        GemkernError: x has no dimension.
+    """
+    return layout.is_batch_last(_batch("is_batch_last", x))
+
+
+def batch_last(x: Tensor) -> Tensor:
+    """Return x [N, ...] itself if it lies batch-last, else a copy that does.
+
+    Raises:
+        GemkernError: x has no dimension.
+    """
+    return layout.batch_last(_batch("batch_last", x))
+
+
+def _batch(where: str, x: Tensor) -> Tensor:
+    if x.dim() == 0:
+        raise GemkernError(f"{where}: x has no dimension; give a batch, (batch, ...)")
+    return x
+
+
 def batch_norm_relu(
     x: Tensor,
     residual: Tensor | None = None,
@@ -99,6 +131,9 @@ def batch_norm_relu(
         "running_var": running_var,
     }
     check_norm("batch_norm_relu", x, residual, named)
+    for name in ("running_mean", "running_var"):
+        if training and named[name] is not None:
+            check_changed("batch_norm_relu", name, named[name])
     if not training and (running_mean is None or running_var is None):
         raise GemkernError(
             "batch_norm_relu: evaluation needs running statistics; give both, or train"
@@ -188,10 +223,12 @@ def padded_shortcut(
     """
     where, stride = "padded_shortcut", pair(stride)
     check_images(where, x)
-    if len(stride) != 2 or min(stride) < 1 or min(before, after) < 0:
+    numbers = (*stride, before, after)
+    if len(stride) != 2 or min(stride) < 1 or min(numbers) < 0 or max(numbers) > LARGEST_STEP:
         raise GemkernError(
             f"{where}: stride {tuple(stride)} with {before} and {after} channels of zeros does not "
-            "fit; give an int or a pair, at least 1, and at least 0 channels"
+            "fit; give an int or a pair, at least 1, and at least 0 channels, "
+            f"{LARGEST_STEP} of each at most"
         )
     return _shortcut(x, stride, before, after, backend or "")
 

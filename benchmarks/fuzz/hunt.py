@@ -75,7 +75,10 @@ def fuzz(fuzzer: Fuzzer, child: Child, inputs: int, number: int) -> Tally:
     """Try `inputs` inputs made from the seed `number`; return what came of them."""
     tally = Tally(fuzzer.name)
     if fuzzer.ready is not None:
-        child.attempt(fuzzer.attempt, fuzzer.ready, seconds=PATIENCE)
+        outcome = child.attempt(fuzzer.attempt, fuzzer.ready, seconds=PATIENCE)
+        if outcome.verdict != "accepted":
+            wrong = Outcome("failed", f"what is whole is {outcome.verdict}: {outcome.what}")
+            tally.failures[_key(wrong)] = Failure(wrong, repr(fuzzer.ready))
     while tally.tried < inputs:
         before = tally.tried
         _go_on(fuzzer, child, inputs - before, number + before, tally)

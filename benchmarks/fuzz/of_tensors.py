@@ -62,7 +62,7 @@ def whole_ticket() -> Ticket:
 
 def ticket_inputs() -> st.SearchStrategy[Spoiled]:
     """Return what becomes of a ticket's file."""
-    return spoiled_files(("mask/0", "mask/4", "weight/0.weight", "weight/9", "other"))
+    return spoiled_files("mask/0", "mask/4", "weight/0.weight", "weight/9", "other")
 
 
 def try_ticket(value: Spoiled, folder: Path) -> None:
@@ -98,7 +98,7 @@ def try_ticket(value: Spoiled, folder: Path) -> None:
 
 def weights_inputs() -> st.SearchStrategy[Spoiled]:
     """Return what becomes of a file of weights."""
-    return spoiled_files(("0.weight", "1.bias", "conv1.weight", "layer1.0.bn1.bias", "fc.weight"))
+    return spoiled_files("0.weight", "1.bias", "conv1.weight", "layer1.0.bn1.bias", "fc.weight")
 
 
 def try_weights(value: Spoiled, folder: Path) -> None:
@@ -149,7 +149,7 @@ def checkpoint(method: str) -> tuple[Job, Any, dict[str, Tensor]]:
 
 def checkpoint_inputs() -> st.SearchStrategy[tuple[str, Spoiled]]:
     """Return a method, and what becomes of its checkpoint."""
-    return st.tuples(st.sampled_from(METHODS), spoiled_files(("0", "1.models", "x")))
+    return st.tuples(st.sampled_from(METHODS), spoiled_files("0", "1.models", "x"))
 
 
 def try_checkpoint(value: tuple[str, Spoiled], folder: Path) -> None:

@@ -69,9 +69,7 @@ class Spoiled(NamedTuple):
 WHOLE = Spoiled([], [], [], [])
 
 
-def spoiled_files(
-    names: Sequence[str], header: st.SearchStrategy[list[Change]] | None = None
-) -> st.SearchStrategy[Spoiled]:
+def spoiled_files(*names: str) -> st.SearchStrategy[Spoiled]:
     """Return what becomes of files of tensors that may be called by `names`."""
     other = st.builds(
         Other,
@@ -85,11 +83,11 @@ def spoiled_files(
     nothing: st.SearchStrategy[list[Any]] = st.just([])
     return st.builds(
         Spoiled,
-        nothing | (header or changes(2)),
-        nothing | st.lists(other, max_size=2),
+        nothing | nothing | changes(2),
+        nothing | nothing | st.lists(other, max_size=2),
         nothing | nothing | nothing | changes(2),
         nothing | nothing | nothing | edits(2),
-        st.sampled_from((True, True, True, True, True, False)),
+        st.sampled_from((*[True] * 9, False)),
     )
 
 

@@ -240,8 +240,8 @@ def _parse(assignment: str) -> tuple[str, Any]:
     known = {**kinds(), INIT: str}
     if field not in known:
         raise GemkernError(
-            f"--set {assignment[:LONGEST]}: no setting is called {field[:LONGEST]!r}; choose one of "
-            f"{', '.join(known)}"
+            f"--set {assignment[:LONGEST]}: no setting is called {field[:LONGEST]!r}; choose one "
+            f"of {', '.join(known)}"
         )
     kind = next(k for k in (get_args(known[field]) or (known[field],)) if k is not type(None))
     try:

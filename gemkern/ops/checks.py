@@ -154,11 +154,13 @@ def check_conv2d(
             "give (outputs, inputs / groups, height, width)"
         )
     outputs, inputs, *kernel = shape
+    if min(shape) < 1:
+        raise GemkernError(f"{where}: weight has shape {tuple(shape)}; give sides of at least 1")
     if groups < 1 or outputs % groups:
         raise GemkernError(
             f"{where}: {outputs} outputs do not split into {groups} groups; give a divisor"
         )
-    if x.dim() != 4 or x.shape[1] != inputs * groups:
+    if x.dim() != 4 or x.shape[1] != inputs * groups or 0 in x.shape[2:]:
         raise GemkernError(
             f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(shape)} in "
             f"{groups} groups; give x as (batch, {inputs * groups}, height, width)"
@@ -222,6 +224,10 @@ def check_windows(
             f"{where}: kernel {tuple(kernel)}, stride {tuple(stride)} and padding "
             f"{tuple(padding)} do not fit; give a kernel of at least 1, a stride of at least 1 "
             f"and at most {LARGEST_STEP}, and a padding of at most half the kernel"
+        )
+    if 0 in x.shape[1:]:
+        raise GemkernError(
+            f"{where}: x has shape {tuple(x.shape)}; give images of at least one channel and pixel"
         )
     for axis in (0, 1):
         if x.shape[2 + axis] + 2 * padding[axis] < kernel[axis]:

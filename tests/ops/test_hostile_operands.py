@@ -200,3 +200,25 @@ def test_what_has_no_batch_and_what_is_no_mask() -> None:
     for active in (torch.ones(3, 4), ACTIVE.flatten(), ACTIVE.to("meta")):
         with pytest.raises(GemkernError, match=r"pattern: active is .* give a bool tensor"):
             ops.pattern(active)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3, 3), (4, 0, 3, 3), (4, 3, 3, 0)])
+def test_a_convolution_of_nothing(shape: tuple[int, ...]) -> None:
+    active, x = torch.ones(shape, dtype=torch.bool), torch.ones(2, shape[1], 8, 8)
+    found, sentence = ops.pattern(active), "weight has shape .*; give sides of at least 1"
+    with pytest.raises(GemkernError, match=sentence):
+        ops.sparse_conv2d(x, torch.ones(len(found.positions)), found, padding=1)
+    with pytest.raises(GemkernError, match=sentence):
+        ops.masked_conv2d(x, torch.ones(shape), None, active, padding=1)
+
+
+def test_images_without_a_pixel_or_a_channel() -> None:
+    """With padding, a window of them holds none."""
+    found = ops.pattern(ACTIVE)
+    values = torch.ones(len(found.positions))
+    with pytest.raises(GemkernError, match=r"x has shape \(2, 3, 0, 8\)"):
+        ops.sparse_conv2d(torch.ones(2, 3, 0, 8), values, found, padding=2)
+    for x in (torch.ones(2, 3, 0, 8), torch.ones(2, 0, 8, 8)):
+        for operator in (ops.max_pool2d, ops.average_pool2d):
+            with pytest.raises(GemkernError, match="give images of at least one channel and pixel"):
+                operator(x, 2, 2, 1)

@@ -5,8 +5,8 @@ class GemkernError(ValueError):
     """Bad input, in one sentence: what was wrong, where, and what to do about it."""
 
     def __str__(self) -> str:
-        # Names that are quoted in it may come from anybody's file.
-        return printable_lines(super().__str__())
+        # Names that are quoted in it may come from anybody's file: they begin no line of their own.
+        return printable(super().__str__())
 
 
 def printable(text: str) -> str:

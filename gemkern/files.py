@@ -27,13 +27,15 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     Whoever reads a pipe or a device may wait for ever, or never come to its end.
 
     Raises:
-        GemkernError: it is something else.
+        GemkernError: it is something else, or no file is called so.
         OSError: it cannot be looked at.
     """
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         return
+    except ValueError as error:
+        raise _no_name(path, error) from error
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
         raise GemkernError(f"{path} is {what}: give a file on a disk")
@@ -43,8 +45,8 @@ def check_place(path: str | os.PathLike[str]) -> None:
     """Check that something could lie at `path`, which need not be there.
 
     Raises:
-        GemkernError: the operating system refuses to look: the name is too long, or a folder on the
-            way is forbidden or none.
+        GemkernError: the operating system refuses to look: the name is too long or none, or a
+            folder on the way is forbidden or none.
     """
     try:
         os.stat(path)
@@ -54,6 +56,8 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise GemkernError(
             f"could not write {path}: {error.strerror}; choose a place that is not below a file"
         ) from error
+    except ValueError as error:
+        raise _no_name(path, error) from error
     except OSError as error:
         raise GemkernError(
             f"{path} cannot be looked at ({error.strerror}): choose a shorter path, or one that "
@@ -119,6 +123,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _no_name(path: str | os.PathLike[str], error: ValueError) -> GemkernError:
+    return GemkernError(f"{path} is the name of no file ({error}): choose another")
 
 
 def _remove_leftovers(final: Path) -> None:

@@ -56,7 +56,7 @@ def write(
     """
     on_host = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"format": kind.version, **header})
-    whole = {**on_host, DIGEST: torch.tensor(_digest(text, on_host), dtype=torch.uint8)}
+    whole = {**on_host, DIGEST: torch.tensor(digest_of(text, on_host), dtype=torch.uint8)}
     write_atomically(path, lambda temporary: _save(whole, temporary, {kind.header: text}))
 
 
@@ -81,7 +81,7 @@ def read(path: StrPath, kind: Kind) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header = _header(path, kind, metadata)
     digest = tensors.pop(DIGEST, torch.empty(0))
     is_whole = digest.shape == (DIGEST_BYTES,)
-    if not is_whole or digest.tolist() != _digest(metadata[kind.header], tensors):
+    if not is_whole or digest.tolist() != digest_of(metadata[kind.header], tensors):
         raise kind.damaged(path, "its content does not match its digest")
     return header, tensors
 
@@ -131,7 +131,8 @@ def _header(path: StrPath, kind: Kind, metadata: Mapping[str, str]) -> dict[str,
     return header
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> list[int]:
+def digest_of(text: str, tensors: Mapping[str, Tensor]) -> list[int]:
+    """Return the SHA-256 of the text of a header and of tensors, byte by byte."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         hash_tensor(digest, name, tensors[name])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gemkern.errors import GemkernError
-from gemkern.files import write_atomically, write_json
+from gemkern.files import check_place, check_regular, write_atomically, write_json
 
 
 def fail_with(error: BaseException, path: Path) -> None:
@@ -66,3 +66,10 @@ def test_what_a_killed_writer_left_goes_with_the_next(tmp_path: Path) -> None:
         ".b.json.k3_x9abc",
         "a.json",
     ]
+
+
+def test_a_name_that_no_file_has() -> None:
+    for name in ("a\0b", "\ud800"):
+        for check in (check_regular, check_place):
+            with pytest.raises(GemkernError, match="is the name of no file"):
+                check(name)

@@ -26,7 +26,7 @@ from gemkern.experiments.ray_engine import run_on_ray
 from gemkern.experiments.records import EpochRecord, Saving
 from gemkern.experiments.run_folder import CONFIG, RunFolder
 from gemkern.experiments.running import laboratory_of
-from gemkern.experiments.settings import Settings, kinds
+from gemkern.experiments.settings import Settings, settings_among
 from gemkern.experiments.stopping import Stop, Stopped
 from gemkern.experiments.warm_up import warm_up
 from gemkern.files import check_place
@@ -149,14 +149,13 @@ def _open(
 
 def _reopened(asked: Asked, what: dict[str, Any]) -> tuple[RunFolder, Laboratory]:
     folder = RunFolder.load(asked.out)
-    config = folder.config()["config"]
+    config = folder.asked()
     if not what.keys() <= config.keys():
         raise GemkernError(
-            f"{asked.out} is a run of another command ({folder.config().get('command')}): go on "
-            "with that, or choose another --out"
+            f"{asked.out} is a run of another command ({folder.command()}): go on with that, or "
+            "choose another --out"
         )
-    known = {name: value for name, value in config.items() if name in kinds()}
-    return folder, laboratory_of(Settings.of(known | asked.chosen))
+    return folder, laboratory_of(settings_among(config).changed(**asked.chosen))
 
 
 def _follow(folder: RunFolder, laboratory: Laboratory, ranks: Ranks) -> None:

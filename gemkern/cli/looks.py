@@ -6,13 +6,15 @@ import os
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
+from rich.table import Table
 
 from gemkern.cli.console import console, say
 from gemkern.data import fetching
 from gemkern.errors import GemkernError
+from gemkern.experiments.records import EpochRecord, Run
 from gemkern.experiments.run_folder import RunFolder
 from gemkern.report import (
     gain_table,
@@ -69,17 +71,37 @@ def info_command() -> None:
     console.print(info())
 
 
-def _show_run(folder: RunFolder, picture: Path) -> None:
-    say(folder.config().get("command", ""))
-    console.print(jobs_table(folder))
-    # What jobs have by now: nothing is gathered of those that run elsewhere, one by one.
+class Shown(NamedTuple):
+    """What is shown of a run: its command, tables, and what its picture is drawn of."""
+
+    command: str
+    tables: list[Table]
+    runs: list[Run]
+    epochs: list[EpochRecord]
+
+
+def shown(folder: RunFolder) -> Shown:
+    """Return what jobs have by now: nothing is gathered of those that run elsewhere, one by one.
+
+    Raises:
+        GemkernError: a file of the run is damaged.
+    """
+    tables = [jobs_table(folder)]
     jobs = [folder.look_at(job) for job in folder.jobs()]
     runs = [run for own in jobs if own.state() == "finished" for run in own.result().runs]
     if runs:
-        console.print(race_table(runs))
-        console.print(gain_table(runs))
-        epochs = [record for own in jobs for record in own.epochs()]
-        _draw(lambda path: race_figure(runs, epochs, path), picture)
+        tables += [race_table(runs), gain_table(runs)]
+    epochs = [record for own in jobs for record in own.epochs()] if runs else []
+    return Shown(folder.command(), tables, runs, epochs)
+
+
+def _show_run(folder: RunFolder, picture: Path) -> None:
+    found = shown(folder)
+    say(found.command)
+    for table in found.tables:
+        console.print(table)
+    if found.runs:
+        _draw(lambda path: race_figure(found.runs, found.epochs, path), picture)
     else:
         for path in sorted(folder.path.glob(f"*{TICKET}")):
             say(f"a ticket is in {path}")

@@ -21,7 +21,7 @@ from gemkern.data.images import (
     visible,
 )
 from gemkern.data.split import Source, Split
-from gemkern.errors import GemkernError
+from gemkern.errors import GemkernError, printable
 from gemkern.numbers import whole_number
 
 TEST = "test"
@@ -102,8 +102,10 @@ def _count_what_is_not_read(root: Path, halves: list[Path], classes: list[str]) 
     if others or folders:
         first = min([*others, *folders]).relative_to(root)
         warnings.warn(
-            f"{root}: {len(others)} files and {len(folders)} folders are not read, {first} the "
-            f"first of them: {_LAYOUT}",
+            printable(
+                f"{root}: {len(others)} files and {len(folders)} folders are not read, {first} the "
+                f"first of them: {_LAYOUT}"
+            ),
             stacklevel=2,
         )
 

@@ -69,6 +69,9 @@ class Checkpoints:
                 f"the checkpoint file {path} is that of another job: it is passed over"
             )
         try:
-            return unpack(header["state"], tensors)
-        except (KeyError, TypeError, ValueError) as error:
+            state = unpack(header["state"], tensors)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise FILE.damaged(path, f"its state is not whole ({error})") from error
+        if not isinstance(state, dict):
+            raise FILE.damaged(path, "its state is not whole (it is no dictionary)")
+        return state

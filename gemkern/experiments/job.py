@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from gemkern.errors import GemkernError
@@ -16,6 +16,10 @@ from gemkern.tickets import METHODS, Ticket
 PHASES: tuple[Phase, ...] = ("find", "finetune")
 # Each is a job, or a part of one, with files of its own.
 MOST_SEEDS = 10_000
+# PyTorch's generators take no larger ones.
+LARGEST_SEED = 2**64 - 1
+# Characters of a method in the name of a file, of which there is room for 255 bytes.
+LONGEST = 60
 # What says where a job runs, not what it comes to.
 PLACES = ("data_dir", "checkpoint_minutes")
 # What a ticket is compared with, to see whether it knows more than its layer densities.
@@ -59,7 +63,7 @@ class Job:
         """Return the name of the job's folder: readable, and no other job's."""
         seeds = "-".join(str(seed) for seed in self.seeds)
         density = f"{self.settings['density']:g}"
-        return f"{self.method}-{density}-seed{seeds}-{self.hash[:8]}"
+        return f"{in_a_name(self.method)}-{density}-seed{seeds}-{self.hash[:8]}"
 
     @property
     def needs(self) -> str | None:
@@ -79,19 +83,46 @@ class Job:
         Raises:
             GemkernError: it is not whole.
         """
-        try:
-            return cls(
-                **{
-                    **values,
-                    "seeds": tuple(values["seeds"]),
-                    "phases": tuple(values["phases"]),
-                    "settings": dict(values["settings"]),
-                }
-            )
-        except (TypeError, KeyError, ValueError) as error:
-            raise GemkernError(
-                f"a job is not whole ({error}): begin the run anew in another folder"
-            ) from error
+        lie = "it is no object" if not isinstance(values, Mapping) else _lie(values)
+        if lie:
+            raise GemkernError(f"a job is not whole ({lie}): begin the run anew in another folder")
+        found = {**values, "seeds": tuple(values["seeds"]), "phases": tuple(values["phases"])}
+        return cls(**{**found, "settings": dict(values["settings"])})
+
+
+def _lie(values: Mapping[str, Any]) -> str:
+    """Return what of a job is not what `as_dict` writes; an empty text if all is."""
+    known = {one.name for one in fields(Job)}
+    if not known - {"ticket", "donor"} <= values.keys() <= known:
+        return f"it has the fields {', '.join(map(repr, values))[:200]}"
+    seeds, phases, settings = values["seeds"], values["phases"], values["settings"]
+    if not isinstance(values["method"], str):
+        return "its method is no text"
+    if not isinstance(seeds, list) or not seeds or not all(map(_is_seed, seeds)):
+        return "its seeds are no list of whole numbers"
+    if len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
+        return "its seeds are repeated or too many"
+    if phases not in ([*PHASES], *([phase] for phase in PHASES)):
+        return f"its phases are none of {', '.join(PHASES)}"
+    if not isinstance(settings, dict) or not _is_fraction(settings.get("density")):
+        return "its settings have no density"
+    for name in ("ticket", "donor"):
+        if not isinstance(values.get(name), (str, type(None))):
+            return f"its {name} is no text"
+    return ""
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_SEED
+
+
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value <= 1
+
+
+def in_a_name(text: str) -> str:
+    """Return a text as it may stand in the name of a file: a ticket's method can be anything."""
+    return "".join(one if one.isprintable() and one not in "/\\" else "_" for one in text[:LONGEST])
 
 
 def plan(

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.checkpoints import Checkpoints
-from gemkern.experiments.job import Job
+from gemkern.experiments.job import Job, in_a_name
 from gemkern.experiments.records import EpochRecord, Run, Saving, as_record
 from gemkern.files import check_regular, plain, write_atomically, write_json
 from gemkern.tickets import Ticket
@@ -193,8 +193,15 @@ class JobFolder:
             raise error from None
 
     def failure(self) -> str:
-        """Return why the job failed."""
-        return str(read_json(self.path / FAILURE)["why"])
+        """Return why the job failed.
+
+        Raises:
+            GemkernError: it did not, or the file is damaged.
+        """
+        found = read_json(self.path / FAILURE).get("why")
+        if not isinstance(found, str):
+            raise damaged(str(self.path / FAILURE), "it does not say why")
+        return found
 
     def result(self) -> Result:
         """Return what the job came to.
@@ -214,7 +221,7 @@ class JobFolder:
 
 def ticket_name(method: str, seed: int) -> str:
     """Return the name of a ticket's file."""
-    return f"{method}-seed{seed}.ticket.safetensors"
+    return f"{in_a_name(method)}-seed{seed}.ticket.safetensors"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -251,7 +258,7 @@ def read_text(path: Path) -> str:
         raise damaged(str(path), error) from error
 
 
-def damaged(where: str, error: Exception) -> GemkernError:
+def damaged(where: str, error: Exception | str) -> GemkernError:
     """Return the error for a file that is not what was written."""
     return GemkernError(f"{where} is damaged ({error}); restore it or run again")
 
@@ -290,7 +297,7 @@ def read_epochs(path: Path) -> list[EpochRecord]:
     for number, line in enumerate(whole, start=1):
         try:
             epochs.append(as_record(EpochRecord, json.loads(line)))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise damaged(f"line {number} of {path}", error) from error
     return epochs
 
@@ -298,7 +305,7 @@ def read_epochs(path: Path) -> list[EpochRecord]:
 def _is_record(line: str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

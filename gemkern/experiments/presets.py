@@ -28,6 +28,8 @@ from gemkern.tickets import METHODS
 
 # What initial weights are called where all methods are given the same.
 INIT = "init"
+# Characters of an assignment that are shown where it is refused.
+LONGEST = 200
 
 # Settings that say how long a search lasts which has no rounds.
 _SEARCHES = [name for name in lengths(1) if not name.startswith(("finetune_", "imp_"))]
@@ -238,14 +240,16 @@ def _parse(assignment: str) -> tuple[str, Any]:
     known = {**kinds(), INIT: str}
     if field not in known:
         raise GemkernError(
-            f"--set {assignment}: no setting is called {field!r}; choose one of {', '.join(known)}"
+            f"--set {assignment[:LONGEST]}: no setting is called {field[:LONGEST]!r}; choose one "
+            f"of {', '.join(known)}"
         )
     kind = next(k for k in (get_args(known[field]) or (known[field],)) if k is not type(None))
     try:
         return field, _TRUTH[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError) as error:
         raise GemkernError(
-            f"--set {assignment}: {text!r} is not a value for {field}; give a {kind.__name__}"
+            f"--set {assignment[:LONGEST]}: {text[:LONGEST]!r} is not a value for {field}; give a "
+            f"{kind.__name__}"
         ) from error
 
 

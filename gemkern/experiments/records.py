@@ -101,7 +101,9 @@ class Failure:
         return f"{self.what}, failed: {self.why}"
 
 
-Record = TypeVar("Record", Run, EpochRecord, Saving)
+Record = TypeVar("Record", Run, EpochRecord, Saving, Failure)
+# Of a whole number: sums and means of them are floats.
+LARGEST = 2**64
 
 
 def as_record(kind: type[Record], entry: Any) -> Record:
@@ -126,12 +128,16 @@ def _value(name: str, hint: Any, value: Any) -> Any:
         return {key: _value(f"{name}.{key}", entries, entry) for key, entry in value.items()}
     if get_origin(hint) is list and isinstance(value, list):
         return value
+    if get_origin(hint) is Sequence and isinstance(value, list):
+        (entries,) = get_args(hint)
+        return [_value(f"{name}.{i}", entries, entry) for i, entry in enumerate(value)]
     if get_origin(hint) is Literal:
         fits = value in get_args(hint)
     else:
         # A float may be written without a point; Python takes true for an integer.
         kinds = {float: (float, int), int: (int,), str: (str,)}.get(hint, ())
         fits = isinstance(value, kinds) and not isinstance(value, bool)
+        fits = fits and not (isinstance(value, int) and abs(value) > LARGEST)
     if not fits:
         raise ValueError(f"{name} cannot be {value!r}")
     return value

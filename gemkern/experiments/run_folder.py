@@ -112,6 +112,28 @@ class RunFolder:
         """
         return read_json(self.path / CONFIG)
 
+    def command(self) -> str:
+        """Return the command by which the run was begun; an empty text where none is known.
+
+        Raises:
+            GemkernError: it is damaged.
+        """
+        found = self.config().get("command", "")
+        if not isinstance(found, str):
+            raise self._damaged("its command is no text")
+        return found
+
+    def asked(self) -> dict[str, Any]:
+        """Return what was asked for, by name.
+
+        Raises:
+            GemkernError: it is damaged.
+        """
+        found = self.config().get("config")
+        if not isinstance(found, dict):
+            raise self._damaged("it does not hold what was asked for")
+        return found
+
     def jobs(self) -> list[Job]:
         """Return the jobs of the run, in the order in which they can be run.
 
@@ -123,6 +145,8 @@ class RunFolder:
             raise GemkernError(
                 f"{self.path} is a run of an older version, which has no jobs: choose another --out"
             )
+        if not isinstance(config["jobs"], list):
+            raise self._damaged("its jobs are no list")
         return [Job.of(job) for job in config["jobs"]]
 
     def folder_of(self, job: Job) -> JobFolder:
@@ -146,20 +170,26 @@ class RunFolder:
         """Return the tickets that a job needs of another.
 
         Raises:
-            GemkernError: that job failed, or has not finished.
+            GemkernError: that job failed, has not finished or lost its tickets.
         """
         if job.needs is None:
             return []
-        (needed,) = [
-            one for one in self.jobs() if (one.method, one.seeds) == (job.needs, job.seeds)
-        ]
+        found = [one for one in self.jobs() if (one.method, one.seeds) == (job.needs, job.seeds)]
+        if len(found) != 1:
+            raise self._damaged(f"{len(found)} of its jobs find the ticket that {job.name} needs")
+        (needed,) = found
         if (state := self.state_of(needed)) != "finished":
             raise GemkernError(
                 f"{job.method} needs the ticket of {needed.method}, whose job is {state}: "
                 f"gemkern job {self.look_at(needed).path}"
             )
-        found = self.folder_of(needed).tickets()
-        return [Ticket.load(found[seed]) for seed in job.seeds]
+        tickets = self.folder_of(needed).tickets()
+        if missing := [seed for seed in job.seeds if seed not in tickets]:
+            raise GemkernError(
+                f"{job.method} needs the ticket of {needed.method}, and that of seed {missing[0]} "
+                f"is not in {self.look_at(needed).path}: restore it, or run that job again"
+            )
+        return [Ticket.load(tickets[seed]) for seed in job.seeds]
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -199,7 +229,9 @@ class RunFolder:
                 failures.append(Failure(job.method, job.seeds, folder.failure()))
             else:
                 left.append(job.name)
-        methods = self.config()["config"].get("methods", list(METHODS))
+        methods = self.asked().get("methods", list(METHODS))
+        if not isinstance(methods, list):
+            raise self._damaged("its methods are no list")
         runs.sort(key=lambda run: (_place(methods, run.method), run.seed))
         write_epochs(self.path / EPOCHS, epochs)
         self.write(runs, savings, failures, left)
@@ -247,8 +279,7 @@ class RunFolder:
         Raises:
             GemkernError: `results.json` is missing or damaged.
         """
-        found = read_json(self.path / RESULTS)
-        return [Failure(**entry) for entry in found.get("failed", [])]
+        return self._results("failed", Failure, needed=False)
 
     def records(self) -> dict[tuple[str, int, str], list[dict[str, Any]]]:
         """Return how runs were accelerated (`gemkern.training.Forms`), by method, seed and phase.
@@ -275,13 +306,18 @@ class RunFolder:
         """
         return read_epochs(self.path / EPOCHS)
 
-    def _results(self, name: str, kind: type[Any]) -> list[Any]:
+    def _results(self, name: str, kind: type[Any], needed: bool = True) -> list[Any]:
         path = self.path / RESULTS
         found = read_json(path)
+        if not needed and name not in found:
+            return []
         try:
             return [as_record(kind, entry) for entry in found[name]]
         except (ValueError, TypeError, KeyError) as error:
             raise damaged(str(path), error) from error
+
+    def _damaged(self, what: str) -> GemkernError:
+        return damaged(str(self.path / CONFIG), what)
 
     def _copy_tickets(self, folder: JobFolder) -> None:
         for path in folder.tickets().values():
@@ -293,7 +329,7 @@ class RunFolder:
         """Return how far the run is, for a sentence."""
         try:
             states = [self.state_of(job) for job in self.jobs()]
-        except (GemkernError, KeyError):
+        except GemkernError:
             return ""
         if not states:
             return ""

@@ -61,7 +61,7 @@ def run_job(
             if ranks.is_first:
                 ticket.save(folder.path / ticket_name(job.method, seed), replace=True)
 
-        work = _begun(
+        work = begun(
             lambda: Work(job, laboratory, given, note, found, ranks.share, ranks.wrap),
             folder,
             ranks,
@@ -88,50 +88,46 @@ def laboratory_of(settings: Settings) -> Laboratory:
     return Laboratory(settings, None if chosen in CHOICES else RunFolder.load(chosen).records())
 
 
-def _begun(make: Callable[[], Work], folder: JobFolder, ranks: Ranks) -> Work:
+def begun(make: Callable[[], Work], folder: JobFolder, ranks: Ranks) -> Work:
     """Return the work as its last checkpoint left it, or new where there is none.
 
     A warning names each checkpoint that is passed over.
 
     Raises:
         GemkernError: there are checkpoints, and all are of an older gemkern, or of a model whose
-            source has changed.
+            source has changed; or layers of the last ran sparse, and ranks train together.
     """
     states = folder.checkpoints().states() if ranks.is_first else iter(())
     misfit: GemkernError | None = None
     while (state := ranks.state_from_first(lambda: next(states, None))) is not None:
-        _check_form(state, ranks)
         work = make()
         try:
-            work.load_state_dict(state)
+            if ranks.count == 1 or not _runs_sparse(state):
+                work.load_state_dict(state)
+                return work
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            what = f"{type(error).__name__}: {error}"
+            # PyTorch says it in several lines.
+            what = " ".join(f"{type(error).__name__}: {error}".split())
             misfit = GemkernError(
                 f"a checkpoint in {folder.path} does not fit this gemkern or this model ({what}): "
                 "go on with those that wrote it, or choose another --out"
             )
             warnings.warn(f"a checkpoint is passed over: {misfit}", stacklevel=3)
         else:
-            return work
+            raise GemkernError(
+                "layers of this run are sparse by now, which DistributedDataParallel cannot "
+                "follow: go on in one process"
+            )
     if misfit is not None:
         raise misfit
     return make()
 
 
-def _check_form(state: dict[str, Any], ranks: Ranks) -> None:
-    """Check that ranks can go on with what was trained.
-
-    Raises:
-        GemkernError: its layers run sparse, which ranks cannot change while they train.
-    """
-    forms = [method.get("forms", {}) for method in state["methods"]]
-    if ranks.count > 1 and any(form.get("compressed") for form in forms):
-        raise GemkernError(
-            "layers of this run are sparse by now, which DistributedDataParallel cannot follow: go "
-            "on in one process"
-        )
+def _runs_sparse(state: dict[str, Any]) -> bool:
+    """Return whether layers ran sparse in what was trained, which ranks cannot change together."""
+    return any(method.get("forms", {}).get("compressed") for method in state["methods"])
 
 
 class Keeper:

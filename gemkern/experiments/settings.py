@@ -6,7 +6,8 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from functools import cache
+from typing import Any, get_args, get_type_hints
 
 import torch
 
@@ -79,24 +80,29 @@ class Settings:
     def __post_init__(self) -> None:
         own = {name: self.own.get(name, entry.settings()) for name, entry in METHODS.items()}
         object.__setattr__(self, "own", own)
+        if isinstance(self.data_dir, os.PathLike):
+            object.__setattr__(self, "data_dir", os.fspath(self.data_dir))
+        known = kinds()
         for each in (self, *own.values()):
             for one in fields(each):
-                _check_number(one.name, getattr(each, one.name), one.metadata)
+                if one.name in known:
+                    _check_kind(one.name, getattr(each, one.name), known[one.name])
+                    _check_number(one.name, getattr(each, one.name), one.metadata)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Settings:
         """Return the settings of `values`, by name; what is not among them is the default.
 
         Raises:
-            GemkernError: no setting has one of the names.
+            GemkernError: no setting has one of the names, or one is not of its kind.
         """
         return cls().changed(**values)
 
-    def changed(self, **values: Any) -> Settings:
+    def changed(self, /, **values: Any) -> Settings:
         """Return the same settings but for `values`, whosever they are.
 
         Raises:
-            GemkernError: no setting has one of the names.
+            GemkernError: no setting has one of the names, or one is not of its kind.
         """
         rest = set(values) - set(kinds())
         if rest:
@@ -139,8 +145,23 @@ class Settings:
 
 def kinds() -> dict[str, Any]:
     """Return the type of every setting, by name."""
-    found = {name: kind for one in _classes() for name, kind in get_type_hints(one).items()}
+    return dict(_kinds(tuple(_classes())))
+
+
+@cache
+def _kinds(classes: tuple[type, ...]) -> dict[str, Any]:
+    # Which classes there are, a table of methods says that can grow.
+    found = {name: kind for one in classes for name, kind in get_type_hints(one).items()}
     return {name: kind for name, kind in found.items() if name != "own"}
+
+
+def settings_among(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that are among `values`, by name.
+
+    Raises:
+        GemkernError: one of them is none that there could be.
+    """
+    return Settings.of({name: value for name, value in values.items() if name in kinds()})
 
 
 def lengths(epochs: int | None) -> dict[str, int]:
@@ -151,6 +172,22 @@ def lengths(epochs: int | None) -> dict[str, int]:
 
 def _classes() -> list[type]:
     return [Settings, *(entry.settings for entry in METHODS.values())]
+
+
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    """Refuse a setting that is not of its kind: a number for a text, a text for a number.
+
+    Raises:
+        GemkernError: naming it.
+    """
+    kinds = get_args(hint) or (hint,)
+    if isinstance(value, bool):
+        fits = bool in kinds
+    else:
+        fits = isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+    if not fits:
+        words = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise GemkernError(f"the setting {name} is {repr(value)[:100]}: give a {words}")
 
 
 def _check_number(name: str, value: Any, about: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from gemkern.data.batches import WHOLE, Share
 from gemkern.experiments.job import Job
 from gemkern.experiments.laboratory import Laboratory
-from gemkern.experiments.records import EpochRecord, Phase, Run, Saving
+from gemkern.experiments.records import EpochRecord, Phase, Run, Saving, as_record
 from gemkern.tickets import METHODS, Search, Ticket
 from gemkern.training import EpochStats, Trainee, Training
 from gemkern.training.forms import NEVER
@@ -336,8 +336,8 @@ def _course_state(course: Course) -> dict[str, Any]:
 def _course(state: dict[str, Any]) -> Course:
     return Course(
         seed=state["seed"],
-        records=[EpochRecord(**record) for record in state["records"]],
-        savings=[Saving(**saving) for saving in state["savings"]],
+        records=[as_record(EpochRecord, record) for record in state["records"]],
+        savings=[as_record(Saving, saving) for saving in state["savings"]],
         ticket=None if state["ticket"] is None else Ticket(**state["ticket"]),
         accuracy=state["accuracy"],
         drawn_seconds=state["drawn_seconds"],

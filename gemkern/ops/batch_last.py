@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.ops.checks import check_images, check_norm, check_taps, check_windows, pair
+from gemkern.ops.checks import (
+    LARGEST_STEP,
+    check_changed,
+    check_images,
+    check_norm,
+    check_taps,
+    check_windows,
+    pair,
+)
 from gemkern.ops.registration import differentiable, differentiate, once, register
 
 __all__ = [
@@ -96,6 +104,10 @@ def batch_norm_relu(
         "running_var": running_var,
     }
     check_norm("batch_norm_relu", x, residual, named)
+    for name in ("running_mean", "running_var"):
+        moved = named[name]
+        if training and moved is not None:
+            check_changed("batch_norm_relu", name, moved)
     if not training and (running_mean is None or running_var is None):
         raise GemkernError(
             "batch_norm_relu: evaluation needs running statistics; give both, or train"
@@ -185,10 +197,12 @@ def padded_shortcut(
     """
     where, stride = "padded_shortcut", pair(stride)
     check_images(where, x)
-    if len(stride) != 2 or min(stride) < 1 or min(before, after) < 0:
+    numbers = (*stride, before, after)
+    if len(stride) != 2 or min(stride) < 1 or min(numbers) < 0 or max(numbers) > LARGEST_STEP:
         raise GemkernError(
             f"{where}: stride {tuple(stride)} with {before} and {after} channels of zeros does not "
-            "fit; give an int or a pair, at least 1, and at least 0 channels"
+            "fit; give an int or a pair, at least 1, and at least 0 channels, "
+            f"{LARGEST_STEP} of each at most"
         )
     return _shortcut(x, stride, before, after, backend or "")
 

@@ -11,6 +11,8 @@ from gemkern.errors import GemkernError
 
 # What autocast casts: every float dtype but float64.
 CASTABLE = (torch.float32, torch.bfloat16, torch.float16)
+# What is computed with: PyTorch has others, of 8 bits and fewer, which it only stores.
+FLOATS = (*CASTABLE, torch.float64)
 # Pixels of a stride, a padding or a dilation: kernels count in 32 bits.
 LARGEST_STEP = 2**15
 # Pixels of a maximum's window: where it stands is kept in a byte.
@@ -47,6 +49,7 @@ def check_layer(
     check_device(where, "x", x, weight)
     if bias is not None:
         check_device(where, "bias", bias, weight)
+        check_float(where, "bias", bias)
         if bias.shape != weight.shape[:1]:
             raise GemkernError(
                 f"{where}: bias has shape {tuple(bias.shape)}; give ({weight.shape[0]},), "
@@ -56,8 +59,7 @@ def check_layer(
 
 def check_mask(where: str, weight: Tensor, scores: Tensor | None, active: Tensor) -> None:
     """Check that scores and active fit the weight of the layer that `where` names."""
-    if not weight.is_floating_point():
-        raise GemkernError(f"{where}: the weight is {weight.dtype}; give a float dtype")
+    check_float(where, "the weight", weight)
     if active.dtype != torch.bool:
         raise GemkernError(f"{where}: active is {active.dtype}; give a bool tensor")
     _check_like(where, "active", active, weight)
@@ -73,6 +75,33 @@ def check_scores(where: str, scores: Tensor, weight_dtype: torch.dtype = torch.f
         raise GemkernError(
             f"{where}: scores are {scores.dtype}; keep them in float32, whatever the weight's dtype"
         )
+
+
+def check_float(where: str, name: str, tensor: Tensor) -> None:
+    """Check that the tensor called `name` is of a float dtype that is computed with."""
+    if tensor.dtype not in FLOATS:
+        raise GemkernError(f"{where}: {name} is {tensor.dtype}; give a float dtype")
+
+
+def check_changed(where: str, name: str, tensor: Tensor) -> None:
+    """Check that no two entries of the tensor called `name`, which changes in place, are one."""
+    if not tensor.is_contiguous() and _overlaps(tensor):
+        raise GemkernError(
+            f"{where}: {name} changes in place, and its entries share their memory (strides "
+            f"{tensor.stride()} of {tuple(tensor.shape)}); give a clone"
+        )
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    room = 1
+    for step, side in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if side == 0:
+            return False
+        if side > 1:
+            if step < room:
+                return True
+            room += step * (side - 1)
+    return False
 
 
 def _check_like(where: str, name: str, tensor: Tensor, weight: Tensor) -> None:
@@ -125,11 +154,13 @@ def check_conv2d(
             "give (outputs, inputs / groups, height, width)"
         )
     outputs, inputs, *kernel = shape
+    if min(kernel) < 1:
+        raise GemkernError(f"{where}: weight has shape {tuple(shape)}; give a kernel of pixels")
     if groups < 1 or outputs % groups:
         raise GemkernError(
             f"{where}: {outputs} outputs do not split into {groups} groups; give a divisor"
         )
-    if x.dim() != 4 or x.shape[1] != inputs * groups:
+    if x.dim() != 4 or x.shape[1] != inputs * groups or 0 in x.shape[2:]:
         raise GemkernError(
             f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(shape)} in "
             f"{groups} groups; give x as (batch, {inputs * groups}, height, width)"
@@ -152,7 +183,7 @@ def check_norm(
     where: str, x: Tensor, residual: Tensor | None, named: Mapping[str, Tensor | None]
 ) -> None:
     """Check x [N, C, ...], its residual, and what is per channel, by name, of a norm."""
-    if x.dim() < 2 or not x.is_floating_point():
+    if x.dim() < 2 or x.dtype not in FLOATS:
         raise GemkernError(
             f"{where}: x is {x.dtype} {tuple(x.shape)}; give floats (batch, channels, ...)"
         )
@@ -168,6 +199,8 @@ def check_norm(
                 f"{where}: {name} has shape {tuple(tensor.shape)}; "
                 f"give ({x.shape[1]},), one number for each channel"
             )
+        if tensor is not None:
+            check_float(where, name, tensor)
     for name, tensor in {"the residual": residual, **named}.items():
         if tensor is not None and tensor.device != x.device:
             raise GemkernError(
@@ -186,17 +219,17 @@ def check_windows(
     kernel, padding = pair(kernel), pair(padding)
     stride = kernel if stride is None else pair(stride)
     check_images(where, x)
+    if not _fit(kernel, stride, padding):
+        raise GemkernError(
+            f"{where}: kernel {tuple(kernel)}, stride {tuple(stride)} and padding "
+            f"{tuple(padding)} do not fit; give a kernel of at least 1, a stride of at least 1 "
+            f"and at most {LARGEST_STEP}, and a padding of at most half the kernel"
+        )
+    if 0 in x.shape[1:]:
+        raise GemkernError(
+            f"{where}: x has shape {tuple(x.shape)}; give images of at least one channel and pixel"
+        )
     for axis in (0, 1):
-        if (
-            kernel[axis] < 1
-            or not 1 <= stride[axis] <= LARGEST_STEP
-            or not 0 <= padding[axis] <= kernel[axis] // 2
-        ):
-            raise GemkernError(
-                f"{where}: kernel {tuple(kernel)}, stride {tuple(stride)} and padding "
-                f"{tuple(padding)} do not fit; give a kernel of at least 1, a stride of at least 1 "
-                f"and at most {LARGEST_STEP}, and a padding of at most half the kernel"
-            )
         if x.shape[2 + axis] + 2 * padding[axis] < kernel[axis]:
             raise GemkernError(
                 f"{where}: a window of {tuple(kernel)} is larger than the image "
@@ -205,12 +238,21 @@ def check_windows(
     return kernel, stride, padding
 
 
+def _fit(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]) -> bool:
+    """Return whether there are windows of a kernel, a stride and a padding: each of them a pair."""
+    return all(len(one) == 2 for one in (kernel, stride, padding)) and all(
+        1 <= taps <= LARGEST_STEP and 1 <= step <= LARGEST_STEP and 0 <= pad <= taps // 2
+        for taps, step, pad in zip(kernel, stride, padding, strict=True)
+    )
+
+
 def check_images(where: str, x: Tensor) -> None:
-    """Check that x is [N, C, H, W]."""
+    """Check that x is [N, C, H, W], of a float dtype."""
     if x.dim() != 4:
         raise GemkernError(
             f"{where}: x has shape {tuple(x.shape)}; give (batch, channels, height, width)"
         )
+    check_float(where, "x", x)
 
 
 def check_taps(where: str, kernel: Sequence[int]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gemkern.kernels.reference.batch_last import is_batch_last
+from gemkern.errors import GemkernError
+from gemkern.kernels.reference.batch_last import is_batch_last as lies_batch_last
 from gemkern.ops.registration import differentiable, register
 
 __all__ = ["batch_last", "contiguous", "is_batch_last"]
@@ -16,15 +17,24 @@ _batch_last = register("batch_last", "(Tensor x, str backend) -> Tensor")
 _contiguous = register("contiguous", "(Tensor x, str backend) -> Tensor")
 
 
+def is_batch_last(x: Tensor) -> bool:
+    """Return whether x [N, ...] lies batch-last; strides of dimensions of size 1 do not count.
+
+    Raises:
+        GemkernError: x has no dimension.
+    """
+    return lies_batch_last(_batch("is_batch_last", x))
+
+
 def batch_last(x: Tensor, backend: str | None = None) -> Tensor:
     """Return x [N, ...] itself if it lies batch-last, else a copy that does.
 
     The gradient of a copy is contiguous.
 
     Raises:
-        GemkernError: no backend can serve.
+        GemkernError: x has no dimension, or no backend can serve.
     """
-    return x if is_batch_last(x) else _batch_last(x, backend or "")
+    return x if lies_batch_last(_batch("batch_last", x)) else _batch_last(x, backend or "")
 
 
 def contiguous(x: Tensor, backend: str | None = None) -> Tensor:
@@ -36,6 +46,12 @@ def contiguous(x: Tensor, backend: str | None = None) -> Tensor:
         GemkernError: no backend can serve.
     """
     return x if x.is_contiguous() else _contiguous(x, backend or "")
+
+
+def _batch(where: str, x: Tensor) -> Tensor:
+    if x.dim() == 0:
+        raise GemkernError(f"{where}: x has no dimension; give a batch, (batch, ...)")
+    return x
 
 
 class _BatchLast(torch.autograd.Function):

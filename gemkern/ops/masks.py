@@ -12,7 +12,7 @@ from torch import Tensor
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.straight_through import product
 from gemkern.kernels.reference.threshold import mask_of
-from gemkern.ops.checks import check_layers, check_mask, check_scores
+from gemkern.ops.checks import FLOATS, check_layers, check_mask, check_scores
 from gemkern.ops.operands import listed
 from gemkern.ops.registration import LIBRARY, once, register, short_way
 from gemkern.ops.scalars import Scalar, on_device
@@ -37,6 +37,7 @@ _effective_shortly = short_way("effective_weight")
 HALF, ZERO = torch.tensor(0.5), torch.tensor(0.0)
 # Numbers from which a kernel of ours is faster than PyTorch's select, its threads woken.
 WORTH_A_KERNEL = 2**17
+MOST_ENTRIES = 2**40
 MEMORY_FORMATS = (torch.preserve_format, torch.contiguous_format, torch.channels_last)
 
 
@@ -87,7 +88,7 @@ def effective_weight(
     check_layers("effective_weight", weights=weights, active=active, scores=scores)
     for i, (weight, on) in enumerate(zip(weights, active, strict=True)):
         check_mask(f"effective_weight, layer {i}", weight, scores[i] if scores else None, on)
-    if dtype is not None and not dtype.is_floating_point:
+    if dtype is not None and dtype not in FLOATS:
         raise GemkernError(f"effective_weight: dtype is {dtype}; give a float dtype")
     if memory_format not in MEMORY_FORMATS:
         raise GemkernError(
@@ -175,8 +176,14 @@ def unpack_mask(packed: Tensor, shape: Sequence[int], backend: str | None = None
     """Return the bool mask of `shape` that `pack_mask` packed.
 
     Raises:
-        GemkernError: `packed` is not uint8 [ceil(n / 8)], or no backend can serve.
+        GemkernError: there is no such shape, `packed` is not uint8 [ceil(n / 8)], or no backend can
+            serve.
     """
+    if not all(0 <= side <= MOST_ENTRIES for side in shape) or math.prod(shape) > MOST_ENTRIES:
+        raise GemkernError(
+            f"unpack_mask: there is no mask of the shape {tuple(shape)}; give sides of at least 0, "
+            f"and {MOST_ENTRIES} entries at most"
+        )
     needed = math.ceil(math.prod(shape) / 8)
     if packed.dtype != torch.uint8 or packed.shape != (needed,):
         raise GemkernError(

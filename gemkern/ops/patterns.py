@@ -48,6 +48,8 @@ def _is_whole(shape: Any, tensors: list[Tensor], positions: Tensor) -> bool:
     sides = tuple(shape)
     if len(sides) < 2 or min(sides) < 0 or math.prod(sides) > MOST_WEIGHTS:
         return False
+    if len(tensors[0]) != sides[0] + 1:
+        return False
     if any(one.dtype != torch.int64 or one.device != positions.device for one in tensors):
         return False
     active = torch.zeros(math.prod(sides), dtype=torch.bool)

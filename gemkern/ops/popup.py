@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.threshold import select
-from gemkern.ops.checks import check_layers, check_scores
+from gemkern.ops.checks import FLOATS, check_layers, check_scores
 from gemkern.ops.registration import LIBRARY, once, register
 
 _popup_mask = register("popup_mask", "(Tensor[] scores, Tensor kept, str backend) -> Tensor[]")
@@ -64,12 +64,12 @@ def popup_weight(
     """
     _check("popup_weight", weights, scores, kept)
     for i, (weight, score) in enumerate(zip(weights, scores, strict=True)):
-        if not weight.is_floating_point():
+        if weight.dtype not in FLOATS:
             raise GemkernError(
                 f"popup_weight: in layer {i}, weights are {weight.dtype}; give a float dtype"
             )
         check_scores(f"popup_weight, layer {i}", score, weight.dtype)
-    if dtype is not None and not dtype.is_floating_point:
+    if dtype is not None and dtype not in FLOATS:
         raise GemkernError(f"popup_weight: dtype is {dtype}; give a float dtype")
     return _popup_weight(list(weights), list(scores), kept, dtype, backend or "")
 

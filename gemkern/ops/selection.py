@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.ops.checks import check_layers
+from gemkern.ops.checks import FLOATS, check_changed, check_layers
 from gemkern.ops.registration import register, register_in_place
 
 _select_kth = register(
@@ -73,13 +73,15 @@ def remove_lowest(
             f"remove_lowest: kth has shape {tuple(kth.shape)} and ties {tuple(ties.shape)}; "
             "give both as select_kth returned them"
         )
+    for i, on in enumerate(active):
+        check_changed(f"remove_lowest, layer {i}", "active", on)
     _remove_lowest(list(values), list(active), kth, ties, backend or "")
 
 
 def _check(where: str, values: Sequence[Tensor], active: Sequence[Tensor]) -> None:
     check_layers(where, values=values, active=active)
     for i, value in enumerate(values):
-        if not value.is_floating_point() or value.dtype != values[0].dtype:
+        if value.dtype not in FLOATS or value.dtype != values[0].dtype:
             raise GemkernError(
                 f"{where}: in layer {i}, values are {value.dtype}, and {values[0].dtype} in the "
                 "first; give one float dtype"

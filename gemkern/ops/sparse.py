@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.geometry import Geometry
-from gemkern.kernels.reference.pattern import Pattern, pattern
-from gemkern.ops.checks import autocasts, check_linear, pair
+from gemkern.kernels.reference import pattern as patterns
+from gemkern.kernels.reference.pattern import Pattern
+from gemkern.ops.checks import FLOATS, autocasts, check_linear, pair
 from gemkern.ops.patterns import check_pattern
 from gemkern.ops.registration import SIGNATURES, differentiate, register, short_way
 
@@ -27,6 +29,20 @@ register(
 )
 LINEAR = SIGNATURES["sparse_linear"]
 _linear_gradients = short_way("sparse_linear_backward")
+
+
+def pattern(active: Tensor) -> Pattern:
+    """Return where `active` (bool, of a weight's shape) is on. Its size is read on the host.
+
+    Raises:
+        GemkernError: it is no bool tensor of two dimensions or more, or holds no numbers.
+    """
+    if active.dtype != torch.bool or active.dim() < 2 or active.device.type == "meta":
+        raise GemkernError(
+            f"pattern: active is {active.dtype} {tuple(active.shape)} on {active.device}; give a "
+            "bool tensor of a weight's shape, (outputs, inputs, ...)"
+        )
+    return patterns.pattern(active)
 
 
 def sparse_linear(
@@ -72,7 +88,7 @@ def geometry_of(
 def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None) -> Tensor:
     """Return x in the dtype to compute in, after a look at what is common to both operators."""
     check_pattern(where, pattern)
-    if not values.is_floating_point() or values.shape != pattern.positions.shape:
+    if values.dtype not in FLOATS or values.shape != pattern.positions.shape:
         raise GemkernError(
             f"{where}: values are {values.dtype} {tuple(values.shape)}; "
             f"give {len(pattern.positions)} floats, one for each place of the pattern"
@@ -87,6 +103,10 @@ def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tenso
         raise GemkernError(
             f"{where}: bias has shape {tuple(bias.shape)}; give ({pattern.shape[0]},), "
             "one number for each output"
+        )
+    if bias is not None and bias.dtype != values.dtype:
+        raise GemkernError(
+            f"{where}: bias is {bias.dtype} and the values {values.dtype}; convert one"
         )
     if autocasts(x.device.type):
         return x.to(values.dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
-from gemkern.ops.checks import check_layers, dtypes
+from gemkern.ops.checks import FLOATS, check_changed, check_layers, dtypes
 from gemkern.ops.operands import listed
 from gemkern.ops.registration import register_in_place
 from gemkern.ops.scalars import Scalar, on_device
@@ -160,5 +160,8 @@ def _check(
                 "keep all in float32"
             )
     for dtype in dtypes(chain(grads, weights or (), effective or ())):
-        if not dtype.is_floating_point:
+        if dtype not in FLOATS:
             raise GemkernError(f"{where}: a gradient or a weight is {dtype}; give float dtypes")
+    for name, tensors in {"scores": scores, **memory, "effective": effective or ()}.items():
+        for i, tensor in enumerate(tensors):
+            check_changed(f"{where}, layer {i}", name, tensor)

@@ -61,7 +61,7 @@ class Forms:
     ) -> None:
         self._model, self._optimizer = unwrapped(model), optimizer
         self._layers: dict[str, Any] = dict(compressible_layers(self._model))
-        self._choice, self._replayed = _read(accelerated if self._layers else False)
+        self._choice, self._replayed = read_choice(accelerated if self._layers else False)
         self.record: list[dict[str, Any]] = []
         self.steps = 0
         self.sparse_steps = 0
@@ -289,8 +289,12 @@ def runs_sparse(device: str) -> bool:
         return False
 
 
-def _read(accelerated: Accelerated) -> tuple[str, list[Mapping[str, Any]]]:
-    """Return the choice, and what is to be replayed."""
+def read_choice(accelerated: Accelerated) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return the choice, and what is to be replayed.
+
+    Raises:
+        GemkernError: `accelerated` is nothing that `Forms` takes.
+    """
     if isinstance(accelerated, bool):
         return (MEASURE if accelerated else NEVER), []
     if isinstance(accelerated, str):

@@ -55,14 +55,16 @@ def norm_sparse_conv2d(
     entries, _, bounds = lists_of_ring(pattern, walk, ring, False)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
-    mean_y, var_y = (x.new_full((walk.outputs,), math.nan) if moments else None for _ in range(2))
-    if y.numel() == 0:
-        return y, z, mean_y, var_y
+    mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     forward(
         threads, x.data_ptr(), addresses_of(norm), address(z), y.data_ptr(), address(added),
         address(bias), address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips,
         values.detach().numpy(), entries, bounds, scratch(threads * size), size, streams(y),
     )  # fmt: skip
+    if y.numel() == 0 and mean_y is not None and var_y is not None:
+        # Nothing has no mean.
+        mean_y.fill_(math.nan)
+        var_y.fill_(math.nan)
     return y, z, mean_y, var_y
 
 

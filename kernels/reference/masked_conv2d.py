@@ -108,5 +108,7 @@ def _unwritten(size: Sequence[int], like: Tensor) -> Tensor:
 
 def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: tuple, wanted: int) -> Tensor:
     """Return the gradient of x (wanted=0) or of the weight (1), whose values do not count."""
+    if 0 in weight.shape[:2]:
+        return torch.zeros_like((x, weight)[wanted])
     outputs = [wanted == 0, wanted == 1, False]
     return torch.ops.aten.convolution_backward(grad_y, x, weight, None, *geometry, outputs)[wanted]

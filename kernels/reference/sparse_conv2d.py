@@ -67,6 +67,8 @@ def dense(values: Tensor, pattern: Pattern) -> Tensor:
 
 def _backward(grad_y: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, wanted: int) -> Tensor:
     """Return the gradient of x (wanted=0) or of the weight (1), whose values do not count."""
+    if 0 in weight.shape[:2]:
+        return torch.zeros_like((x, weight)[wanted])
     *walk, groups = geometry
     return torch.ops.aten.convolution_backward(
         grad_y, x, weight, None, *walk, False, (0, 0), groups, [wanted == 0, wanted == 1, False]

@@ -315,3 +315,12 @@ def test_more_than_memory_holds(images: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(folder.np, "empty", full)
     with pytest.raises(GemkernError, match=r"do not fit into memory \(Unable to allocate 3 TiB\)"):
         load("folder", images)
+
+
+def test_names_that_would_begin_a_line_of_their_own(images: Path) -> None:
+    (images / "train" / "ant" / "a\nb").mkdir()
+    with pytest.warns(UserWarning, match=r"train/ant/a\\nb the first of them"):
+        read(images)
+    (images / "train" / "a\nb").mkdir()
+    with pytest.raises(GemkernError, match=r"class a\\nb of"):
+        read(images)

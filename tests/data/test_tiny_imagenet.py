@@ -103,6 +103,10 @@ FIRST = f"train/{IN_ORDER[0]}/images/{IN_ORDER[0]}_0.JPEG"
 NOTES = "val/val_annotations.txt"
 SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no wnids": (spoil("wnids.txt", Path.unlink), "wnids.txt is missing: unpack tiny-imagenet-200"),
+    "a name that no file has": (
+        spoil(NOTES, lambda path: path.write_text(f"a\0b\t{WNIDS[0]}\n")),
+        "b is the name of no file",
+    ),
     "empty wnids": (
         spoil("wnids.txt", lambda path: path.write_text("\n")),
         "wnids.txt is damaged, expected a WNID a line but found none: unpack",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tiny_race import settings
 from gemkern.errors import GemkernError
 from gemkern.experiments.job import Job, check_methods, job, plan
 from gemkern.experiments.laboratory import Laboratory, matched_weights, rehearse
+from gemkern.experiments.run_folder import RunFolder
 from gemkern.tickets import METHODS, imp_weights_left
 
 DRAWN = [name for name, entry in METHODS.items() if entry.needs]
@@ -139,3 +141,46 @@ def test_rivals_are_planned_to_the_weights_that_gem_miner_leaves(
     chosen = settings(**changes)
     assert matched_weights(chosen, 1000) == weights
     assert len(imp_weights_left(1000, weights / 1000, chosen.own["imp"].imp_prune)) == rounds
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", None),
+        ("method", ["imp"]),
+        ("seeds", []),
+        ("seeds", "0"),
+        ("seeds", [0, 0]),
+        ("seeds", [True]),
+        ("seeds", [-1]),
+        ("seeds", [0.5]),
+        ("phases", []),
+        ("phases", ["finetune", "find"]),
+        ("phases", [{}]),
+        ("settings", None),
+        ("settings", {}),
+        ("settings", {"density": "0.3"}),
+        ("settings", {"density": 10**400}),
+        ("ticket", 3),
+        ("donor", []),
+        ("more", 1),
+    ],
+)
+def test_a_job_that_lies_is_refused(name: str, value: Any) -> None:
+    whole = job(settings(), "imp", [0]).as_dict()
+    with pytest.raises(GemkernError, match="a job is not whole"):
+        Job.of(whole | {name: value})
+    for values in (None, 3, [whole], "imp"):
+        with pytest.raises(GemkernError, match="a job is not whole"):
+            Job.of(values)
+
+
+@pytest.mark.parametrize("method", ["../../up", "/up", "a\0b", "a\nb", "\ud800", 300 * "x"])
+def test_the_folder_of_a_job_is_in_that_of_its_run(method: str, tmp_path: Path) -> None:
+    """A ticket's file says by which method it was found: that may be anything."""
+    one = dataclasses.replace(job(settings(), "imp", [0]), method=method)
+    assert one.name != job(settings(), "imp", [0]).name
+    own = RunFolder(tmp_path / "run").folder_of(one)
+    assert own.path.parent == tmp_path / "run" / "jobs"
+    assert own.tickets() == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

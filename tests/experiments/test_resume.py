@@ -14,16 +14,19 @@ import torch
 from tiny_race import settings, state, without_clock
 from torch import nn
 
+from gemkern import tensor_file
 from gemkern.data import Loaders
 from gemkern.errors import GemkernError
-from gemkern.experiments.checkpoints import Checkpoints
+from gemkern.experiments.checkpoints import FILE, Checkpoints
 from gemkern.experiments.job import job
 from gemkern.experiments.job_folder import Busy, JobFolder
 from gemkern.experiments.laboratory import Laboratory
-from gemkern.experiments.running import run_job
+from gemkern.experiments.ranks import ALONE
+from gemkern.experiments.running import begun, run_job
 from gemkern.experiments.settings import Settings, lengths
 from gemkern.experiments.states import pack, unpack
 from gemkern.experiments.stopping import Stop, Stopped
+from gemkern.experiments.work import Work
 from gemkern.nn import convert
 from gemkern.tickets import METHODS, Ticket, smart_ratio_ticket
 
@@ -274,6 +277,38 @@ def test_hours_are_not_lost_where_no_checkpoint_fits(stopped: JobFolder) -> None
     with pytest.raises(GemkernError, match="go on with those that wrote it"):
         run_job(stopped, Laboratory(settings()))
     assert [path.read_bytes() for path in checkpoints(stopped)] == before
+
+
+LIES = {
+    "nothing": lambda state: None,
+    "a number": lambda state: 3,
+    "no methods": lambda state: {key: state[key] for key in state if key != "methods"},
+    "epochs of texts": lambda state: {
+        **state,
+        "courses": [{**state["courses"][0], "records": [{"epoch": "first"}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_checkpoint_that_lies_is_passed_over(stopped: JobFolder, lie: str) -> None:
+    first, *_ = stopped.checkpoints().states()
+    stopped.checkpoints().save(LIES[lie](first))
+    assert len(checkpoints(stopped)) == 2
+    with pytest.warns(UserWarning, match=r"is damaged|is passed over") as said:
+        work = begun(lambda: Work(stopped.job(), Laboratory(settings())), stopped, ALONE)
+    assert all(str(one.message).isprintable() for one in said)
+    assert work.phase == first["phase"], "the one before is gone on with"
+
+
+def test_a_state_that_is_deeper_than_python_follows(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(600):
+        deep = [deep]
+    content = {"job": "job", "state": {"deep": deep}}
+    tensor_file.write(tmp_path / "checkpoint-000001.safetensors", FILE, content, {})
+    with pytest.warns(UserWarning, match="its state is not whole"):
+        assert list(Checkpoints(tmp_path, "job").states()) == []
 
 
 def test_epochs_after_the_checkpoint_are_trained_again(stopped: JobFolder) -> None:

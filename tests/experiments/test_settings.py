@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,3 +205,33 @@ def test_rewind_points() -> None:
         "learning-rate",
         1000,
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("density", "0.3", "float"),
+        ("density", None, "float"),
+        ("density", True, "float"),
+        ("batch_size", 0.5, "int"),
+        ("batch_size", [64], "int"),
+        ("affine", 1, "bool"),
+        ("data", 3, "str"),
+        ("data_dir", {}, "str"),
+        ("mine_epochs", "3", "int"),
+        ("imp_rewind", 3, "str"),
+    ],
+)
+def test_a_setting_of_another_kind_is_refused(name: str, value: Any, kind: str) -> None:
+    with pytest.raises(GemkernError, match=f"the setting {name} is .*: give a {kind}"):
+        Settings.of({name: value})
+
+
+def test_a_setting_may_be_called_as_an_argument_is() -> None:
+    with pytest.raises(GemkernError, match="no setting is called 'self'"):
+        Settings.of({"self": 1})
+
+
+def test_a_folder_may_be_a_path() -> None:
+    assert Settings.of({"data_dir": Path("images")}).data_dir == "images"
+    assert Settings.of({"density": 1, "weight_decay": 0}).density == 1

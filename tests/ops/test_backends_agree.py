@@ -58,6 +58,34 @@ def test_masked_layers_without_inputs(groups: int) -> None:
     assert torch.equal(y, bias.view(4, 1, 1).expand(2, 4, 3, 2))
 
 
+@pytest.mark.parametrize("shape", [(0, 2), (4, 0), (0, 0)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_layers_without_channels(shape: tuple[int, int], backend: str) -> None:
+    active = torch.ones(*shape, 3, 3, dtype=torch.bool)
+    x, weight = torch.randn(2, shape[1], 5, 5), torch.randn(active.shape)
+    for run, learns in (
+        (lambda x, w: ops.masked_conv2d(x, w, None, active, padding=1), weight),
+        (lambda x, w: ops.sparse_conv2d(x, w, ops.pattern(active), padding=1, backend=backend),
+         weight.flatten()),
+    ):  # fmt: skip
+        leaves = x.clone().requires_grad_(), learns.clone().requires_grad_()
+        y = run(*leaves)
+        assert y.shape == (2, shape[0], 5, 5)
+        for grad, leaf in zip(torch.autograd.grad(y.sum(), leaves), leaves, strict=True):
+            assert grad.shape == leaf.shape
+            assert not grad.any()
+
+
+def test_what_is_kept_does_not_depend_on_outputs() -> None:
+    where, x = ops.pattern(torch.ones(0, 2, 3, 3, dtype=torch.bool)), torch.randn(3, 2, 5, 5)
+    norm = ops.Norm(torch.zeros(2), torch.ones(2))
+    kept = [
+        ops.norm_sparse_conv2d(x, torch.ones(0), where, norm=norm, keep=True, backend=backend).z
+        for backend in BACKENDS
+    ]
+    torch.testing.assert_close(*kept)
+
+
 def test_nothing_has_no_moments() -> None:
     where = ops.pattern(torch.ones(3, 2, 3, 3, dtype=torch.bool))
     for of_each_moment in zip(

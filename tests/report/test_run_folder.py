@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.records import EpochRecord, Run
+from gemkern.experiments.job import plan
+from gemkern.experiments.job_folder import JobFolder
+from gemkern.experiments.records import EpochRecord, Failure, Run
 from gemkern.experiments.run_folder import RunFolder
+from gemkern.experiments.settings import Settings
 from gemkern.experiments.summary import summarise
 from gemkern.report.environment import devices, versions
 
@@ -195,3 +198,87 @@ def test_a_phase_that_nobody_knows_is_damage(tmp_path: Path, race: Race) -> None
     (tmp_path / "epochs.jsonl").write_text(line)
     with pytest.raises(GemkernError, match="phase cannot be 'prune'"):
         folder.epochs()
+
+
+DEEP = 100_000 * "["
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"failed": 3}', "not iterable"),
+        ('{"failed": [3]}', "expected the fields method, seeds, why"),
+        ('{"failed": [{"method": "imp"}]}', "expected the fields method, seeds, why"),
+        ('{"failed": [{"method": "imp", "seeds": 0, "why": ""}]}', "seeds cannot be 0"),
+        ('{"failed": [{"method": "imp", "seeds": ["0"], "why": ""}]}', "seeds.0 cannot be '0'"),
+        ('{"failed": [{"method": "imp", "seeds": [0], "why": null}]}', "why cannot be None"),
+        (DEEP, "recursion"),
+    ],
+)
+def test_damaged_failures_are_named(tmp_path: Path, text: str, said: str) -> None:
+    folder = create(tmp_path)
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(GemkernError, match=f"results.json is damaged .*{said}"):
+        folder.failures()
+
+
+def test_a_failure_comes_back(tmp_path: Path) -> None:
+    folder = create(tmp_path)
+    folder.write([], failures=[Failure("imp", (0, 1), "by chance")])
+    assert folder.failures() == [Failure("imp", [0, 1], "by chance")]
+    (tmp_path / "results.json").write_text("{}")
+    assert folder.failures() == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"command": 3}, "its command is no text"),
+        ({"config": None}, "it does not hold what was asked for"),
+        ({"config": {"methods": "imp"}}, "its methods are no list"),
+        ({"jobs": {"method": "imp"}}, "its jobs are no list"),
+    ],
+)
+def test_a_damaged_configuration_is_named(
+    tmp_path: Path, config: dict[str, Any], said: str
+) -> None:
+    folder = create(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**written, **config}))
+    with pytest.raises(GemkernError, match=f"config.json is damaged .{said}"):
+        folder.command(), folder.gather()
+
+
+def test_epochs_in_epochs(tmp_path: Path) -> None:
+    folder = create(tmp_path)
+    for text in (DEEP, f"{DEEP}\n"):
+        (tmp_path / "epochs.jsonl").write_text(text)
+        with pytest.raises(GemkernError, match=r"epochs\.jsonl is damaged"):
+            folder.epochs()
+        (tmp_path / "epochs.jsonl").unlink()
+
+
+def test_a_number_that_no_mean_could_hold(tmp_path: Path, race: Race) -> None:
+    folder = finished(tmp_path, race)
+    (tmp_path / "results.json").write_text(spoil(asdict(race[0][0]), weights_left=10**400))
+    with pytest.raises(GemkernError, match="weights_left cannot be"):
+        folder.runs()
+
+
+@pytest.mark.parametrize("content", [{}, {"why": 3}])
+def test_a_failure_that_does_not_say_why(tmp_path: Path, content: dict[str, Any]) -> None:
+    folder = JobFolder(tmp_path)
+    (tmp_path / "failure.json").write_text(json.dumps(content))
+    with pytest.raises(GemkernError, match=r"failure.json is damaged .it does not say why"):
+        folder.failure()
+
+
+def test_a_job_that_needs_one_that_is_not_there(tmp_path: Path) -> None:
+    jobs = plan(Settings(), ["gem-miner", "random"], [0])
+    folder = RunFolder.create(tmp_path, config={}, command="", jobs=jobs[1:])
+    with pytest.raises(GemkernError, match="0 of its jobs find the ticket that random"):
+        folder.given(jobs[1])
+    folder = RunFolder.create(tmp_path, config={}, command="", jobs=jobs)
+    folder.folder_of(jobs[0]).finish([], [])
+    with pytest.raises(GemkernError, match="the ticket of gem-miner, and that of seed 0 is not in"):
+        folder.given(jobs[1])

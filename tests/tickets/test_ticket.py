@@ -446,4 +446,4 @@ def test_what_a_terminal_would_obey_is_shown_and_not_done(tmp_path):
     assert r"[link=https://bad.example]here[/link]\x9b31m\u202e of" in shown
     assert r"\x1b[2J, seed 0" in shown
     assert clear not in shown
-    assert str(GemkernError(f"{clear} and\nmore")) == "\\x1b[2J and\nmore"
+    assert str(GemkernError(f"{clear} and\nmore")) == r"\x1b[2J and\nmore"

@@ -1,0 +1,1 @@
+"""Readers and operators get inputs that nobody would write, and refuse them in a sentence."""

@@ -8,7 +8,7 @@ ZOO := .venv-zoo
 METHODS := dense,gem-miner,imp,random,shuffled,reinitialised
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint bench soak docs zoo clean
+.PHONY: demo test lint bench soak mutants docs zoo clean
 
 demo: $(READY)
 	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
@@ -27,6 +27,9 @@ bench: $(READY)
 
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak
+
+mutants: $(READY)
+	$(BIN)/python -m benchmarks.mutants
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs build/docs

@@ -78,7 +78,8 @@ class Workshop:
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
     def _run(self, module: str, tests: Sequence[str], own: dict[str, str]) -> Outcome:
-        command = [sys.executable, once.__file__, module, "-q", "-p", "no:cacheprovider", *tests]
+        options = ("-q", "-x", "-p", "no:cacheprovider")
+        command = [sys.executable, once.__file__, module, *options, *tests]
         environment = {
             "OMP_NUM_THREADS": "1",
             **os.environ,

@@ -33,7 +33,8 @@ FAULTS = (
         "gemkern/files.py",
         "not math.isfinite(value):",
         "math.isnan(value):",
-        "tests/report/test_run_folder.py",
+        "tests/report/test_run_folder.py"
+        "::test_a_loss_that_diverged_is_null_on_file_and_nan_in_memory",
     ),
     Fault(
         "gemkern/data/files.py",
@@ -85,9 +86,9 @@ FAULTS = (
     ),
     Fault(
         "gemkern/data/cifar_pickle.py",
-        "if number >= MOST_OPERATIONS:",
-        "if number < 0:",
-        "tests/data/test_cifar.py::test_a_few_bytes_cannot_ask_for_much",
+        "if labels.shape != images.shape[:1] or not len(labels):",
+        "if not len(labels):",
+        "tests/data/test_cifar.py::test_not_the_official_dictionary",
     ),
     Fault(
         "gemkern/data/images.py",
@@ -135,7 +136,7 @@ FAULTS = (
         "gemkern/data/batches.py",
         "self._first + step * self._batch_size",
         "self._first + step",
-        "tests/data/test_batches.py::test_epochs_follow_each_other_in_the_same_place",
+        "tests/experiments/test_resume.py::test_seeds_that_train_together_go_on_together",
     ),
     Fault(
         "gemkern/data/batches.py",

@@ -67,13 +67,14 @@ FAULTS = (
         "gemkern/experiments/records.py",
         "self.steps * (self.dense_ms - self.accelerated_ms) / 1e3",
         "self.steps * (self.accelerated_ms - self.dense_ms) / 1e3",
-        "tests/report/test_savings_table.py",
+        "tests/report/test_savings_table.py::test_rows_are_means_and_sums_over_seeds",
     ),
     Fault(
         "gemkern/experiments/work.py",
         "seconds=before + stats.seconds,",
         "seconds=stats.seconds,",
-        "tests/experiments/test_laboratory.py",
+        "tests/experiments/test_laboratory.py"
+        "::test_a_record_says_all_of_its_epoch_and_is_handed_on",
     ),
     Fault(
         "gemkern/experiments/work.py",
@@ -85,7 +86,7 @@ FAULTS = (
         "gemkern/experiments/laboratory.py",
         "batches.begin(epoch)",
         "batches.begin(0)",
-        "tests/experiments/test_laboratory.py",
+        "tests/experiments/test_laboratory.py::test_batches_of_a_seed_go_on_epoch_after_epoch",
     ),
     Fault(
         "gemkern/experiments/laboratory.py",
@@ -97,31 +98,31 @@ FAULTS = (
         "gemkern/training/loop.py",
         "step.total.copy_(total)",
         "pass",
-        "tests/experiments/test_resume.py::test_a_run_is_stopped_between_any_two_steps",
+        "tests/experiments/test_resume.py::test_seeds_that_train_together_go_on_together",
     ),
     Fault(
         "gemkern/training/loop.py",
         "step.begin(self.epoch, self.step)",
         "step.begin(self.epoch)",
-        "tests/experiments/test_resume.py::test_a_run_is_stopped_between_any_two_steps",
+        "tests/experiments/test_resume.py::test_seeds_that_train_together_go_on_together",
     ),
     Fault(
         "gemkern/training/loop.py",
         "model.train(was_training)",
         "pass",
-        "tests/training/test_loop.py",
+        "tests/training/test_loop.py::test_evaluation_counts_exactly_and_changes_nothing",
     ),
     Fault(
         "gemkern/training/loop.py",
         "if not math.isfinite(loss):",
         "if math.isnan(loss):",
-        "tests/training/test_loop.py",
+        "tests/training/test_loop.py::test_a_loss_that_is_not_finite_ends_the_run",
     ),
     Fault(
         "gemkern/training/step.py",
         "return self.total.item() / self.count",
         "return self.total.item()",
-        "tests/training/test_loop.py",
+        "tests/training/test_loop.py::test_the_loss_of_an_epoch_is_the_mean_over_its_batches",
     ),
     Fault(
         "gemkern/training/randomness.py",

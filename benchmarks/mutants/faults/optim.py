@@ -39,7 +39,8 @@ FAULTS = (
         "gemkern/optim/masked_sgd.py",
         "memory[name].zero_()",
         "pass",
-        "tests/tickets/test_imp.py::test_learning_rate_rewinding_keeps_the_trained_weights",
+        "tests/training/test_weights.py"
+        "::test_the_rate_follows_the_schedule_and_restart_begins_anew",
     ),
     Fault(
         "gemkern/optim/score_optimizer.py",

@@ -70,13 +70,15 @@ FAULTS = (
         "gemkern/training/weights.py",
         "set_lr(self.optimizer, self.lr * self._rate(epoch, self.epochs))",
         "set_lr(self.optimizer, self.lr * self._rate(self.epochs - epoch, self.epochs))",
-        "tests/training/test_weights.py",
+        "tests/training/test_weights.py"
+        "::test_the_rate_follows_the_schedule_and_restart_begins_anew",
     ),
     Fault(
         "gemkern/training/weights.py",
         "self.optimizer.forget()",
         "pass",
-        "tests/tickets/test_imp.py::test_learning_rate_rewinding_keeps_the_trained_weights",
+        "tests/training/test_weights.py"
+        "::test_the_rate_follows_the_schedule_and_restart_begins_anew",
     ),
     Fault(
         "gemkern/tickets/imp.py",

@@ -14,8 +14,9 @@ demo: $(READY)
 	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/interpreter
+	$(BIN)/python -m benchmarks.covered
 
 lint: $(READY)
 	$(BIN)/ruff check .

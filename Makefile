@@ -8,14 +8,15 @@ ZOO := .venv-zoo
 METHODS := dense,gem-miner,imp,random,shuffled,reinitialised
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint bench soak fuzz docs zoo clean
+.PHONY: demo test lint bench soak fuzz mutants docs zoo clean
 
 demo: $(READY)
 	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/interpreter
+	$(BIN)/python -m benchmarks.covered
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -30,6 +31,9 @@ soak: $(READY)
 
 fuzz: $(READY)
 	$(BIN)/python -m benchmarks.fuzz
+
+mutants: $(READY)
+	$(BIN)/python -m benchmarks.mutants
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs build/docs

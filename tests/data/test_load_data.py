@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gemkern.data import NAMES, Augment, Dataset, Split, load
+from gemkern.data.randomness import Stream, random_numbers
 from gemkern.data.splits import balanced_subset, hold_out
 from gemkern.data.statistics import channel_statistics
 from gemkern.errors import GemkernError
@@ -85,6 +86,13 @@ def test_choices_depend_on_the_seed_alone() -> None:
         assert torch.equal(ours.images, getattr(again, half).images)
         assert torch.equal(ours.labels, getattr(again, half).labels)
         assert not torch.equal(ours.labels, getattr(other, half).labels)
+
+
+def test_purposes_draw_numbers_of_their_own() -> None:
+    drawn = {tuple(random_numbers(stream, seed=3).integers(1000, size=8)) for stream in Stream}
+    assert len(drawn) == len(Stream)
+    again = random_numbers(Stream.SPLIT, seed=3).integers(1000, size=8)
+    assert tuple(again) in drawn
 
 
 def test_load_uses_no_global_random_numbers() -> None:

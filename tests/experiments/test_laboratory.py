@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import islice
 
 import pytest
 import torch
@@ -63,6 +64,7 @@ def test_a_record_says_all_of_its_epoch_and_is_handed_on() -> None:
     assert (first.method, first.seed, first.phase, first.epoch) == ("imp", 3, "find", 1)
     assert second.seconds > first.seconds > 0
     assert first.step_ms == pytest.approx(1e3 * first.seconds / 4), "four batches of 32 images"
+    assert second.step_ms == pytest.approx(1e3 * (second.seconds - first.seconds) / 4)
     assert 0 <= first.validation_accuracy <= 1
     assert first.density == 0.5
 
@@ -100,6 +102,15 @@ def test_a_fresh_model_is_a_function_of_its_seed_and_fits_the_data() -> None:
     assert not same(first.state_dict(), laboratory.fresh_model(6).state_dict())
     images = laboratory.data.train.images[:2].float()
     assert first(images).shape == (2, laboratory.data.classes)
+
+
+def test_batches_of_a_seed_go_on_epoch_after_epoch() -> None:
+    laboratory = Laboratory(settings())
+    count = len(laboratory.data.training(laboratory.settings.batch_size, 3))
+    drawn = [labels.tolist() for _, labels in islice(laboratory.batches(3), 2 * count)]
+    again = [labels.tolist() for _, labels in islice(laboratory.batches(3), count)]
+    assert drawn[:count] == again
+    assert drawn[:count] != drawn[count:]
 
 
 def test_finetuning_keeps_masked_weights_exactly_zero() -> None:

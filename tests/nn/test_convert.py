@@ -305,6 +305,16 @@ def test_a_pruned_model_brings_its_masks() -> None:
     assert int(model[0].active.sum()) == 36
 
 
+def test_what_is_masked_by_now_stays_masked() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    convert(model)
+    model[0].active[0] = False
+    model[0].weight.data[1, 1] = 0.0
+    mask_zeros(model)
+    assert not model[0].active[0].any()
+    assert model[0].active.sum(1).tolist() == [0, 3, 4, 4]
+
+
 def test_zeros_of_a_whole_layer_are_refused_and_nothing_is_masked() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     nn.init.zeros_(model[1].weight)

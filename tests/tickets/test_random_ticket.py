@@ -10,6 +10,7 @@ from gemkern.errors import GemkernError
 from gemkern.models import build
 from gemkern.tickets import Ticket, random_ticket, smart_ratio_counts, smart_ratio_ticket
 from gemkern.tickets.random_ticket import random_mask
+from gemkern.tickets.randomness import generator
 
 
 def ticket():
@@ -47,6 +48,21 @@ def test_positions_are_a_function_of_the_seed():
     one, same, other = (random_ticket(ticket(), seed=seed).masks["0"] for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_purposes_draw_numbers_of_their_own():
+    one, same, other, weights = (
+        torch.rand(8, generator=stream)
+        for stream in (
+            generator("scores", 3),
+            generator("scores", 3),
+            generator("shuffle", 3),
+            torch.Generator().manual_seed(3),
+        )
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one, weights)
 
 
 def test_every_position_is_drawn_equally_often():

@@ -342,6 +342,12 @@ def without_bias():
     return model
 
 
+def of_a_wider_norm():
+    model = network()
+    model[1] = nn.BatchNorm2d(5)
+    return model
+
+
 def with_more():
     return network().append(nn.Linear(3, 3))
 
@@ -353,6 +359,7 @@ def with_more():
         (shorter, "no layer '4'"),
         (all_masked_but_one_unknown, "no mask for its layer '5'"),
         (without_bias, r"'4.bias' is of shape \(3,\) in the ticket and missing there"),
+        (of_a_wider_norm, r"'1.weight' is of shape \(4,\) in the ticket and of shape \(5,\) there"),
         (with_more, r"'5.weight' is missing in the ticket and of shape \(3, 3\) there"),
     ],
 )

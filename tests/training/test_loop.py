@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_it_learns(network: nn.Module, stripes: Dataset) -> None:
     assert all(s.steps == 96 // 16 and s.seconds > 0 for s in stats)
     assert stats[-1].loss < 0.5 * stats[0].loss
     assert evaluate(network, stripes) > 0.9
+
+
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches(stripes: Dataset) -> None:
+    undecided = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    for parameter in undecided.parameters():
+        nn.init.zeros_(parameter)
+    stats: list[EpochStats] = []
+    method = WeightTraining(undecided, 1, lr=0.0)
+    train(undecided, method, stripes, batch_size=16, seed=0, on_epoch=stats.append)
+    assert stats[0].loss == pytest.approx(math.log(3))
 
 
 def test_the_same_seed_gives_the_same_bits(network: nn.Module, stripes: Dataset) -> None:

@@ -48,6 +48,16 @@ def test_the_rate_follows_the_schedule_and_restart_begins_anew(network: nn.Modul
     assert not any(map(torch.any, memories))
 
 
+def test_factors_are_rescaled_every_so_many_epochs(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, rescaled = WeightTraining(half_masked(network), 5, sign_in=2), []
+    monkeypatch.setattr(training.optimizer, "rescale", lambda: rescaled.append(training.epoch))
+    for _ in range(5):
+        training.end_epoch()
+    assert rescaled == [2, 4]
+
+
 def test_it_resumes_to_the_same_bits(network: nn.Module) -> None:
     def steps(model: nn.Module, training: WeightTraining, epochs: range) -> None:
         for epoch in epochs:

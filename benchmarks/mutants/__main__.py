@@ -1,6 +1,6 @@
 """Put faults into the code, and see that the tests notice them.
 
-python -m benchmarks.mutants                  all faults, on two cores about a quarter of an hour
+python -m benchmarks.mutants                  all faults, half an hour on two cores
 python -m benchmarks.mutants --only popup     those whose file or test has that in its name
 python -m benchmarks.mutants --sample 10      a few, drawn by --seed
 

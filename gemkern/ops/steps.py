@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gemkern.errors import GemkernError
+from gemkern.numbers import shown
 from gemkern.ops.checks import FLOATS, check_changed, check_layers, dtypes
 from gemkern.ops.operands import listed
 from gemkern.ops.registration import register_in_place
@@ -64,6 +65,7 @@ def score_step_sgd(
         GemkernError: lists or tensors do not fit, or no backend can serve.
     """
     _check("score_step_sgd", scores, active, grads, weights, effective, buffers=buffers)
+    _check_numbers("score_step_sgd", scores[0], momentum=momentum)
     _sgd(
         list(scores),
         list(active),
@@ -114,6 +116,7 @@ def score_step_adam(
         exp_avgs=exp_avgs,
         exp_avg_sqs=exp_avg_sqs,
     )
+    _check_numbers("score_step_adam", scores[0], beta1=beta1, beta2=beta2, eps=eps)
     _adam(
         list(scores),
         list(active),
@@ -130,6 +133,15 @@ def score_step_adam(
         eps,
         backend or "",
     )
+
+
+def _check_numbers(where: str, scores: Tensor, **numbers: float) -> None:
+    for name, value in numbers.items():
+        if not abs(value) <= torch.finfo(scores.dtype).max:
+            said = shown(value) if isinstance(value, int) else value
+            raise GemkernError(
+                f"{where}: {name} is {said}; give a number that {scores.dtype} can hold"
+            )
 
 
 def _check(

@@ -118,7 +118,7 @@ def clear_lowest(values, active, kth, ties):
 @njit(cache=True, parallel=True)
 def remove(parts, rows, kth, ties):
     """Clear `active` for the lowest of all of a table; a part's ties are those left by others."""
-    equal = np.zeros(parts, np.int64)
+    equal, ties = np.zeros(parts, np.int64), max(ties, 0)
     for part in prange(parts):
         for layer in range(rows.shape[1]):
             first, size = share_of_layer(rows, layer, part, parts)

@@ -223,3 +223,24 @@ def test_images_without_a_pixel_or_a_channel() -> None:
         for operator in (ops.max_pool2d, ops.average_pool2d):
             with pytest.raises(GemkernError, match="give images of at least one channel and pixel"):
                 operator(x, 2, 2, 1)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, float("inf"), float("nan")])
+def test_numbers_of_a_step_that_scores_cannot_hold(value: float) -> None:
+    layers = ([torch.ones(3)], [torch.ones(3, dtype=torch.bool)], *([torch.ones(3)],) * 2)
+    with pytest.raises(GemkernError, match=r"momentum is .* give a number that torch.float32"):
+        ops.score_step_sgd(*layers, lr=0.1, momentum=value)
+    with pytest.raises(GemkernError, match="beta2 is"):
+        ops.score_step_adam(*layers, [torch.ones(3)], lr=0.1, step=1, beta2=value)
+
+
+@pytest.mark.parametrize("ties", [-(2**63), -1, 0, 2**63 - 1])
+def test_any_number_of_ties(ties: int) -> None:
+    values, found = torch.tensor([1.0, 2.0, 1.0, 0.0]), []
+    for backend in ("cpu", "reference"):
+        active = torch.ones(4, dtype=torch.bool)
+        ops.remove_lowest(
+            [values], [active], torch.tensor(1.0), torch.tensor(ties), backend=backend
+        )
+        found.append(active.tolist())
+    assert found[0] == found[1]

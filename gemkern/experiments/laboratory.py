@@ -59,9 +59,10 @@ class Laboratory:
         self.data: Data = (_load(settings) if data is None else data).to(settings.device)
         if settings.epoch_steps is not None:
             self.data = _shortened(self.data, settings.epoch_steps)
-        if settings.batch_size < 1:
+        sizes = {settings.batch_size, *map(settings.batch_size_of, METHODS)}
+        if min(sizes) < 1:
             raise GemkernError(
-                f"a batch of {settings.batch_size} images cannot be trained on: "
+                f"a batch of {min(sizes)} images cannot be trained on: "
                 "give --set batch_size=64 or another number of at least 1"
             )
         if settings.seeds_at_once < 1:
@@ -69,9 +70,9 @@ class Laboratory:
                 f"{settings.seeds_at_once} seeds at once train nothing: "
                 "give --set seeds_at_once=1 or more"
             )
-        if isinstance(self.data, Dataset) and len(self.data.train) < settings.batch_size:
+        if isinstance(self.data, Dataset) and len(self.data.train) < max(sizes):
             raise GemkernError(
-                f"a batch of {settings.batch_size} images is larger than the "
+                f"a batch of {max(sizes)} images is larger than the "
                 f"{len(self.data.train)} training images: lower it with --set batch_size=N"
             )
 
@@ -151,7 +152,7 @@ class Laboratory:
             weight_decay=self.settings.weight_decay,
             schedule=self.settings.finetune_schedule,
             accelerated=accelerated,
-            batches=partial(self.batches, seed),
+            batches=partial(self.batches, seed, method),
             ticket=ticket,
             redrawn=partial(self.fresh_model, method=drawn_as, redrawn=True) if from_file else None,
         )
@@ -183,9 +184,9 @@ class Laboratory:
             )
         return self._records[method, seed, phase]
 
-    def batches(self, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the training batches of `seed`, epoch after epoch."""
-        batches = self.data.training(self.settings.batch_size, seed)
+    def batches(self, seed: int, method: str = PLANS) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the training batches of `seed`, epoch after epoch, of the size of `method`'s."""
+        batches = self.data.training(self.settings.batch_size_of(method), seed)
         for epoch in itertools.count():
             batches.begin(epoch)
             for _ in range(len(batches)):

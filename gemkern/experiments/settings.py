@@ -58,6 +58,7 @@ class Settings:
     )
     density: float = option(0.02, "Fraction of the weights to keep.")
     batch_size: int = option(128, "Images a step.")
+    batch_sizes: str = option("", "Those of methods with others: imp=64,snip=256.")
     epoch_steps: int | None = option(None, "Steps of an epoch, where there are batches for more.")
     device: str = option("cpu", "auto, cpu, cuda or cuda:N.")
     finetune_epochs: int = option(150, "Epochs of finetuning.", epochs=True)
@@ -128,6 +129,23 @@ class Settings:
         values = self.as_dict()
         scaled = [one.name for kind in _classes() for one in fields(kind) if _in_epochs(one)]
         return self.changed(**{name: scale(values[name]) for name in scaled})
+
+    def batch_size_of(self, method: str) -> int:
+        """Return how many images a step of `method` has.
+
+        Raises:
+            GemkernError: `batch_sizes` are no names of methods with whole numbers.
+        """
+        own = dict.fromkeys(METHODS, self.batch_size)
+        for said in filter(None, self.batch_sizes.replace(" ", "").split(",")):
+            name, _, size = said.partition("=")
+            if name not in METHODS or not (size.isdecimal() and size.isascii()):
+                raise GemkernError(
+                    f"the setting batch_sizes says {said[:100]!r}: give METHOD=IMAGES, commas "
+                    f"between, for methods of {', '.join(METHODS)}"
+                )
+            own[name] = min(int(size[:20]), MOST)
+        return own.get(method, self.batch_size)
 
     def init_of(self, method: str) -> str:
         """Return the name of the initial weights that `method` starts from."""

@@ -240,7 +240,7 @@ class Work:
         return Training(
             trainees,
             self.laboratory.data,
-            batch_size=settings.batch_size,
+            batch_size=settings.batch_size_of(self.job.method),
             autocast=self.laboratory.autocast,
             graph=settings.graph,
             share=self._share,

@@ -228,3 +228,20 @@ def test_the_length_of_a_loaders_epoch_is_its_own() -> None:
     loader = [(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))]
     with pytest.raises(GemkernError, match="epoch_steps ends epochs"):
         Laboratory(settings(epoch_steps=2), data=as_data((loader, loader)))
+
+
+def test_a_method_trains_on_batches_of_its_own_size() -> None:
+    laboratory = Laboratory(settings(batch_sizes="imp=64,snip=16"))
+    first = {}
+    for record in Race(laboratory).hold(["imp", "dense"], [0]).records:
+        first.setdefault(record.method, record)
+    steps = {name: round(1e3 * one.seconds / one.step_ms) for name, one in first.items()}
+    assert steps == {"imp": 2, "dense": 4}
+    assert len(next(laboratory.batches(0, "snip"))[1]) == 16
+    assert len(laboratory.first_batch()[1]) == 32
+
+
+@pytest.mark.parametrize(("said", "sentence"), [("imp=0", "a batch of 0"), ("imp=129", "of 129")])
+def test_batches_that_cannot_be_are_refused_before_anything_runs(said: str, sentence: str) -> None:
+    with pytest.raises(GemkernError, match=sentence):
+        Laboratory(settings(batch_sizes=said))

@@ -70,6 +70,20 @@ def test_tinyimagenet_is_mined_as_the_authors_do(row: tuple[Any, ...]) -> None:
     assert (of("affine"), of("finetune_schedule"), of("weight_decay")) == (False, "multistep", 1e-4)
 
 
+def test_a_method_may_have_batches_of_its_own() -> None:
+    found = resolve("digits", {"device": "cpu"}, ["batch_size=32", "batch_sizes=snip=64, imp=16"])
+    sizes = [found.batch_size_of(method) for method in ("snip", "imp", "gem-miner", "mine")]
+    assert sizes == [64, 16, 32, 32]
+
+
+@pytest.mark.parametrize(
+    "said", ["snip", "snip=", "snap=3", "snip=-3", "snip=3.5", "=3", "imp=1=2"]
+)
+def test_batches_that_are_none_are_named(said: str) -> None:
+    with pytest.raises(GemkernError, match=f"batch_sizes says '{said}': give METHOD=IMAGES"):
+        Settings.of({"batch_sizes": said}).batch_size_of("imp")
+
+
 def inits(*assignments: str) -> list[str]:
     found = resolve("digits", {"device": "cpu"}, assignments)
     return [found.init_of(method) for method in ("gem-miner", "imp", "smart-ratio", "dense")]

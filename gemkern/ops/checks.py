@@ -160,7 +160,7 @@ def check_conv2d(
         raise GemkernError(
             f"{where}: {outputs} outputs do not split into {groups} groups; give a divisor"
         )
-    if x.dim() != 4 or x.shape[1] != inputs * groups or 0 in x.shape[2:]:
+    if x.dim() != 4 or x.shape[1] != inputs * groups:
         raise GemkernError(
             f"{where}: x has shape {tuple(x.shape)} and the weight {tuple(shape)} in "
             f"{groups} groups; give x as (batch, {inputs * groups}, height, width)"
@@ -177,6 +177,8 @@ def check_conv2d(
                 f"{tuple(dilation)} is larger than the image {tuple(image)} with padding "
                 f"{tuple(padding)}; pad more or shrink the kernel"
             )
+    if 0 in image:
+        raise GemkernError(f"{where}: x has shape {tuple(x.shape)}; give images of pixels")
 
 
 def check_norm(

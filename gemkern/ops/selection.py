@@ -45,8 +45,8 @@ def select_kth(
     """
     _check("select_kth", values, active)
     _check_rank("select_kth", "k", k, torch.int64, values)
-    with torch.no_grad():
-        return _select_kth(list(values), list(active), k, backend or "")
+    without = [value.detach() if value.requires_grad else value for value in values]
+    return _select_kth(without, list(active), k, backend or "")
 
 
 def remove_lowest(

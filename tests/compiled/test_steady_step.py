@@ -142,6 +142,8 @@ def test_numbers_of_the_host_are_brought_once(launches: list[str], served: None)
     assert beside(call) == set()
 
 
+# Tracing slows down what is Python alone.
+@pytest.mark.no_cover
 def test_the_host_asks_for_a_score_step_in_time(launches: list[str], served: None) -> None:
     """Of as many layers as ResNet-20 has: sooner than for the fewest calls of PyTorch's own.
 

@@ -83,7 +83,9 @@ def test_a_run_of_two_ranks_is_gone_on_with_by_any_number(
     tmp_path: Path, alone: Path, ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    long = [*MINE, "--set", "mine_epochs=40", "--set", "freeze_every=10"]
+    # At a rate at which what rounds otherwise is not blown up from epoch to epoch.
+    slow = ["--set", "score_lr=1.0"]
+    long = [*MINE, *slow, "--set", "mine_epochs=40", "--set", "freeze_every=10"]
     process = together(*long, "--out", out)
     epochs_file = out / "epochs.jsonl"
     wait_for(lambda: epochs_file.exists() and epochs_file.read_text(), process, 300)

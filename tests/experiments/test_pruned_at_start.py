@@ -88,7 +88,7 @@ def test_settings_of_their_own_are_read(held: Race, method: str, own: dict[str, 
 def test_a_rehearsal_refuses_bad_settings_and_looks_at_no_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def unread(laboratory: Laboratory, seed: int) -> Iterator[Any]:
+    def unread(laboratory: Laboratory, *which: Any) -> Iterator[Any]:
         yield pytest.fail("a batch was read")
 
     monkeypatch.setattr(Laboratory, "batches", unread)

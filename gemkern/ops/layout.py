@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from gemkern.errors import GemkernError
 from gemkern.kernels.reference.batch_last import is_batch_last as lies_batch_last
-from gemkern.ops.registration import differentiable, register
+from gemkern.ops.registration import Operator, differentiable, register
 
 __all__ = ["batch_last", "contiguous", "is_batch_last"]
 
@@ -54,29 +55,22 @@ def _batch(where: str, x: Tensor) -> Tensor:
     return x
 
 
-class _BatchLast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, backend: str) -> Tensor:
-        ctx.backend = backend
-        with torch._C._AutoDispatchBelowAutograd():
-            return _batch_last(x, backend)
+def _with_gradient(there: Operator, back: Callable[[Tensor, str], Tensor]) -> Operator:
+    """Return the change of layout `there`, whose gradient goes `back`."""
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return contiguous(grad, ctx.backend), None
+    class Turned(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, backend: str) -> Tensor:
+            ctx.backend = backend
+            with torch._C._AutoDispatchBelowAutograd():
+                return there(x, backend)
 
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Any:
+            return back(grad, ctx.backend), None
 
-class _Contiguous(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, backend: str) -> Tensor:
-        ctx.backend = backend
-        with torch._C._AutoDispatchBelowAutograd():
-            return _contiguous(x, backend)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        return batch_last(grad, ctx.backend), None
+    return Turned.apply
 
 
-differentiable("batch_last", _BatchLast.apply)
-differentiable("contiguous", _Contiguous.apply)
+differentiable("batch_last", _with_gradient(_batch_last, contiguous))
+differentiable("contiguous", _with_gradient(_contiguous, batch_last))

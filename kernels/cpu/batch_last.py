@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.engines.turning import turn_over
-from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_VECTOR
 from gemkern.kernels.cpu.machine.layout import empty_batch_last, strides_of
-from gemkern.kernels.cpu.machine.streaming import STREAMED_FROM
+from gemkern.kernels.cpu.machine.streaming import streams_rows
 from gemkern.kernels.cpu.machine.threads import start_threads
 from torch import Tensor
 
@@ -48,7 +47,7 @@ def contiguous(x: Tensor) -> Tensor:
 def _turn_over(source: Tensor, target: Tensor, rows: int) -> None:
     """Write a matrix of so many rows into `target`, turned over."""
     columns = source.numel() // rows
-    at = target.data_ptr()
-    aligned = at % BYTES_OF_VECTOR == 0 and BYTES * rows % BYTES_OF_VECTOR == 0
-    streamed = aligned and BYTES * target.numel() >= STREAMED_FROM
-    turn_over(start_threads(), source.data_ptr(), rows, columns, at, streamed)
+    turn_over(
+        start_threads(), source.data_ptr(), rows, columns, target.data_ptr(),
+        streams_rows(target, rows),
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from gemkern.kernels import reference
-from gemkern.kernels.cpu.batch_last import batch_last
+from gemkern.kernels.cpu.batch_last import batch_last, contiguous
 from gemkern.kernels.cpu.engines.rows import lead_back, multiply, multiply_alone
 from gemkern.kernels.cpu.lists.pattern_lists import lists_of
 from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, LINE
@@ -93,7 +93,7 @@ def _laid(rows: Tensor) -> tuple[Tensor, int]:
         return rows, BYTES * rows.stride(0)
     if rows.shape[0] % LANES == 0 and is_batch_last(rows):
         return rows, 0
-    rows = rows.contiguous()
+    rows = contiguous(rows)
     return rows, BYTES * rows.shape[1]
 
 

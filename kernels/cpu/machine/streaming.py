@@ -11,8 +11,13 @@ STREAMED_FROM = 7 * 2**20
 
 
 def streams(images: Tensor) -> bool:
-    """Return whether to write batch-last images past the caches: every vector must be aligned."""
-    if images.numel() * BYTES < STREAMED_FROM:
+    """Return whether to write batch-last images past the caches."""
+    return streams_rows(images, images.shape[0])
+
+
+def streams_rows(target: Tensor, numbers: int) -> bool:
+    """Return whether to write rows of so many numbers past the caches: every vector is aligned."""
+    if target.numel() * BYTES < STREAMED_FROM:
         return False
-    aligned = images.data_ptr() % BYTES_OF_VECTOR == 0
-    return aligned and images.shape[0] * BYTES % BYTES_OF_VECTOR == 0
+    aligned = target.data_ptr() % BYTES_OF_VECTOR == 0
+    return aligned and numbers * BYTES % BYTES_OF_VECTOR == 0

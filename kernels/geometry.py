@@ -152,6 +152,8 @@ class Ring(NamedTuple):
     Attributes:
         channels, rows, columns: of the tensor.
         left, width: columns of zeros before a row, and its columns with those on both sides.
+        split: a row is as many stretches one after the other, of every split-th column each, so
+            that columns which are read for neighbours are neighbours.
         step, first, last: step s of a walk reads the rows s * step + first ... s * step + last.
     """
 
@@ -160,6 +162,7 @@ class Ring(NamedTuple):
     columns: int
     left: int
     width: int
+    split: int
     step: int
     first: int
     last: int
@@ -175,18 +178,21 @@ class Ring(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def ring_of(walk: Walk, backward: bool, whole: bool) -> Ring:
+def ring_of(walk: Walk, backward: bool, whole: bool, splits: bool) -> Ring:
     """Return the ring of the input, or backward of the output's gradient.
 
     Args:
         whole: whether every row is read, also one that no target needs.
+        splits: whether rows are split so that what neighbours read lies side by side.
     """
     rows, columns = walk.axes(backward)
     first, last = rows.first_step()
     if whole:
         first, last = min(first, 0), max(last, rows.base_step - 1)
     left, right = columns.padded()
+    split = columns.base_step if splits else 1
+    width = -(-(right - left + 1) // split) * split
     return Ring(
-        walk.outputs if backward else walk.inputs, rows.sources, columns.sources, -left,
-        right - left + 1, rows.base_step, first, last,
+        walk.outputs if backward else walk.inputs, rows.sources, columns.sources, -left, width,
+        split, rows.base_step, first, last,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_o
 from gemkern.kernels.cpu.machine.streaming import streams
 from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.cpu.walks.strips import backward_cut, forward_cut
-from gemkern.kernels.geometry import Geometry
+from gemkern.kernels.geometry import Geometry, walk_of
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
 from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.pattern import Pattern
@@ -43,7 +43,7 @@ def norm_sparse_conv2d(
     geometry: Geometry,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     threads = start_threads()
-    walk, ring, *strips, size = forward_cut(threads, keep, x.shape, pattern.shape, geometry)
+    walk = walk_of(x.shape, pattern.shape, geometry)
     if walk.kernel_height > KERNEL_ROWS:
         return reference.norm_sparse_conv2d(
             x, norm, values, pattern, bias, added, keep, moments, geometry
@@ -51,15 +51,16 @@ def norm_sparse_conv2d(
     x, added = batch_last(x), batch_last_if(added)
     if norm is not None and norm.residual is not None:
         norm = norm._replace(residual=batch_last(norm.residual))
-    # Of the output's lists, entry by entry the number is the place.
-    entries, _, bounds = lists_of_ring(pattern, walk, ring, False)
+    cut = forward_cut(threads, keep, pattern, walk)
     y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     forward(
         threads, x.data_ptr(), addresses_of(norm), address(z), y.data_ptr(), address(added),
-        address(bias), address(mean_y), address(var_y), tuple(walk), tuple(ring), *strips,
-        values.detach().numpy(), entries, bounds, scratch(threads * size), size, streams(y),
+        address(bias), address(mean_y), address(var_y), tuple(walk), tuple(cut.ring), cut.layout,
+        cut.stretches, cut.offsets, cut.strips, cut.begins, values.detach().numpy(),
+        *lists_of_ring(pattern, walk, cut.ring, False, cut.blocks),
+        scratch(threads * cut.working), cut.working, streams(y),
     )  # fmt: skip
     if y.numel() == 0 and mean_y is not None and var_y is not None:
         # Nothing has no mean.
@@ -85,12 +86,13 @@ def norm_sparse_conv2d_backward(
     geometry: Geometry,
 ) -> Gradients:
     threads = start_threads()
-    walk, ring, *strips, size = backward_cut(threads, x.shape, pattern.shape, geometry)
+    walk = walk_of(x.shape, pattern.shape, geometry)
     if walk.kernel_height > KERNEL_ROWS:
         return reference.norm_sparse_conv2d_backward(
             grads, y, mean_y, z, x, norm, values, pattern, has_residual, has_added, wants_x,
             wants_values, geometry,
         )  # fmt: skip
+    cut = backward_cut(threads, pattern, walk)
     if norm is not None or wants_values:
         x = batch_last(x)
     grad_y, grad_z, grad_skip = map(batch_last_if, (grads.y, grads.z, grads.skip))
@@ -107,9 +109,11 @@ def norm_sparse_conv2d_backward(
     backward(
         threads, grad_y.data_ptr(), tuple(map(address, (grads.mean, grads.var, mean_y, y))),
         address(grad_added), x.data_ptr(), addresses_of(norm), (*of_input, streamed),
-        grad_values.numpy(), tuple(map(address, norm_grads)), tuple(walk), tuple(ring), *strips,
-        values.detach().numpy(), *lists_of_ring(pattern, walk, ring, True), wants_values,
-        scratch(threads * size), size,
+        grad_values.numpy(), tuple(map(address, norm_grads)), tuple(walk), tuple(cut.ring),
+        cut.layout, cut.stretches, cut.phases, cut.offsets, cut.strips, cut.begins,
+        values.detach().numpy(), *lists_of_ring(pattern, walk, cut.ring, True, cut.blocks),
+        wants_values,
+        scratch(threads * cut.working), cut.working,
     )  # fmt: skip
     return Gradients(
         grad_x, grad_residual, *norm_grads, grad_values if wants_values else None, grad_added

@@ -20,7 +20,7 @@ from gemkern.kernels.cpu.loops.norms import (
     norm_only,
     write_norm_grads,
 )
-from gemkern.kernels.cpu.loops.vector_rows import leading_back
+from gemkern.kernels.cpu.loops.vector_rows import leading_back, one_stretch
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
 from gemkern.kernels.cpu.machine.layout import empty_batch_last
@@ -59,10 +59,10 @@ def forward(threads, channels, size, x, y, of_norm):
             channel, _, at, count = part_of(task, parts, size)
             constants = constants_of(table, channel, norm)
             if norm.residual == 0:
-                norm_only((1, count, 0, 0, AHEAD), (x + at, y + at), constants)
+                norm_only(one_stretch(count, AHEAD), (x + at, y + at), constants)
             else:
                 norm_and_add(
-                    (1, count, 0, 0, AHEAD), (x + at, norm.residual + at, y + at), constants
+                    one_stretch(count, AHEAD), (x + at, norm.residual + at, y + at), constants
                 )
         adopt(before)
 
@@ -82,10 +82,10 @@ def backward(threads, channels, size, grad_y, y, x, of_norm, grad_x, grad_residu
             constants = (table[channel, 0], table[channel, 1], np.float32(norm.least))
             rows = (grad_y + at, y + at, x + at, grad_x + at)
             if grad_residual == 0:
-                once, twice = to_norm((1, count, 0, 0, AHEAD), rows, constants)
+                once, twice = to_norm(one_stretch(count, AHEAD), rows, constants)
             else:
                 more = (*rows, grad_residual + at)
-                once, twice = to_residual((1, count, 0, 0, AHEAD), more, constants)
+                once, twice = to_residual(one_stretch(count, AHEAD), more, constants)
             sums[part, channel, 0], sums[part, channel, 1] = once, twice
         adopt(before)
     write_norm_grads(sums, norm, table, grad_norm)

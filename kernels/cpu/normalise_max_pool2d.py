@@ -22,9 +22,9 @@ from gemkern.kernels.cpu.loops.norms import (
     constants_of,
     write_norm_grads,
 )
-from gemkern.kernels.cpu.loops.vector_rows import Vectors, row_loop
+from gemkern.kernels.cpu.loops.vector_rows import one_stretch, row_loop
 from gemkern.kernels.cpu.loops.vector_windows import norm_maximum
-from gemkern.kernels.cpu.loops.vectors import Emitter, wait_for_stores
+from gemkern.kernels.cpu.loops.vectors import Emitter, Vectors, wait_for_stores
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES, aligned, share_of
 from gemkern.kernels.cpu.machine.layout import empty_batch_last
@@ -119,7 +119,7 @@ def backward(
                 (0, 0),
             )  # fmt: skip
             offset = (channel * image[0] + first) * image[1] * images * BYTES
-            shape = (1, pixels * images, 0, 0, AHEAD)
+            shape = one_stretch(pixels * images, AHEAD)
             constants = (table[channel, 0], table[channel, 1])
             places = (spread, x + offset, grad_x + offset)
             if streamed:

@@ -12,7 +12,7 @@ from gemkern.kernels import reference
 from gemkern.kernels.cpu.batch_last import batch_last, contiguous
 from gemkern.kernels.cpu.engines.rows import lead_back, multiply, multiply_alone
 from gemkern.kernels.cpu.lists.pattern_lists import lists_of
-from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, LINE
+from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, LINE, PATCH
 from gemkern.kernels.cpu.machine.scratch import scratch
 from gemkern.kernels.cpu.machine.serving import address, float32_or
 from gemkern.kernels.cpu.machine.threads import start_threads
@@ -20,9 +20,8 @@ from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.pattern import Pattern
 from torch import Tensor
 
-# Bytes of what entries read of a block of rows: it stays in the second-level cache. And vectors of
-# a block, for each of which the loops keep a register.
-TILE_BYTES, WIDEST = 2**18, 8
+# Bytes of what entries read of a block of rows: it stays in the second-level cache.
+TILE_BYTES = 2**18
 # Over how many bands of rows the gradients of values are summed: what threads share.
 BANDS = 8
 # Products of vectors below which one thread ends before others begin.
@@ -102,7 +101,7 @@ def _block(batch: int, channels: int) -> int:
     widest = TILE_BYTES // (BYTES * LANES * max(channels, 1))
     # Two blocks at least, for two threads.
     half = -(-batch // (2 * LANES))
-    return LANES * max(1, min(widest, half, WIDEST))
+    return LANES * max(1, min(widest, half, PATCH))
 
 
 def _room(block: int, *channels: int) -> int:

@@ -39,7 +39,7 @@ def test_a_ring_holds_all_that_a_step_reads(
     walk = walk_of((2, 3, *image), (4, 3, *kernel), Geometry(stride, padding, dilation))
     assume(min(walk.out_height, walk.out_width) > 0)
     rows, columns = walk.axes(backward)
-    ring = ring_of(walk, backward, False)
+    ring = ring_of(walk, backward, False, False)
     for target in range(rows.targets):
         step = target // rows.phases
         for source in reads(rows, target).values():
@@ -47,7 +47,7 @@ def test_a_ring_holds_all_that_a_step_reads(
     for target in range(columns.targets):
         for source in reads(columns, target).values():
             assert 0 <= source + ring.left < ring.width
-    whole = ring_of(walk, backward, True)
+    whole = ring_of(walk, backward, True, False)
     # Step after step, no row is left out.
     assert whole.first <= 0
     assert whole.last >= whole.step - 1

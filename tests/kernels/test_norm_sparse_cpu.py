@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from gemkern.kernels.cpu.walks.strips import chunks_of
 from gemkern.kernels.geometry import Geometry, ring_of, walk_of
 from gemkern.kernels.reference.batch_last import is_batch_last
 from gemkern.kernels.reference.normalise import Norm
+from gemkern.kernels.reference.pattern import pattern
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from norm_sparse_cases import HOWS, How, backward, cast, forward, operands
@@ -48,13 +50,31 @@ CONVOLUTIONS = st.builds(
 )
 
 
+# Caches and lists for which even small layers are walked in each way: along rows; patch by patch,
+# in one block and panel; in many of both.
+ALONG_ROWS = {"LONG": 2**30, "LONG_BACKWARD": 2**30}
+BY_PATCHES = {"LONG": 1, "LONG_BACKWARD": 1, "NEAR_BYTES": 0}
+IN_BLOCKS = {**BY_PATCHES, "BLOCK_BYTES": 1, "PANEL_BYTES": 1}
+WALKED = {"along rows": ALONG_ROWS, "by patches": BY_PATCHES, "in blocks": IN_BLOCKS}
+
+
+@contextmanager
+def walked(sizes: dict[str, int]) -> Iterator[None]:
+    """Let convolutions be cut for such sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(strips, name, size)
+        strips._cut.cache_clear()
+        yield
+    strips._cut.cache_clear()
+
+
 @pytest.fixture
 def cache_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """Return what sets the size of the cache that chunks are cut for."""
 
     def forget_cuts() -> None:
-        strips.forward_cut.cache_clear()
-        strips.backward_cut.cache_clear()
+        strips._cut.cache_clear()
 
     def set_size(size: int) -> None:
         monkeypatch.setattr(strips, "RING_BYTES", size)
@@ -89,23 +109,64 @@ def assert_exact(case: Case, how: How, seed: int) -> None:
             assert (one - exact).abs().max() <= 1e-6 * exact.abs().max(), name
 
 
+@pytest.mark.parametrize("sizes", WALKED.values(), ids=WALKED)
 @given(case=CONVOLUTIONS, how=st.sampled_from(list(HOWS.values())), seed=st.integers(0, 2**31))
-@settings(max_examples=300, deadline=None)
-def test_on_whole_numbers_every_convolution_is_exact(case: Case, how: How, seed: int) -> None:
+@settings(max_examples=200, deadline=None)
+def test_on_whole_numbers_every_convolution_is_exact(
+    sizes: dict[str, int], case: Case, how: How, seed: int
+) -> None:
     assume(min(case.output_image) > 0)
-    assert_exact(case, how, seed)
+    with walked(sizes):
+        assert_exact(case, how, seed)
 
 
+@pytest.mark.parametrize("sizes", WALKED.values(), ids=WALKED)
 @pytest.mark.parametrize("name", FULL)
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
-def test_on_whole_numbers_the_cases_are_exact(name: str, how: How) -> None:
-    assert_exact(CASES[name], how, seed=0)
+def test_on_whole_numbers_the_cases_are_exact(name: str, how: How, sizes: dict[str, int]) -> None:
+    with walked(sizes):
+        assert_exact(CASES[name], how, seed=0)
 
 
+@pytest.mark.parametrize("sizes", WALKED.values(), ids=WALKED)
 @pytest.mark.parametrize("vectors", [1, 2, 4, 5, 8])
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
-def test_on_whole_numbers_whole_vectors_are_exact(how: How, vectors: int) -> None:
-    assert_exact(Case(batch=vectors * LANES, image=(3, 11)), how, seed=0)
+def test_on_whole_numbers_whole_vectors_are_exact(
+    how: How, vectors: int, sizes: dict[str, int]
+) -> None:
+    with walked(sizes):
+        assert_exact(Case(batch=vectors * LANES, image=(3, 11)), how, seed=0)
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 8, 15, 16, 17, 33])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_on_whole_numbers_patches_of_all_sizes_are_exact(width: int, stride: int) -> None:
+    case = Case(3 * LANES + 1, 7, 5, image=(3, width), stride=(1, stride), density=0.5)
+    with walked(IN_BLOCKS):
+        assert_exact(case, HOWS["norm and ReLU"], seed=0)
+
+
+@pytest.mark.parametrize("batch", [3, 5 * LANES, 130])
+def test_the_way_entries_are_walked_changes_no_sum(batch: int) -> None:
+    case, how = Case(batch, 9, 11, image=(7, 18), density=0.5), HOWS["norm and ReLU"]
+    of = cast(operands(case, how, whole=False), torch.float32)
+    found = []
+    for sizes in WALKED.values():
+        with walked(sizes):
+            y, z, *_ = forward(kernels, case, how, of)
+            found.append([y, backward(kernels, case, how, of, y, z).x])
+    assert_alike(found)
+
+
+def test_long_lists_are_cut_into_blocks_that_the_cache_holds() -> None:
+    walk = walk_of((128, 64, 8, 8), (64, 64, 3, 3), Geometry(padding=(1, 1)))
+    dense = strips.forward_cut(1, False, pattern(torch.ones(64, 64, 3, 3, dtype=torch.bool)), walk)
+    assert dense.blocks > 1
+    assert dense.layout[0] < walk.batch
+    few = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
+    few[:, 0] = True
+    short = strips.forward_cut(1, False, pattern(few), walk)
+    assert short.layout == (walk.batch, 1, 0)
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
@@ -115,7 +176,9 @@ def test_on_whole_numbers_chunks_of_a_batch_are_exact(
 ) -> None:
     cache_of(0)
     case = Case(2 * LANES + 3, image=(16, 5), stride=stride)
-    ring = ring_of(walk_of((case.batch, 3, 16, 5), (4, 3, 3, 3), case.geometry), False, False)
+    ring = ring_of(
+        walk_of((case.batch, 3, 16, 5), (4, 3, 3, 3), case.geometry), False, False, False
+    )
     assert [images for _, images in chunks_of(case.batch, 8, ring)] == [LANES, LANES, 3]
     assert_exact(case, how, seed=0)
 
@@ -230,7 +293,7 @@ def test_a_nan_stays_one_in_its_image_and_passes_its_gradient() -> None:
 def test_strips_cover_images_and_rows_once() -> None:
     for batch in (0, 1, 15, 16, 17, 100, 128, 250):
         walk = walk_of((batch, 64, 32, 32), (64, 64, 3, 3), Geometry(padding=(1, 1)))
-        ring = ring_of(walk, False, False)
+        ring = ring_of(walk, False, False, False)
         chunks = chunks_of(batch, 32, ring)
         covered = [one for first, images in chunks for one in range(first, first + images)]
         assert covered == list(range(batch))
@@ -247,7 +310,7 @@ def test_wide_layers_are_cut_into_chunks(
 ) -> None:
     batch = 2 * LANES + 4
     case = Case(batch, 600, 3, image=(2, 40), density=0.01)
-    ring = ring_of(walk_of((batch, 600, 2, 40), (3, 600, 3, 3), case.geometry), False, False)
+    ring = ring_of(walk_of((batch, 600, 2, 40), (3, 600, 3, 3), case.geometry), False, False, False)
     cache_of(cache * LANES // 8)
     assert len(chunks_of(batch, 2, ring)) == chunks
     assert_exact(case, HOWS["norm and ReLU"], seed=0)

@@ -12,11 +12,10 @@ from __future__ import annotations
 import numpy as np
 from gemkern.kernels.cpu.engines.turning import turn, turn_padded
 from gemkern.kernels.cpu.lists.nonzero import without_zeros, zeros_last
-from gemkern.kernels.cpu.loops.row_vectors import (
-    add_entries_from_start,
-    lead_entries_from_start,
-    multiply_entries_from_start,
-    sum_entries,
+from gemkern.kernels.cpu.loops.patches import (
+    add_patches_from_start,
+    lead_patches_from_start,
+    multiply_patches_from_start,
 )
 from gemkern.kernels.cpu.loops.vectors import sum_of_lanes
 from gemkern.kernels.cpu.machine.compiling import njit
@@ -85,14 +84,10 @@ def multiply_share(
             place, count_of = bounds[output], bounds[output + 1] - bounds[output]
             made = result + (output - begin) * pixel
             value = floats(bias, outputs)[output] if bias else np.float32(0)
-            listed = entries.ctypes.data + place * 8
-            listed_values = values.ctypes.data + place * BYTES
-            if vectors == 1:
-                sum_entries(made, value, source, listed, listed_values, count_of)
-            else:
-                add_entries_from_start(
-                    made, 0, value, source, 0, 0, listed, listed_values, count_of, 1, vectors
-                )
+            add_patches_from_start(
+                made, value, source, 0, 0, entries.ctypes.data + place * 8,
+                values.ctypes.data + place * BYTES, count_of, vectors, True,
+            )  # fmt: skip
         turn(result, pixel, end - begin, count, y + (first * outputs + begin) * BYTES,
              outputs * BYTES)  # fmt: skip
 
@@ -162,20 +157,20 @@ def lead_back_share(
                 if not grad_x:
                     others = place
                 elif wants_values:
-                    lead_entries_from_start(
-                        made, 0, read, 0, source, 0, 0, listed + place * 8,
+                    lead_patches_from_start(
+                        made, read, source, 0, 0, listed + place * 8,
                         values.ctypes.data + place * BYTES, others - place,
-                        sum_at + place * BYTES_OF_SUM, 1, vectors,
+                        sum_at + place * BYTES_OF_SUM, vectors, True,
                     )  # fmt: skip
                 else:
-                    add_entries_from_start(
-                        made, 0, np.float32(0), source, 0, 0, listed + place * 8,
-                        values.ctypes.data + place * BYTES, others - place, 1, vectors,
+                    add_patches_from_start(
+                        made, np.float32(0), source, 0, 0, listed + place * 8,
+                        values.ctypes.data + place * BYTES, others - place, vectors, True,
                     )  # fmt: skip
                 if wants_values:
-                    multiply_entries_from_start(
-                        read, 0, source, 0, 0, listed + others * 8, last - others,
-                        sum_at + others * BYTES_OF_SUM, 1, vectors,
+                    multiply_patches_from_start(
+                        read, source, 0, 0, listed + others * 8, last - others,
+                        sum_at + others * BYTES_OF_SUM, vectors,
                     )  # fmt: skip
                 made += made_step
                 read += read_step

@@ -9,37 +9,48 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from gemkern.kernels.cpu.engines.strip_forward import (
+from gemkern.kernels.cpu.engines.strip_gradients import Input, read_input, write_grad
+from gemkern.kernels.cpu.engines.strip_layout import (
+    Layout,
+    chunk_of,
     clear_padding,
-    next_row,
+    narrowed,
+    next_channel,
+    panel_group,
+    ring_bytes,
     rooms,
     row_shape,
-    sizes_of,
     slot_of,
     write_rows,
     zero,
 )
-from gemkern.kernels.cpu.engines.strip_results import add_and_write_result, write_result
 from gemkern.kernels.cpu.lists.nonzero import zeros_last
 from gemkern.kernels.cpu.loops.norms import (
     NormAddresses,
     affine,
-    constants_of,
     copy,
-    norm_only,
     write_norm_grads,
 )
-from gemkern.kernels.cpu.loops.row_vectors import (
+from gemkern.kernels.cpu.loops.patches import add_patches, lead_patches, multiply_patches
+from gemkern.kernels.cpu.loops.stretches import (
     add_entries,
     lead_entries,
     multiply_entries,
     stretches_of,
 )
-from gemkern.kernels.cpu.loops.vector_rows import leading_back, reading_grad
+from gemkern.kernels.cpu.loops.vector_rows import reading_grad
 from gemkern.kernels.cpu.loops.vectors import sum_of_lanes, wait_for_stores
 from gemkern.kernels.cpu.machine.compiling import njit
-from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_SUM, LANES, LANES_OF_SUM, aligned
-from gemkern.kernels.cpu.machine.memory import doubles, floats
+from gemkern.kernels.cpu.machine.lanes import (
+    BYTES,
+    BYTES_OF_SUM,
+    BYTES_OF_VECTOR,
+    LANES,
+    LANES_OF_SUM,
+    PATCH,
+    aligned,
+)
+from gemkern.kernels.cpu.machine.memory import floats
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from gemkern.kernels.cpu.walks.dealing import total_of
 from gemkern.kernels.geometry import Ring, Walk
@@ -58,34 +69,20 @@ class Moments(NamedTuple):
     y: int
 
 
-class Input(NamedTuple):
-    """Where the gradient of the input comes from and goes; addresses of tensors like x, or 0.
-
-    z: the convolution's input, if it was kept; grad_z, grad_skip: gradients that it and x have from
-    elsewhere; grad_residual, grad_x: what is written, past the caches if streamed.
-    """
-
-    z: int
-    grad_z: int
-    grad_skip: int
-    grad_residual: int
-    grad_x: int
-    streamed: bool
-
-
 with_moments, with_moments_written = reading_grad(False), reading_grad(True)
 
 
 @njit
-def read_grad_row(ring, slot, grad, row, moments, table, written, batch, image, images, lanes):
-    """Read a row of the output's gradient into a slot, with the share of the moments."""
-    far, near = BYTES * batch, BYTES * lanes
-    shape = row_shape(images, batch, lanes, ring.columns, ring.rows)
+def read_grad_row(ring, ring_at, layout, chunk, grad, row, moments, table, written, batch):
+    """Read a row of the output's gradient into the rings, with the share of the moments."""
+    image = chunk[0]
+    pixel, near_group = BYTES * layout.group, ring_bytes(ring, layout)
+    slot = slot_of(ring_at, ring, row, pixel)
     for channel in range(ring.channels):
+        ahead = next_channel(ring, channel, BYTES * batch)
+        shape = row_shape(layout, chunk, batch, ring.columns, 1, near_group, ahead)
+        target = slot + (channel * ring.width + ring.left) * pixel
         offset = ((channel * ring.rows + row) * ring.columns * batch + image) * BYTES
-        target = slot + (channel * ring.width + ring.left) * near
-        if channel == ring.channels - 1:
-            shape = next_row(shape, ring, far)
         grad_row, y = grad + offset, moments.y + offset
         constants = (table[channel, 0], table[channel, 1], table[channel, 2])
         if moments.mean == 0:
@@ -111,167 +108,163 @@ def moment_table(moments, walk):
 
 
 @njit
-def read_input(shape, offset, channel, x, norm, table, inputs, target):
-    """Read a row of the convolution's input: as it was kept, or normalised again."""
-    if inputs.z:
-        copy(shape, (inputs.z + offset, target), ())
-    elif norm.mean == 0:
-        copy(shape, (x + offset, target), ())
+def lead_along_row(
+    made, made_step, read, read_step, inputs, products, rows, layout, lists, number, pixels
+):
+    """Make the gradient of pixels of the input, so many bytes apart, and a list's products."""
+    entries, values, _, bounds, zeros = lists
+    first, others, last = bounds[number], zeros[number], bounds[number + 1]
+    listed, pixel = entries.ctypes.data, BYTES * layout.group
+    step = read_step if products else made_step
+    stretches, vectors = stretches_of(made_step, step, pixel, pixels, layout.group // LANES)
+    if not inputs.grad_x:
+        others = first
+    elif products:
+        lead_entries(made, made_step, read, read_step, rows, pixel, pixel, listed + first * 8,
+                     values.ctypes.data + first * BYTES, others - first,
+                     products + first * BYTES_OF_SUM, stretches, vectors)  # fmt: skip
     else:
-        norm_only(shape, (x + offset, target), constants_of(table, channel, norm))
-
-
-def _leader(streamed):
-    """Return the function that leads the gradient of a norm's result back through the norm."""
-    to_norm = leading_back(False, False, False, streamed)
-    to_norm_kept = leading_back(True, False, False, streamed)
-    to_norm_skip = leading_back(False, True, False, streamed)
-    to_norm_both = leading_back(True, True, False, streamed)
-    to_residual = leading_back(False, False, True, streamed)
-    to_residual_kept = leading_back(True, False, True, streamed)
-    to_residual_skip = leading_back(False, True, True, streamed)
-    to_residual_both = leading_back(True, True, True, streamed)
-
-    @njit
-    def lead(shape, offset, constants, x, inputs, gradient, result):
-        read = (gradient, result, x + offset)
-        of_z, skip = (inputs.grad_z + offset,), (inputs.grad_skip + offset,)
-        made = (inputs.grad_x + offset,)
-        if inputs.grad_residual == 0:
-            if inputs.grad_z and inputs.grad_skip:
-                return to_norm_both(shape, read + of_z + skip + made, constants)
-            if inputs.grad_z:
-                return to_norm_kept(shape, read + of_z + made, constants)
-            if inputs.grad_skip:
-                return to_norm_skip(shape, read + skip + made, constants)
-            return to_norm(shape, read + made, constants)
-        both = (inputs.grad_x + offset, inputs.grad_residual + offset)
-        if inputs.grad_z and inputs.grad_skip:
-            return to_residual_both(shape, read + of_z + skip + both, constants)
-        if inputs.grad_z:
-            return to_residual_kept(shape, read + of_z + both, constants)
-        if inputs.grad_skip:
-            return to_residual_skip(shape, read + skip + both, constants)
-        return to_residual(shape, read + both, constants)
-
-    return lead
-
-
-lead, lead_past_caches = _leader(False), _leader(True)
+        add_entries(made, made_step, np.float32(0), rows, pixel, pixel, listed + first * 8,
+                    values.ctypes.data + first * BYTES, others - first, stretches,
+                    vectors)  # fmt: skip
+    if products:
+        multiply_entries(read, read_step, rows, pixel, pixel, listed + others * 8, last - others,
+                         products + others * BYTES_OF_SUM, stretches, vectors)  # fmt: skip
 
 
 @njit
-def lead_row_through_norm(shape, offset, channel, x, norm, table, inputs, gradient, result):
-    """Write the gradients of x and of the residual; return the sums of the norm.
+def lead_patch(made, read, inputs, products, rows, inside, pixel, lists, number, size, fresh):
+    """Do what `lead_along_row` does for a patch."""
+    entries, values, _, bounds, zeros = lists
+    first, others, last = bounds[number], zeros[number], bounds[number + 1]
+    listed = entries.ctypes.data
+    if not inputs.grad_x:
+        others = first
+    elif products:
+        lead_patches(made, read, rows, inside, pixel, listed + first * 8,
+                     values.ctypes.data + first * BYTES, others - first,
+                     products + first * BYTES_OF_SUM, size, fresh)  # fmt: skip
+    else:
+        add_patches(made, np.float32(0), rows, inside, pixel, listed + first * 8,
+                    values.ctypes.data + first * BYTES, others - first, size, fresh)  # fmt: skip
+    if products:
+        multiply_patches(read, rows, inside, pixel, listed + others * 8, last - others,
+                         products + others * BYTES_OF_SUM, size)  # fmt: skip
 
-    `gradient` is that of the norm's result, which lies at `result`.
-    """
-    constants = (table[channel, 0], table[channel, 1], np.float32(norm.least))
-    if inputs.streamed:
-        return lead_past_caches(shape, offset, constants, x, inputs, gradient, result)
-    return lead(shape, offset, constants, x, inputs, gradient, result)
+
+@njit
+def lead_panel_back(
+    inputs, products, walk, rows, layout, phases, lists, row_phase, gradients, results, begin,
+    end,
+):  # fmt: skip
+    """Make the gradients of a row of the channels begin:end of a group, and their products."""
+    stride, pixel = walk.stride_width, BYTES * layout.group
+    for block in range(layout.blocks):
+        for phase in range(stride):
+            _, count, place = phases[phase]
+            vectors = count * layout.group // LANES
+            for first in range(0, vectors, PATCH):
+                inside, size = first * BYTES_OF_VECTOR, min(PATCH, vectors - first)
+                for channel in range(begin, end):
+                    made = ((channel - begin) * walk.width + place) * pixel + inside
+                    number = (block * walk.inputs + channel) * walk.stride_height + row_phase
+                    lead_patch(gradients + made, results + made, inputs, products, rows, inside,
+                               pixel, lists, number * stride + phase, size,
+                               block == 0)  # fmt: skip
 
 
 @njit
 def lead_row_back(
-    row, x, norm, table, inputs, products, sums, walk, ring_at, ring, offsets, lists, chunk, rows,
-    buffer, result,
+    row, x, norm, table, inputs, products, sums, walk, rows, ring_at, ring, layout, stretches,
+    phases, offsets, lists, chunk, gradients, results,
 ):  # fmt: skip
     """Make the products of a row of the input, its gradient, and the sums of the norm."""
-    entries, values, _, bounds, zeros = lists
-    image, images = chunk
-    lanes, pixel = sizes_of(images)
-    far, stride = BYTES * walk.batch, walk.stride_width
-    shape = row_shape(images, walk.batch, lanes, walk.width, walk.height)
-    # Whole vectors that nothing is done with are read and written where they lie.
-    straight = images == lanes and norm.mean == 0
+    image, images, full, rest = chunk
+    batch, stride, pixel = walk.batch, walk.stride_width, BYTES * layout.group
+    far = BYTES * batch
+    ahead = walk.height * walk.width * batch * BYTES
+    near_group, groups = panel_group(layout, walk.width), full + (rest > 0)
     base, row_phase = divmod(row + walk.pad_height, walk.stride_height)
     write_rows(rows, ring_at, ring, base, offsets, pixel)
-    for channel in range(walk.inputs):
-        offset = ((channel * walk.height + row) * walk.width * walk.batch + image) * BYTES
-        source, source_step = (x + offset, far) if straight else (result, pixel)
-        target, target_step = buffer, pixel
-        direct = straight and inputs.grad_z == 0 and not inputs.streamed
-        if direct:
-            target, target_step = inputs.grad_x + offset, far
-        if not straight and (products or norm.mean):
-            read_input(shape, offset, channel, x, norm, table, inputs, result)
-        for phase in range(stride):
-            column = (phase - walk.pad_width) % stride
-            count = (walk.width - column + stride - 1) // stride
-            number = (channel * walk.stride_height + row_phase) * stride + phase
-            begin = bounds[number]
-            listed = entries.ctypes.data + begin * 8
-            listed_values = values.ctypes.data + begin * 4
-            others = zeros[number] if products and inputs.grad_x else begin
-            made, read = target + column * target_step, source + column * source_step
-            made_step, read_step = stride * target_step, stride * source_step
-            pixels, vectors = stretches_of(
-                made_step, read_step if products else made_step, count, pixel, lanes // LANES
-            )
-            if products and inputs.grad_x:
-                lead_entries(made, made_step, read, read_step, rows, pixel, pixel, listed,
-                             listed_values, others - begin, products + begin * BYTES_OF_SUM,
-                             pixels, vectors)  # fmt: skip
-            elif inputs.grad_x:
-                add_entries(made, made_step, np.float32(0), rows, pixel, pixel, listed,
-                            listed_values, zeros[number] - begin, pixels, vectors)  # fmt: skip
-            if products:
-                multiply_entries(read, read_step, rows, pixel, pixel,
-                                 entries.ctypes.data + others * 8, bounds[number + 1] - others,
-                                 products + others * BYTES_OF_SUM, pixels, vectors)  # fmt: skip
-        if inputs.grad_x and norm.mean:
-            found = doubles(sums + channel * 16, 2)
-            once, twice = lead_row_through_norm(shape, offset, channel, x, norm, table, inputs,
-                                                buffer, result)  # fmt: skip
-            found[0] += once
-            found[1] += twice
-        elif inputs.grad_x and inputs.grad_z:
-            add_and_write_result(shape, buffer, inputs.grad_z + offset, inputs.grad_x + offset,
-                                 inputs.streamed)  # fmt: skip
-        elif inputs.grad_x and not direct:
-            write_result(shape, buffer, inputs.grad_x + offset, inputs.streamed)
+    # Whole vectors that nothing is done with are read and written where they lie.
+    straight = layout.blocks == 0 and images == layout.group and norm.mean == 0
+    direct = straight and inputs.grad_z == 0 and not inputs.streamed
+    for begin in range(0, walk.inputs, layout.panel):
+        end = min(begin + layout.panel, walk.inputs)
+        for channel in range(begin, end if (products or norm.mean) and not straight else begin):
+            start = (channel * walk.height + row) * walk.width * batch + image
+            for which in range(len(stretches)):
+                first, count, place = stretches[which]
+                shape = row_shape(layout, chunk, batch, count, len(stretches), near_group, ahead)
+                result = results + ((channel - begin) * walk.width + place) * pixel
+                read_input(shape, (start + first * batch) * BYTES, channel, x, norm, table, inputs,
+                           result)  # fmt: skip
+        for group in range(groups if layout.blocks else 0):
+            if groups > 1:
+                write_rows(rows, ring_at + group * ring_bytes(ring, layout), ring, base, offsets,
+                           pixel)  # fmt: skip
+            lead_panel_back(inputs, products, walk, rows, layout, phases, lists, row_phase,
+                            gradients + group * near_group, results + group * near_group, begin,
+                            end)  # fmt: skip
+        for channel in range(begin, end):
+            start = (channel * walk.height + row) * walk.width * batch + image
+            made, made_step, read, read_step = gradients, pixel, results, pixel
+            if direct:
+                made, made_step = inputs.grad_x + start * BYTES, far
+            if straight:
+                read, read_step = x + start * BYTES, far
+            for phase in range(stride if layout.blocks == 0 else 0):
+                first, count, _ = phases[phase]
+                number = (channel * walk.stride_height + row_phase) * stride + phase
+                lead_along_row(made + first * made_step, stride * made_step,
+                               read + first * read_step, stride * read_step, inputs, products, rows,
+                               layout, lists, number, count)  # fmt: skip
+            for which in range(len(stretches) if inputs.grad_x and not direct else 0):
+                first, count, place = stretches[which]
+                shape = row_shape(layout, chunk, batch, count, len(stretches), near_group, ahead)
+                near = ((channel - begin) * walk.width + place) * pixel
+                write_grad(shape, (start + first * batch) * BYTES, channel, x, norm, table, inputs,
+                           sums, gradients + near, results + near)  # fmt: skip
 
 
 @njit
 def backward_strip(
     grad_y, moments, moment_rows, written, x, norm, table, inputs, products, sums, walk, ring,
-    offsets, chunk, first, last, share, following, lists, scratch,
+    layout, stretches, phases, offsets, chunk, first, last, share, following, lists, scratch,
 ):  # fmt: skip
     """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
-    image, images = chunk
-    lanes, pixel = sizes_of(images)
-    rows, buffer, result = rooms(scratch, walk.width * lanes)
-    ring_at = result + aligned(walk.width * pixel)
+    _, _, full, rest = chunk
+    panel = panel_group(layout, walk.width) * (full + (rest > 0))
+    rows, gradients, results = rooms(scratch, panel)
+    ring_at = results + aligned(panel)
     if first == share[0]:
-        clear_padding(ring_at, ring, lanes, images)
-    if images < lanes:
-        zero(result, walk.width * lanes)
+        clear_padding(ring_at, ring, layout, chunk)
+        if rest:
+            zero(results, panel // BYTES)
     for step in range(first, last):
         following = max(following, step + ring.first)
         while following <= min(step + ring.last, ring.rows - 1):
             own = share[0] <= following < share[1]
-            read_grad_row(
-                ring, slot_of(ring_at, ring, following, pixel), grad_y, following, moments,
-                moment_rows, written if own else 0, walk.batch, image, images, lanes,
-            )  # fmt: skip
+            read_grad_row(ring, ring_at, layout, chunk, grad_y, following, moments, moment_rows,
+                          written if own else 0, walk.batch)  # fmt: skip
             following += 1
         below = min((step + 1) * walk.stride_height, walk.height)
         for row in range(step * walk.stride_height, below):
-            lead_row_back(row, x, norm, table, inputs, products, sums, walk, ring_at, ring, offsets,
-                          lists, chunk, rows, buffer, result)  # fmt: skip
+            lead_row_back(row, x, norm, table, inputs, products, sums, walk, rows, ring_at, ring,
+                          layout, stretches, phases, offsets, lists, chunk, gradients,
+                          results)  # fmt: skip
     return following
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def backward(
     threads, grad_y, of_moments, written, x, of_norm, of_inputs, grad_values, grad_norm, of_walk,
-    of_ring, offsets, strips, begins, values, entries, numbers, bounds, wants_values, scratch,
-    scratch_step,
+    of_ring, of_layout, stretches, phases, offsets, strips, begins, values, entries, numbers,
+    bounds, wants_values, scratch, scratch_step,
 ):  # fmt: skip
     """Write the gradients, strip by strip.
 
-    of_moments, of_norm, of_inputs, of_walk, of_ring: the fields of each.
+    of_moments, of_norm, of_inputs, of_walk, of_ring, of_layout: the fields of each.
     """
     control = float_control()
     moments = Moments(*of_moments)
@@ -279,6 +272,7 @@ def backward(
     inputs = Input(*of_inputs)
     walk = Walk(*of_walk)
     ring = Ring(*of_ring)
+    layout = Layout(*of_layout)
     lists = zeros_last(entries, numbers, bounds, values)
     table, moment_rows = affine(norm, walk.inputs), moment_table(moments, walk)
     count = len(entries) if wants_values else 0
@@ -292,13 +286,14 @@ def backward(
             number, image, images, first, last, begin, end = strips[place]
             if first == begin:
                 following = 0
+            of_chunk = narrowed(layout, images)
             zero(products.ctypes.data + thread * count * BYTES_OF_SUM, count * LANES_OF_SUM)
             following = backward_strip(
                 grad_y, moments, moment_rows, written, x, norm, table, inputs,
                 products.ctypes.data + thread * count * BYTES_OF_SUM if count else 0,
-                sums[number].ctypes.data if norm.mean else 0, walk, ring, offsets,
-                (image, images), first, last, (begin, end), following, lists,
-                scratch + thread * scratch_step,
+                sums[number].ctypes.data if norm.mean else 0, walk, ring, of_chunk, stretches,
+                phases, offsets, chunk_of(of_chunk, image, images), first, last, (begin, end),
+                following, lists, scratch + thread * scratch_step,
             )  # fmt: skip
             for entry in range(count):
                 of_strips[number, entry] = sum_of_lanes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from gemkern.kernels.cpu.loops.vector_rows import adding, totalling, writing
+from gemkern.kernels.cpu.loops.vector_rows import adding, size_of, totalling, writing
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.memory import doubles
 
@@ -51,7 +51,7 @@ def write_row(shape, buffer, added, y, found, streamed):
         once, twice = add_and_stream_sums(shape, (buffer, added, y), pivot)
     else:
         once, twice = add_and_write_sums(shape, (buffer, added, y), pivot)
-    moments[0] += shape[0] * shape[1]
+    moments[0] += size_of(shape)
     moments[2] += once
     moments[3] += twice
 
@@ -63,4 +63,4 @@ def pivot_of(shape, buffer, added):
         (total,) = total_of(shape, (buffer,), ())
     else:
         (total,) = total_with_added(shape, (buffer, added), ())
-    return total / np.float32(shape[0] * shape[1])
+    return total / np.float32(size_of(shape))

@@ -21,12 +21,13 @@ from gemkern.kernels.reference.pattern import Pattern
 Lists = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def lists_of_ring(pattern: Pattern, walk: Walk, ring: Ring, backward: bool) -> Lists:
+def lists_of_ring(pattern: Pattern, walk: Walk, ring: Ring, backward: bool, blocks: int) -> Lists:
     """Return the entries as they are read from a ring, int64 [nnz] each; made once.
 
-    There is a list for each channel of the target and, in a channel, for each phase of its rows and
-    of its columns. An entry leads on from the beginning of a row of the ring, to what the first
-    column of its phase reads; of the kernel's row it keeps the tap.
+    There is a list for each block of the channels of the source, in it for each channel of the
+    target and, in a channel, for each phase of its rows and of its columns. An entry leads on from
+    the beginning of a row of the ring, to what the first column of its phase reads; of the kernel's
+    row it keeps the tap.
     """
     rows, columns = walk.axes(backward)
 
@@ -36,23 +37,26 @@ def lists_of_ring(pattern: Pattern, walk: Walk, ring: Ring, backward: bool) -> L
         for tap, (row, column) in enumerate(product(range(rows.taps), range(columns.taps))):
             phase = columns.phase(column)
             base = columns.base(columns.first_target(phase))
-            pixels = ring.left + base + columns.offset(column)
+            place, part = divmod(ring.left + base + columns.offset(column), ring.split)
+            pixels = part * (ring.width // ring.split) + place
             of_tap[tap] = pixels << ROW_BITS | row, rows.phase(row) * columns.phases + phase
         positions, starts = pattern.positions.numpy(), pattern.starts.numpy()
         lists = rows.phases * columns.phases
-        return _sorted(positions, starts, walk, backward, of_tap, lists, ring.width << ROW_BITS)
+        plane = ring.width << ROW_BITS
+        return _sorted(positions, starts, walk, backward, of_tap, lists, plane, blocks)
 
-    found: Lists = lists_of(pattern, (ring, walk, backward), make)
+    found: Lists = lists_of(pattern, (ring, walk, backward, blocks), make)
     return found
 
 
 @njit(cache=True)
-def _sorted(positions, starts, walk, backward, of_tap, lists, plane):
+def _sorted(positions, starts, walk, backward, of_tap, lists, plane, blocks):
     """Return entries, numbers and bounds; `of_tap` and `plane` are those of an entry."""
     outputs, inputs, taps = walk.outputs, walk.inputs // walk.groups, len(of_tap)
     size, channels = len(positions), walk.inputs if backward else outputs
     which, found = np.empty(size, np.int64), np.empty(size, np.int64)
-    bounds = np.zeros(channels * lists + 1, np.int64)
+    bounds = np.zeros(blocks * channels * lists + 1, np.int64)
+    sources = walk.outputs // walk.groups if backward else inputs
     for output in range(outputs):
         base = output // (outputs // walk.groups) * inputs
         for number in range(starts[output], starts[output + 1]):
@@ -60,7 +64,8 @@ def _sorted(positions, starts, walk, backward, of_tap, lists, plane):
             target, source = output, base + np.int64(channel)
             if backward:
                 target, source = source, target
-            which[number] = target * lists + of_tap[tap, 1]
+            block = source % sources * blocks // sources
+            which[number] = (block * channels + target) * lists + of_tap[tap, 1]
             found[number] = of_tap[tap, 0] + source * plane
             bounds[which[number] + 1] += 1
     for one in range(len(bounds) - 1):

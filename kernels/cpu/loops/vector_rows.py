@@ -1,8 +1,9 @@
 """Loops over rows of pixels, one pass each: several rows read, several written, and sums made.
 
-A row is `pixels` stretches of `size` images, float32. Rows in the cache lie `near_step` bytes apart
-from pixel to pixel, those of a tensor `far_step`. While a row of a tensor is read, the one that
-lies `ahead` bytes on is fetched: no hardware guesses the jump from channel to channel.
+A row is `pixels` stretches of images, float32. Rows in the cache lie `near_step` bytes apart from
+pixel to pixel, those of a tensor `far_step`. A stretch is `groups` times `vectors` whole vectors,
+and `rest` images, which in the cache lie `near_group` bytes apart. While a row of a tensor is read,
+the one `ahead` bytes on is fetched: no hardware guesses the jump from channel to channel.
 """
 
 from __future__ import annotations
@@ -10,17 +11,29 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gemkern.kernels.cpu.loops.vectors import FLOAT, LONG, Emitter, long
+from gemkern.kernels.cpu.loops.vectors import FLOAT, LONG, Emitter, Vectors, long
+from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import BYTES_OF_VECTOR, LANES
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-Vectors = list[ir.Value]
 # Numbers of a `shape`.
-SHAPE = 5
+SHAPE = 8
 # What is made of the vectors read and of the scalars: the vectors to write and those to sum.
 Body = Callable[[Emitter, Vectors, Vectors], tuple[Vectors, Vectors]]
+
+
+@njit
+def one_stretch(size, ahead):
+    """Return the shape of a row of `size` numbers that lies side by side wherever it lies."""
+    return 1, 0, 0, size, 0, 0, 0, ahead
+
+
+@njit
+def size_of(shape):
+    """Return how many numbers a row of a shape has."""
+    return shape[0] * (shape[1] * shape[2] * LANES + shape[3])
 
 
 def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> Any:
@@ -30,23 +43,29 @@ def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> An
         reads, writes: for each row "n" if it lies in the cache, near, or "f" if far, in a tensor;
             "s" if it is written past the caches, to where vectors are aligned.
         scalars: how many float32 `constants`, a tuple, holds; `rows` holds the addresses, and
-            `shape` is (pixels, size, near_step, far_step, ahead).
+            `shape` is (pixels, groups, vectors, rest, near_step, near_group, far_step, ahead).
         sums: how many sums `body` makes; the loop returns a tuple of them, float32.
     """
     places = reads + writes
 
     def emit(builder: ir.IRBuilder, arguments: Sequence[ir.Value]) -> Vectors:
-        pixels, size, near_step, far_step, ahead, *rest = arguments
-        rows, constants = rest[: len(places)], rest[len(places) :]
+        pixels, groups, vectors, rest, near_step, near_group, far_step, ahead = arguments[:SHAPE]
+        rows, constants = arguments[SHAPE:][: len(places)], arguments[SHAPE + len(places) :]
         whole = Emitter(builder)
         spread = [whole.spread(constant) for constant in constants]
-        full = builder.sdiv(size, long(LANES))
-        left = builder.srem(size, long(LANES))
+        others = builder.sdiv(rest, long(LANES))
+        left = builder.srem(rest, long(LANES))
+        some = builder.zext(builder.icmp_signed(">", left, long(0)), LONG)
+        far_group = builder.mul(vectors, long(BYTES_OF_VECTOR))
         tail = Emitter(builder, left)
 
+        def moved(bases: Vectors, number: ir.Value, near: ir.Value, far: ir.Value) -> Vectors:
+            on = {"n": builder.mul(number, near)}
+            on["f"] = on["s"] = builder.mul(number, far)
+            return [builder.add(base, on[place]) for base, place in zip(bases, places, strict=True)]
+
         def vector(at: Emitter, bases: Vectors, step: ir.Value, totals: Vectors) -> Vectors:
-            here = builder.mul(step, long(BYTES_OF_VECTOR))
-            addresses = [builder.add(base, here) for base in bases]
+            addresses = moved(bases, step, long(BYTES_OF_VECTOR), long(BYTES_OF_VECTOR))
             for place, address in zip(reads, addresses, strict=False):
                 if place == "f":
                     at.prefetch(builder.add(address, ahead))
@@ -60,13 +79,16 @@ def row_loop(reads: str, writes: str, scalars: int, sums: int, body: Body) -> An
             ]
 
         def pixel(step: ir.Value, totals: Vectors) -> Vectors:
-            bases = [
-                builder.add(row, builder.mul(step, near_step if place == "n" else far_step))
-                for row, place in zip(rows, places, strict=True)
-            ]
-            totals = whole.loop(full, totals, lambda s, t: vector(whole, bases, s, t))
-            some = builder.zext(builder.icmp_signed(">", left, long(0)), LONG)
-            return whole.loop(some, totals, lambda s, t: vector(tail, bases, full, t))
+            bases = moved(rows, step, near_step, far_step)
+
+            def one_group(number: ir.Value, totals: Vectors) -> Vectors:
+                of_group = moved(bases, number, near_group, far_group)
+                return whole.loop(vectors, totals, lambda s, t: vector(whole, of_group, s, t))
+
+            totals = whole.loop(groups, totals, one_group)
+            last = moved(bases, groups, near_group, far_group)
+            totals = whole.loop(others, totals, lambda s, t: vector(whole, last, s, t))
+            return whole.loop(some, totals, lambda s, t: vector(tail, last, others, t))
 
         totals = whole.loop(pixels, [whole.spread(ir.Constant(FLOAT, 0.0))] * sums, pixel)
         return [whole.total(total) for total in totals]

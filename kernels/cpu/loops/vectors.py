@@ -27,6 +27,7 @@ INT, LONG, FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 ZEROS = ir.Constant(VECTOR, [0.0] * LANES)
 SUM = ir.VectorType(FLOAT, LANES_OF_SUM)
+Vectors = list[ir.Value]
 
 
 def long(number: int) -> ir.Constant:

@@ -19,6 +19,10 @@ def _lanes() -> int:
 
 LANES = _lanes()
 BYTES_OF_VECTOR = BYTES * LANES
+# Bytes between what would otherwise lie in the same places of the caches.
+APART = 5 * LINE
+# Vectors of a patch, a part of a row that stays in registers while entries add to it, at most.
+PATCH = 16 if LANES == 16 else 8
 # A sum of products is kept in so many lanes: whole vectors of many entries would fill the cache.
 LANES_OF_SUM = 4
 BYTES_OF_SUM = BYTES * LANES_OF_SUM

@@ -51,12 +51,16 @@ class Case:
     density: float = DENSITY
     batch: int = BATCH
     masks: str = "uniform"
+    image_size: int = IMAGE_SIZE
 
 
 def network(case: Case) -> nn.Module:
     """Return the dense network with its initial weights; its batch norms learn scale and shift."""
     if case.network not in WIDER:
-        return build(case.network, classes=CLASSES, affine=True, init=INIT, seed=SEED)
+        return build(
+            case.network, classes=CLASSES, image_size=case.image_size, affine=True, init=INIT,
+            seed=SEED,
+        )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(SEED)
         norm, width = norm_layer(affine=True), WIDER[case.network]
@@ -84,9 +88,10 @@ def ticket_densities() -> dict[str, float]:
 
 
 def batch_of(case: Case) -> tuple[Tensor, Tensor]:
-    """Return images [batch, 3, 32, 32] and labels."""
+    """Return images [batch, 3, size, size] and labels."""
     generator = torch.Generator().manual_seed(SEED)
-    x = torch.randn(case.batch, CHANNELS, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+    size = case.batch, CHANNELS, case.image_size, case.image_size
+    x = torch.randn(size, generator=generator)
     return x, torch.randint(CLASSES, (case.batch,), generator=generator)
 
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import figures, race_report, result_files, roofline
+from benchmarks import figures, images, race_report, result_files, roofline
 from benchmarks.comparison import report as comparison
 from benchmarks.peers import report as peers
 from benchmarks.readme_cpu import CPU_BLOCKS
@@ -43,6 +43,7 @@ BLOCKS: dict[str, Render] = {
     "tries": comparison.tries_block,
     "schedule": schedule.block,
     "peers": peers.block,
+    "images": images.block,
 }
 FIGURES: dict[str, Draw] = {
     "curves": figures.draw,

@@ -178,12 +178,13 @@ class Ring(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def ring_of(walk: Walk, backward: bool, whole: bool, splits: bool) -> Ring:
+def ring_of(walk: Walk, backward: bool, whole: bool, splits: bool, spare: int = 0) -> Ring:
     """Return the ring of the input, or backward of the output's gradient.
 
     Args:
         whole: whether every row is read, also one that no target needs.
         splits: whether rows are split so that what neighbours read lies side by side.
+        spare: columns of zeros behind each stretch of a row, which vectors may reach into.
     """
     rows, columns = walk.axes(backward)
     first, last = rows.first_step()
@@ -191,7 +192,7 @@ def ring_of(walk: Walk, backward: bool, whole: bool, splits: bool) -> Ring:
         first, last = min(first, 0), max(last, rows.base_step - 1)
     left, right = columns.padded()
     split = columns.base_step if splits else 1
-    width = -(-(right - left + 1) // split) * split
+    width = (-(-(right - left + 1) // split) + spare) * split
     return Ring(
         walk.outputs if backward else walk.inputs, rows.sources, columns.sources, -left, width,
         split, rows.base_step, first, last,

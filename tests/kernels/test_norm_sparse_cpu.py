@@ -166,7 +166,7 @@ def test_long_lists_are_cut_into_blocks_that_the_cache_holds() -> None:
     few = torch.zeros(64, 64, 3, 3, dtype=torch.bool)
     few[:, 0] = True
     short = strips.forward_cut(1, False, pattern(few), walk)
-    assert short.layout == (walk.batch, 1, 0)
+    assert short.layout == (walk.batch, walk.width, 1, 0)
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])

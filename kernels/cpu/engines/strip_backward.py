@@ -21,6 +21,7 @@ from gemkern.kernels.cpu.engines.strip_layout import (
     rooms,
     row_shape,
     slot_of,
+    vectors_of,
     write_rows,
     zero,
 )
@@ -45,7 +46,6 @@ from gemkern.kernels.cpu.machine.lanes import (
     BYTES,
     BYTES_OF_SUM,
     BYTES_OF_VECTOR,
-    LANES,
     LANES_OF_SUM,
     PATCH,
     aligned,
@@ -116,7 +116,7 @@ def lead_along_row(
     first, others, last = bounds[number], zeros[number], bounds[number + 1]
     listed, pixel = entries.ctypes.data, BYTES * layout.group
     step = read_step if products else made_step
-    stretches, vectors = stretches_of(made_step, step, pixel, pixels, layout.group // LANES)
+    stretches, vectors = stretches_of(made_step, step, pixel, pixels)
     if not inputs.grad_x:
         others = first
     elif products:
@@ -162,11 +162,11 @@ def lead_panel_back(
     for block in range(layout.blocks):
         for phase in range(stride):
             _, count, place = phases[phase]
-            vectors = count * layout.group // LANES
+            vectors = vectors_of(layout, count)
             for first in range(0, vectors, PATCH):
                 inside, size = first * BYTES_OF_VECTOR, min(PATCH, vectors - first)
                 for channel in range(begin, end):
-                    made = ((channel - begin) * walk.width + place) * pixel + inside
+                    made = ((channel - begin) * layout.span + place) * pixel + inside
                     number = (block * walk.inputs + channel) * walk.stride_height + row_phase
                     lead_patch(gradients + made, results + made, inputs, products, rows, inside,
                                pixel, lists, number * stride + phase, size,
@@ -183,12 +183,13 @@ def lead_row_back(
     batch, stride, pixel = walk.batch, walk.stride_width, BYTES * layout.group
     far = BYTES * batch
     ahead = walk.height * walk.width * batch * BYTES
-    near_group, groups = panel_group(layout, walk.width), full + (rest > 0)
+    near_group, groups = panel_group(layout), full + (rest > 0)
     base, row_phase = divmod(row + walk.pad_height, walk.stride_height)
     write_rows(rows, ring_at, ring, base, offsets, pixel)
     # Whole vectors that nothing is done with are read and written where they lie.
-    straight = layout.blocks == 0 and images == layout.group and norm.mean == 0
+    straight = layout.blocks == 0 and images == layout.group and rest == 0 and norm.mean == 0
     direct = straight and inputs.grad_z == 0 and not inputs.streamed
+    step = stride // len(stretches)
     for begin in range(0, walk.inputs, layout.panel):
         end = min(begin + layout.panel, walk.inputs)
         for channel in range(begin, end if (products or norm.mean) and not straight else begin):
@@ -196,7 +197,7 @@ def lead_row_back(
             for which in range(len(stretches)):
                 first, count, place = stretches[which]
                 shape = row_shape(layout, chunk, batch, count, len(stretches), near_group, ahead)
-                result = results + ((channel - begin) * walk.width + place) * pixel
+                result = results + ((channel - begin) * layout.span + place) * pixel
                 read_input(shape, (start + first * batch) * BYTES, channel, x, norm, table, inputs,
                            result)  # fmt: skip
         for group in range(groups if layout.blocks else 0):
@@ -214,15 +215,15 @@ def lead_row_back(
             if straight:
                 read, read_step = x + start * BYTES, far
             for phase in range(stride if layout.blocks == 0 else 0):
-                first, count, _ = phases[phase]
+                _, count, place = phases[phase]
                 number = (channel * walk.stride_height + row_phase) * stride + phase
-                lead_along_row(made + first * made_step, stride * made_step,
-                               read + first * read_step, stride * read_step, inputs, products, rows,
-                               layout, lists, number, count)  # fmt: skip
+                lead_along_row(made + place * made_step, step * made_step, read + place * read_step,
+                               step * read_step, inputs, products, rows, layout, lists, number,
+                               count)  # fmt: skip
             for which in range(len(stretches) if inputs.grad_x and not direct else 0):
                 first, count, place = stretches[which]
                 shape = row_shape(layout, chunk, batch, count, len(stretches), near_group, ahead)
-                near = ((channel - begin) * walk.width + place) * pixel
+                near = ((channel - begin) * layout.span + place) * pixel
                 write_grad(shape, (start + first * batch) * BYTES, channel, x, norm, table, inputs,
                            sums, gradients + near, results + near)  # fmt: skip
 
@@ -234,7 +235,7 @@ def backward_strip(
 ):  # fmt: skip
     """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
     _, _, full, rest = chunk
-    panel = panel_group(layout, walk.width) * (full + (rest > 0))
+    panel = panel_group(layout) * (full + (rest > 0))
     rows, gradients, results = rooms(scratch, panel)
     ring_at = results + aligned(panel)
     if first == share[0]:

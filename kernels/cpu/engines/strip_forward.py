@@ -14,6 +14,7 @@ from gemkern.kernels.cpu.engines.strip_layout import (
     rooms,
     row_shape,
     slot_of,
+    vectors_of,
     write_rows,
 )
 from gemkern.kernels.cpu.engines.strip_results import pivot_of, write_row
@@ -33,7 +34,7 @@ from gemkern.kernels.cpu.loops.patches import add_patches
 from gemkern.kernels.cpu.loops.stretches import add_entries, stretches_of
 from gemkern.kernels.cpu.loops.vectors import wait_for_stores
 from gemkern.kernels.cpu.machine.compiling import njit
-from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_VECTOR, LANES, PATCH
+from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_VECTOR, PATCH
 from gemkern.kernels.cpu.machine.memory import doubles, floats
 from gemkern.kernels.cpu.machine.moments import combine
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
@@ -84,14 +85,14 @@ def read_row(ring, ring_at, layout, stretches, chunk, tensor, row, norm, table, 
 
 
 @njit
-def add_along_row(made, made_step, output, walk, bias, rows, layout, lists):
+def add_along_row(made, made_step, output, walk, bias, rows, ring, layout, lists):
     """Write a row of an output, in pixels `made_step` bytes apart, by short lists."""
     entries, values, bounds = lists
     pixel = BYTES * layout.group
-    step = walk.stride_width * pixel
+    step = walk.stride_width // ring.split * pixel
     start = floats(bias, walk.outputs)[output] if bias else np.float32(0)
     place, count = bounds[output], bounds[output + 1] - bounds[output]
-    stretches, vectors = stretches_of(made_step, step, pixel, walk.out_width, layout.group // LANES)
+    stretches, vectors = stretches_of(made_step, step, pixel, walk.out_width)
     add_entries(made, made_step, start, rows, step, pixel, entries.ctypes.data + place * 8,
                 values.ctypes.data + place * BYTES, count, stretches, vectors)  # fmt: skip
 
@@ -100,7 +101,7 @@ def add_along_row(made, made_step, output, walk, bias, rows, layout, lists):
 def add_panel(panel, walk, bias, rows, layout, lists, begin, end):
     """Write a row of the outputs begin:end of a group to its panel, by long lists."""
     entries, values, bounds = lists
-    pixel, vectors = BYTES * layout.group, walk.out_width * layout.group // LANES
+    pixel, vectors = BYTES * layout.group, vectors_of(layout, walk.out_width)
     for block in range(layout.blocks):
         for first in range(0, vectors, PATCH):
             inside, size = first * BYTES_OF_VECTOR, min(PATCH, vectors - first)
@@ -108,7 +109,7 @@ def add_panel(panel, walk, bias, rows, layout, lists, begin, end):
                 start = floats(bias, walk.outputs)[output] if bias else np.float32(0)
                 number = block * walk.outputs + output
                 place, count = bounds[number], bounds[number + 1] - bounds[number]
-                add_patches(panel + (output - begin) * walk.out_width * pixel + inside, start, rows,
+                add_patches(panel + (output - begin) * layout.span * pixel + inside, start, rows,
                             inside, pixel, entries.ctypes.data + place * 8,
                             values.ctypes.data + place * BYTES, count, size,
                             block == 0)  # fmt: skip
@@ -126,11 +127,11 @@ def forward_strip(
     """
     image, images, full, rest = chunk
     columns, groups, pixel = walk.out_width, full + (rest > 0), BYTES * layout.group
-    near_group, channel = panel_group(layout, columns), walk.out_height * columns * walk.batch
+    near_group, channel = panel_group(layout), walk.out_height * columns * walk.batch
     rows, panel, ring_at = rooms(scratch, groups * near_group)
     shape = row_shape(layout, chunk, walk.batch, columns, 1, near_group, channel * BYTES)
     # Whole vectors that nothing is done with go where they belong at once.
-    straight = layout.blocks == 0 and images == layout.group
+    straight = layout.blocks == 0 and images == layout.group and rest == 0
     straight = straight and added == 0 and moments == 0 and not streamed
     if first == share[0]:
         clear_padding(ring_at, ring, layout, chunk)
@@ -153,14 +154,14 @@ def forward_strip(
                                offsets, pixel)  # fmt: skip
                 add_panel(panel + group * near_group, walk, bias, rows, layout, lists, begin, end)
             for output in range(begin, end):
-                result = panel + (output - begin) * columns * pixel
+                result = panel + (output - begin) * layout.span * pixel
                 offset = (output * channel + row * columns * walk.batch + image) * BYTES
                 if straight:
-                    add_along_row(y + offset, BYTES * walk.batch, output, walk, bias, rows, layout,
-                                  lists)  # fmt: skip
+                    add_along_row(y + offset, BYTES * walk.batch, output, walk, bias, rows, ring,
+                                  layout, lists)  # fmt: skip
                     continue
                 if layout.blocks == 0:
-                    add_along_row(result, pixel, output, walk, bias, rows, layout, lists)
+                    add_along_row(result, pixel, output, walk, bias, rows, ring, layout, lists)
                 found = moments + output * BYTES_OF_MOMENTS if moments else 0
                 more = added + offset if added else 0
                 if found and row == first:

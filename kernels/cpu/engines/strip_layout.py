@@ -13,13 +13,16 @@ from gemkern.kernels.cpu.machine.memory import floats, integers
 class Layout(NamedTuple):
     """How a strip is worked on, in parts that caches hold.
 
-    group: images; each group of a chunk has a ring of its own, where they lie side by side.
+    group: images; each group of a chunk has a ring of its own, where they lie side by side. Less
+        than a vector are not filled up to one: vectors go on over pixels.
+    span: pixels of a row in a panel.
     panel: channels of the target that are made before they are written.
     blocks: of the channels of the source; lists of entries are walked block by block, patch by
         patch. None is for short lists, which are walked along whole rows.
     """
 
     group: int
+    span: int
     panel: int
     blocks: int
 
@@ -85,14 +88,22 @@ def write_rows(rows, ring_at, ring, base, offsets, pixel):
 def narrowed(layout, images):
     """Return the layout for a chunk: no group has more vectors than that."""
     lanes = (images + LANES - 1) // LANES * LANES
-    return Layout(min(layout.group, lanes), layout.panel, layout.blocks)
+    return Layout(min(layout.group, lanes), layout.span, layout.panel, layout.blocks)
 
 
 @njit
 def chunk_of(layout, image, images):
     """Return a chunk: its first image and how many it has, full groups, and images left over."""
+    if layout.group % LANES:
+        return image, images, 0, images
     groups, rest = divmod(images, layout.group)
     return image, images, groups, rest
+
+
+@njit
+def vectors_of(layout, pixels):
+    """Return of how many vectors a stretch of so many pixels is."""
+    return (pixels * layout.group + LANES - 1) // LANES
 
 
 @njit
@@ -118,6 +129,6 @@ def next_channel(ring, channel, far):
 
 
 @njit
-def panel_group(layout, columns):
+def panel_group(layout):
     """Return how far groups are apart in a panel [groups, channels, columns, images]."""
-    return layout.panel * columns * layout.group * BYTES + APART
+    return layout.panel * layout.span * layout.group * BYTES + APART

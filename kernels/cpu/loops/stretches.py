@@ -243,8 +243,8 @@ def lead_entries(
 
 
 @njit
-def stretches_of(target_step, source_step, pixel, pixels, vectors):
+def stretches_of(target_step, source_step, pixel, pixels):
     """Return how many stretches of how many vectors a row is: one, if pixels lie side by side."""
     if target_step == source_step == pixel:
-        return 1, pixels * vectors
-    return pixels, vectors
+        return 1, (pixels * pixel + BYTES_OF_VECTOR - 1) // BYTES_OF_VECTOR
+    return pixels, pixel // BYTES_OF_VECTOR

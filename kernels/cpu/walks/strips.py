@@ -42,8 +42,8 @@ class Cut(NamedTuple):
 
     Attributes:
         walk, ring: of the convolution, and of what it reads.
-        layout: images of a group, channels of a panel, and blocks of channels, as
-            `engines/strip_layout.py` understands them.
+        layout: images of a group, pixels of a row, channels of a panel, and blocks of channels,
+            as `engines/strip_layout.py` understands them.
         stretches: int64 [split, 3], of the stretches that a row of the tensor is in the cache (of
             the input, forward and backward): first column, columns, and where they begin.
         phases: the same of the phases of the target's columns.
@@ -57,7 +57,7 @@ class Cut(NamedTuple):
 
     walk: Walk
     ring: Ring
-    layout: tuple[int, int, int]
+    layout: tuple[int, int, int, int]
     stretches: np.ndarray
     phases: np.ndarray
     offsets: np.ndarray
@@ -112,21 +112,27 @@ def _cut(threads: int, walk: Walk, backward: bool, whole: bool, steps: int, list
     vectors = max((-(-images // LANES) for _, images in chunks), default=1)
     if backward and BYTES * ring.floats(LANES * vectors) <= NEAR_BYTES:
         lists = 0
-    group, blocks = _groups(vectors, rows, columns, ring.channels // walk.groups, lists)
-    if blocks:
-        ring = ring_of(walk, backward, whole, True)
-    groups = -(-vectors // group)
-    row = BYTES * columns.targets * LANES * group
+    size, blocks = _groups(vectors, rows, columns, ring.channels // walk.groups, lists)
+    # Images of less than a vector: pixels share vectors, which may reach over the end of a row.
+    few = 0 < walk.batch < LANES
+    group, unit, spare = LANES * size, 1, 0
+    if few:
+        group, unit, spare = walk.batch, LANES, -(-LANES // walk.batch)
+    splits = few or blocks > 0
+    if splits:
+        ring = ring_of(walk, backward, whole, splits, spare)
+    phases = _of_phases(columns, splits, unit)
+    whole_row = np.array([(0, columns.targets, 0)], np.int64)
+    stretches = (phases if splits else whole_row) if backward else _of_ring(ring)
+    span = sum(-(-count // unit) * unit for _, count, _ in phases.tolist())
+    groups, row = -(-vectors // size), BYTES * span * group
     targets = walk.inputs if backward else walk.outputs
     panel = max(1, min(PANEL_BYTES // max(row * groups, 1), targets)) if blocks else 1
-    panels, rings = panel * row + APART, BYTES * ring.floats(LANES * group) + APART
+    panels, rings = panel * row + APART, BYTES * ring.floats(group) + APART
     parts = (8 * KERNEL_ROWS, panels * groups, panels * groups, rings * groups)
     working = sum(-(-part // LINE) * LINE for part in parts)
     offsets = np.array([rows.offset(tap) for tap in range(rows.taps)], np.int64)
-    layout = LANES * group, panel, blocks
-    phases = _of_phases(columns)
-    whole_row = np.array([(0, columns.targets, 0)], np.int64)
-    stretches = (phases if blocks else whole_row) if backward else _of_ring(ring)
+    layout = group, span, panel, blocks
     return Cut(walk, ring, layout, stretches, phases, offsets, strips, begins, working)
 
 
@@ -140,14 +146,18 @@ def _of_ring(ring: Ring) -> np.ndarray:
     return np.array(found, np.int64)
 
 
-def _of_phases(columns: Axis) -> np.ndarray:
-    """Return the stretches of a row of the input, phase by phase."""
+def _of_phases(columns: Axis, splits: bool, unit: int) -> np.ndarray:
+    """Return the stretches of a row of the target, phase by phase.
+
+    They lie one after the other, each from a multiple of `unit` pixels on, or as they are strewn
+    over the row.
+    """
     found, place = [], 0
     for phase in range(columns.phases):
         first = columns.first_target(phase)
         count = len(range(first, columns.targets, columns.phases))
-        found.append((first, count, place))
-        place += count
+        found.append((first, count, place if splits else first))
+        place += -(-count // unit) * unit
     return np.array(found, np.int64)
 
 

@@ -84,6 +84,22 @@ def walk_of(size: tuple[int, ...], shape: tuple[int, ...], geometry: Geometry) -
     return Walk._make(map(int, (*numbers, groups)))
 
 
+def joined(walk: Walk, most: int, fewest: int) -> Walk:
+    """Return a walk with fewer and longer rows, if no pixel reads a neighbour.
+
+    They have at most `most` numbers of all images, and there are at least `fewest` of them.
+    """
+    alone = walk.kernel_height == walk.kernel_width == walk.stride_height == walk.stride_width == 1
+    if not alone or walk.pad_height or walk.pad_width:
+        return walk
+    pixels = walk.height * walk.width
+    for rows in range(fewest, walk.height):
+        columns, rest = divmod(pixels, rows)
+        if rest == 0 and columns * walk.batch <= most:
+            return walk._replace(height=rows, width=columns, out_height=rows, out_width=columns)
+    return walk
+
+
 class Axis(NamedTuple):
     """One direction of the images of a convolution, or of the gradient of its input.
 

@@ -22,8 +22,8 @@ from gemkern.kernels.cpu.machine.scratch import scratch
 from gemkern.kernels.cpu.machine.serving import address, float32_or, gradients_of
 from gemkern.kernels.cpu.machine.streaming import streams
 from gemkern.kernels.cpu.machine.threads import start_threads
-from gemkern.kernels.cpu.walks.strips import backward_cut, forward_cut
-from gemkern.kernels.geometry import Geometry, walk_of
+from gemkern.kernels.cpu.walks.strips import backward_cut, forward_cut, walked
+from gemkern.kernels.geometry import Geometry
 from gemkern.kernels.reference.norm_sparse_conv2d import Gradients, NormSparse
 from gemkern.kernels.reference.normalise import Norm
 from gemkern.kernels.reference.pattern import Pattern
@@ -43,7 +43,7 @@ def norm_sparse_conv2d(
     geometry: Geometry,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     threads = start_threads()
-    walk = walk_of(x.shape, pattern.shape, geometry)
+    walk, size = walked(x.shape, pattern.shape, geometry)
     if walk.kernel_height > KERNEL_ROWS:
         return reference.norm_sparse_conv2d(
             x, norm, values, pattern, bias, added, keep, moments, geometry
@@ -52,7 +52,7 @@ def norm_sparse_conv2d(
     if norm is not None and norm.residual is not None:
         norm = norm._replace(residual=batch_last(norm.residual))
     cut = forward_cut(threads, keep, pattern, walk)
-    y = empty_batch_last((walk.batch, walk.outputs, walk.out_height, walk.out_width), x)
+    y = empty_batch_last(size, x)
     z = empty_batch_last(x.shape, x) if keep else None
     mean_y, var_y = (x.new_empty(walk.outputs) if moments else None for _ in range(2))
     forward(
@@ -86,7 +86,7 @@ def norm_sparse_conv2d_backward(
     geometry: Geometry,
 ) -> Gradients:
     threads = start_threads()
-    walk = walk_of(x.shape, pattern.shape, geometry)
+    walk, _ = walked(x.shape, pattern.shape, geometry)
     if walk.kernel_height > KERNEL_ROWS:
         return reference.norm_sparse_conv2d_backward(
             grads, y, mean_y, z, x, norm, values, pattern, has_residual, has_added, wants_x,

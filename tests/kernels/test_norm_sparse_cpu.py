@@ -158,6 +158,27 @@ def test_the_way_entries_are_walked_changes_no_sum(batch: int) -> None:
     assert_alike(found)
 
 
+@pytest.mark.parametrize("batch", [1, 5, LANES, 130])
+@pytest.mark.parametrize("how", ["everything", "residual"])
+@pytest.mark.parametrize("image", [(17, 3), (12, 8), (7, 7), (16, 16)])
+def test_on_whole_numbers_rows_without_neighbours_are_exact(
+    image: tuple[int, int], how: str, batch: int
+) -> None:
+    assert_exact(Case(batch, 5, 4, kernel=(1, 1), padding=(0, 0), image=image), HOWS[how], seed=0)
+
+
+def test_rows_are_joined_where_no_pixel_reads_a_neighbour() -> None:
+    geometry = Geometry()
+    walk, size = strips.walked((2, 3, 16, 12), (4, 3, 1, 1), geometry)
+    assert (walk.height, walk.width, walk.out_height, walk.out_width) == (8, 24, 8, 24)
+    assert size == (2, 4, 16, 12)
+    large, _ = strips.walked((1024, 3, 16, 12), (4, 3, 1, 1), geometry)
+    assert (large.height, large.width) == (16, 12)
+    for shape, other in (((4, 3, 1, 3), geometry), ((4, 3, 1, 1), Geometry((1, 2)))):
+        walk, _ = strips.walked((2, 3, 16, 12), shape, other)
+        assert (walk.height, walk.width) == (16, 12)
+
+
 def test_long_lists_are_cut_into_blocks_that_the_cache_holds() -> None:
     walk = walk_of((128, 64, 8, 8), (64, 64, 3, 3), Geometry(padding=(1, 1)))
     dense = strips.forward_cut(1, False, pattern(torch.ones(64, 64, 3, 3, dtype=torch.bool)), walk)

@@ -85,11 +85,13 @@ def read_row(ring, ring_at, layout, stretches, chunk, tensor, row, norm, table, 
 
 
 @njit
-def add_along_row(made, made_step, output, walk, bias, rows, ring, layout, lists):
-    """Write a row of an output, in pixels `made_step` bytes apart, by short lists."""
+def add_along_row(made, made_step, output, walk, bias, rows, step, layout, lists):
+    """Write a row of an output, in pixels `made_step` bytes apart, by short lists.
+
+    What is read for neighbours lies `step` bytes apart.
+    """
     entries, values, bounds = lists
     pixel = BYTES * layout.group
-    step = walk.stride_width // ring.split * pixel
     start = floats(bias, walk.outputs)[output] if bias else np.float32(0)
     place, count = bounds[output], bounds[output + 1] - bounds[output]
     stretches, vectors = stretches_of(made_step, step, pixel, walk.out_width)
@@ -130,6 +132,7 @@ def forward_strip(
     near_group, channel = panel_group(layout), walk.out_height * columns * walk.batch
     rows, panel, ring_at = rooms(scratch, groups * near_group)
     shape = row_shape(layout, chunk, walk.batch, columns, 1, near_group, channel * BYTES)
+    step = walk.stride_width // ring.split * pixel
     # Whole vectors that nothing is done with go where they belong at once.
     straight = layout.blocks == 0 and images == layout.group and rest == 0
     straight = straight and added == 0 and moments == 0 and not streamed
@@ -157,11 +160,11 @@ def forward_strip(
                 result = panel + (output - begin) * layout.span * pixel
                 offset = (output * channel + row * columns * walk.batch + image) * BYTES
                 if straight:
-                    add_along_row(y + offset, BYTES * walk.batch, output, walk, bias, rows, ring,
+                    add_along_row(y + offset, BYTES * walk.batch, output, walk, bias, rows, step,
                                   layout, lists)  # fmt: skip
                     continue
                 if layout.blocks == 0:
-                    add_along_row(result, pixel, output, walk, bias, rows, ring, layout, lists)
+                    add_along_row(result, pixel, output, walk, bias, rows, step, layout, lists)
                 found = moments + output * BYTES_OF_MOMENTS if moments else 0
                 more = added + offset if added else 0
                 if found and row == first:

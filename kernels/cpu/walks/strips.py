@@ -22,7 +22,7 @@ from gemkern.kernels.cpu.machine.lanes import (
     PATCH,
 )
 from gemkern.kernels.cpu.walks.dealing import bands_of, listed, widest_chunk
-from gemkern.kernels.geometry import Axis, Ring, Walk, ring_of
+from gemkern.kernels.geometry import Axis, Geometry, Ring, Walk, joined, ring_of, walk_of
 from gemkern.kernels.reference.pattern import Pattern
 
 # Bytes of what a block of source channels is read from for a patch, and of a panel of rows: the
@@ -33,6 +33,8 @@ BLOCK_BYTES, PANEL_BYTES = 2**15, 2**18
 # second-level cache.
 LONG, LONG_BACKWARD = 20, 48
 NEAR_BYTES = 2**20
+# Numbers of a row of pixels that read no neighbours, at most, and rows that are left, at least.
+JOINED, JOINED_ROWS = 2**12, 8
 # Bytes of the rings of a chunk: the last-level cache gives them fast enough.
 RING_BYTES = 20_000_000
 
@@ -69,6 +71,16 @@ class Cut(NamedTuple):
     def blocks(self) -> int:
         """Into how many blocks of channels entries are listed."""
         return max(self.layout[-1], 1)
+
+
+@lru_cache(maxsize=4096)
+def walked(
+    size: tuple[int, ...], shape: tuple[int, ...], geometry: Geometry
+) -> tuple[Walk, tuple[int, ...]]:
+    """Return how strips walk images of `size` [N, Ci, H, W] for a weight, and the size of y."""
+    walk = walk_of(size, shape, geometry)
+    made = walk.batch, walk.outputs, walk.out_height, walk.out_width
+    return joined(walk, JOINED, JOINED_ROWS), made
 
 
 def forward_cut(threads: int, keep: bool, pattern: Pattern, walk: Walk) -> Cut:

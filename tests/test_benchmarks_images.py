@@ -1,4 +1,4 @@
-"""Large images and inference: what is measured is right, and the table says how much faster it is."""
+"""Large images and inference: results are right, and the table says how much faster they come."""
 
 from __future__ import annotations
 

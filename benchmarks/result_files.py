@@ -29,6 +29,8 @@ SILENT = re.compile(
 PLAIN = re.compile(r"\[\n\s*([^][{}]*?)\n\s*\]")
 # How `gemkern.training` computes.
 TRAINED = {"dtype": "float32", "layout": "contiguous; batch-last on the sparse kernels"}
+# Vectors of a CPU that are in the name of its machine: of others nothing is said.
+WIDE = "AVX512"
 # What compiles the kernels of a CPU, and of other devices.
 CPU_COMPILER, COMPILER = "numba", "triton"
 # Characters of a commit that name it.
@@ -38,8 +40,10 @@ Content = dict[str, Any]
 
 
 def machine(device: Mapping[str, Any]) -> str:
-    """Return a short name of one of `gemkern.report.devices()`: h100, xeon-2-threads."""
+    """Return a short name of one of `gemkern.report.devices()`: h100, epyc-avx512-2-threads."""
     words = re.findall(r"[a-z0-9]+", SILENT.sub(" ", device["name"].lower()))
+    if device.get("capability") == WIDE:
+        words.append(WIDE.lower())
     threads = f"{device['torch_threads']}-threads" if "torch_threads" in device else ""
     return "-".join([*(words or ["unknown"]), *filter(None, [threads])])
 

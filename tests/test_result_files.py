@@ -32,6 +32,12 @@ def test_a_machine_has_a_short_name(device: str, name: str) -> None:
     assert machine({"name": device, "torch_threads": 2}) == f"{name}-2-threads"
 
 
+def test_wide_vectors_are_in_the_name_of_a_machine() -> None:
+    device = {"name": "AMD EPYC", "torch_threads": 2}
+    assert machine({**device, "capability": "AVX512"}) == "epyc-avx512-2-threads"
+    assert machine({**device, "capability": "AVX2"}) == "epyc-2-threads"
+
+
 def test_a_device_is_found_by_its_pytorch_name() -> None:
     there = [{"device": "cpu"}, {"device": "cuda:0"}, {"device": "cuda:1"}]
     for name, place in (("cpu", 0), ("cuda", 1), ("cuda:1", 2)):

@@ -210,3 +210,10 @@ def test_activations_are_batch_last() -> None:
     for moving in over_activations(2, 4, 4):
         for one in tensors(moving.arguments if moving.operator != "batch_last" else ()):
             assert one.dim() != 4 or is_batch_last(one)
+
+
+def test_kernels_over_activations_are_compared_before_they_are_timed() -> None:
+    found = list(over_activations(4, 4, 6))
+    assert len(found) == len({moving.operator for moving in found})
+    for moving in found:
+        moving.call("cpu")()

@@ -58,8 +58,10 @@ def copied(values: Any) -> Any:
         whole = values.new_empty(there + _extent(values))
         begin = whole.storage_offset() + there
         return whole.as_strided(values.shape, values.stride(), begin).copy_(values)
+    if isinstance(values, tuple) and hasattr(values, "_fields"):
+        return type(values)(*map(copied, values))
     if isinstance(values, (list, tuple)):
-        return type(values)(copied(value) for value in values)
+        return type(values)(map(copied, values))
     return values
 
 

@@ -1,6 +1,6 @@
 """Time networks on large images, and networks that only answer, on the CPU, and keep the result.
 
-python -m benchmarks.images     ten minutes; keeps benchmarks/results/images-MACHINE.json
+python -m benchmarks.images     four minutes; keeps benchmarks/results/images-MACHINE.json
 
 Training steps of the ResNets of ImageNet on images of 224x224, and inference of few images, sparse
 beside dense. The dense network of an inference has its norms folded into its convolutions. The

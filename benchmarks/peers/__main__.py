@@ -1,6 +1,6 @@
 """Time sparse layers beside their peers on the CPU, and keep the result.
 
-python -m benchmarks.peers      a quarter of an hour; keeps benchmarks/results/peers-MACHINE.json
+python -m benchmarks.peers      four to eight minutes; keeps benchmarks/results/peers-MACHINE.json
 
 Three uses: convolutions on images that lie as each contender wants them, a layer in the place of
 `nn.Conv2d`, and linear layers. Contenders take turns in one process on the same threads, after

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -34,6 +35,14 @@ def interleaved(
                 call()
                 times[name].append(1e3 * (clock() - start))
     return times
+
+
+def summed_up(times: Mapping[str, list[float]]) -> dict[str, dict[str, Any]]:
+    """Return each contender's median and quartiles, as rows of result files hold them."""
+    return {
+        "ms": {name: statistics.median(found) for name, found in times.items()},
+        "quartiles": {name: spread(found) for name, found in times.items()},
+    }
 
 
 def spread(times: list[float]) -> tuple[float, float]:

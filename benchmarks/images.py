@@ -10,14 +10,12 @@ better of two layouts counts. A wrong sparse result is not timed.
 from __future__ import annotations
 
 import gc
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from torch import Tensor
 from torch.fx.experimental.optimization import fuse
 
@@ -33,8 +31,8 @@ from benchmarks.cpu_networks import (
     network,
     steps_of,
 )
-from benchmarks.cpu_timing import interleaved, spread
-from gemkern.nn import keep_freed_memory
+from benchmarks.cpu_rows import Row, measure_and_keep
+from benchmarks.cpu_timing import interleaved, summed_up
 
 LARGE = 224
 # With the stem that ResNets have for ImageNet.
@@ -47,7 +45,6 @@ TRAINING, INFERENCE = "a training step", "inference"
 SECONDS = 6.0
 # Relative, of the norm of the logits.
 TOLERANCE = 1e-4
-Row = Mapping[str, Any]
 
 
 def cases() -> Iterator[tuple[str, Case]]:
@@ -94,12 +91,7 @@ def rows(seconds: float) -> Iterator[Row]:
     for use, case in cases():
         contenders = steps_of(case) if use == TRAINING else answers_of(case)
         times = interleaved(contenders, seconds)
-        yield {
-            "use": use,
-            **asdict(case),
-            "ms": {name: statistics.median(found) for name, found in times.items()},
-            "quartiles": {name: spread(found) for name, found in times.items()},
-        }
+        yield {"use": use, **asdict(case), **summed_up(times)}
         del contenders
         gc.collect()
 
@@ -125,30 +117,19 @@ def block(name: str, kept: Mapping[str, Any]) -> str:
     return f"{markdown(kept)}\n`{kept['command']}`: medians; {origin}\n"
 
 
+def words(row: Row) -> str:
+    """Return a row in words."""
+    ms = ", ".join(f"{name} {one:.3g}" for name, one in row["ms"].items())
+    of = f"{row['use']}, {row['network']}, batch {row['batch']}, {100 * row['density']:g} %"
+    return f"{of}: {ms} ms"
+
+
 def main(
     seconds: Annotated[float, typer.Option(min=0.0, help="Of a row.")] = SECONDS,
 ) -> None:
     """Measure, print and keep."""
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
-    console = Console(width=120)
-    found = []
-    for row in rows(seconds):
-        found.append(row)
-        ms = ", ".join(f"{name} {one:.3g}" for name, one in row["ms"].items())
-        console.print(
-            f"{row['use']}, {row['network']}, batch {row['batch']}, "
-            f"{100 * row['density']:g} %: {ms} ms", highlight=False,
-        )  # fmt: skip
-    content = {
-        **result_files.about(result_files.command("benchmarks.images")),
-        "dtype": "float32",
-        "layout": "batch-last or the better of two dense ones",
-        "rows": found,
-    }
-    name = result_files.named("images", result_files.used("cpu"))
-    console.print(markdown(content), markup=False, highlight=False)
-    console.print(f"kept in {result_files.keep(result_files.RESULTS, name, content)}")
+    layout = "batch-last or the better of two dense ones"
+    measure_and_keep("images", layout, rows(seconds), words, markdown)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import images
+from benchmarks import images, result_files
 from benchmarks.cpu_networks import LAYOUTS, SPARSE, Case
 from benchmarks.images import INFERENCE, LARGE, TRAINING
 
@@ -35,6 +37,21 @@ def test_rows_have_a_time_of_every_contender(monkeypatch: pytest.MonkeyPatch) ->
     assert [(row["use"], row["batch"]) for row in rows] == [(TRAINING, 16), (INFERENCE, 2)]
     for row in rows:
         assert set(row["ms"]) == set(row["quartiles"]) == {SPARSE, *LAYOUTS}
+
+
+def test_rows_are_kept_with_what_stands_behind_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(result_files, "RESULTS", tmp_path)
+    monkeypatch.setattr(images, "cases", lambda: iter([(INFERENCE, SMALL)]))
+    images.main(seconds=0.01)
+    (path,) = tmp_path.glob("images-*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["rows"][0]["network"] == "resnet8"
+    assert content["command"].startswith("python -m benchmarks.images")
+    said = capsys.readouterr().out
+    assert "inference, resnet8, batch 2, 10 %: sparse" in said
+    assert "kept in" in said
 
 
 def test_what_is_measured() -> None:

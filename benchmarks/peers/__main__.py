@@ -10,18 +10,16 @@ else its columns are empty.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 
-from benchmarks import result_files
 from benchmarks.cpu_layers import LAYERS, Layer
-from benchmarks.cpu_timing import interleaved, spread
+from benchmarks.cpu_rows import Row, measure_and_keep
+from benchmarks.cpu_timing import interleaved, summed_up
 from benchmarks.peers.contenders import (
     HOW_TO_INSTALL,
     Calls,
@@ -31,7 +29,6 @@ from benchmarks.peers.contenders import (
     sparseprop,
 )
 from benchmarks.peers.report import USES, markdown
-from gemkern.nn import keep_freed_memory
 
 DENSITIES = (0.0144, 0.05, 0.2)
 BATCH = 128
@@ -39,7 +36,6 @@ BATCH = 128
 LINEAR = ((512, 512), (784, 300), (1024, 1024), (4096, 1024))
 BATCHES = (1, 16, 128)
 CALLS_IN_A_ROW = 4
-Row = dict[str, Any]
 
 
 def rows(densities: tuple[float, ...], seconds: float) -> Iterator[Row]:
@@ -74,9 +70,15 @@ def _rows(
             "batch": batch,
             "density": density,
             "which": which,
-            "ms": {name: statistics.median(found) for name, found in times.items()},
-            "quartiles": {name: spread(found) for name, found in times.items()},
+            **summed_up(times),
         }
+
+
+def in_words(row: Row) -> str:
+    """Return a row in words."""
+    us = ", ".join(f"{name} {1e3 * one:.0f}" for name, one in row["ms"].items())
+    of = f"{row['use']}, {row['of']}, batch {row['batch']}, {100 * row['density']:g} %"
+    return f"{of}, {row['which']}: {us} us"
 
 
 def main(
@@ -84,28 +86,11 @@ def main(
     density: Annotated[list[float] | None, typer.Option(help="One or more.")] = None,
 ) -> None:
     """Measure, print and keep."""
-    torch.set_flush_denormal(True)
-    keep_freed_memory()
-    console = Console(width=120)
     if sparseprop() is None:
-        console.print(f"SparseProp is not installed: {HOW_TO_INSTALL}")
-    found = []
-    for row in rows(tuple(density or DENSITIES), seconds):
-        found.append(row)
-        ms = ", ".join(f"{name} {1e3 * one:.0f}" for name, one in row["ms"].items())
-        console.print(
-            f"{row['use']}, {row['of']}, batch {row['batch']}, {100 * row['density']:g} %, "
-            f"{row['which']}: {ms} us", highlight=False,
-        )  # fmt: skip
-    content = {
-        **result_files.about(result_files.command("benchmarks.peers")),
-        "dtype": "float32",
-        "layout": "batch-last, contiguous or the better of two dense ones",
-        "rows": found,
-    }
-    name = result_files.named("peers", result_files.used("cpu"))
-    console.print(markdown(content), markup=False, highlight=False)
-    console.print(f"kept in {result_files.keep(result_files.RESULTS, name, content)}")
+        Console(width=120).print(f"SparseProp is not installed: {HOW_TO_INSTALL}")
+    layout = "batch-last, contiguous or the better of two dense ones"
+    found = rows(tuple(density or DENSITIES), seconds)
+    measure_and_keep("peers", layout, found, in_words, markdown)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from gemkern.kernels.cpu.engines.strip_layout import (
     Layout,
     chunk_of,
     clear_padding,
+    groups_of,
+    is_plain,
     narrowed,
     next_channel,
     panel_group,
@@ -179,15 +181,15 @@ def lead_row_back(
     phases, offsets, lists, chunk, gradients, results,
 ):  # fmt: skip
     """Make the products of a row of the input, its gradient, and the sums of the norm."""
-    image, images, full, rest = chunk
-    batch, stride, pixel = walk.batch, walk.stride_width, BYTES * layout.group
+    image, batch, stride, pixel = chunk[0], walk.batch, walk.stride_width, BYTES * layout.group
     far = BYTES * batch
     ahead = walk.height * walk.width * batch * BYTES
-    near_group, groups = panel_group(layout), full + (rest > 0)
+    near_group, groups = panel_group(layout), groups_of(chunk)
     base, row_phase = divmod(row + walk.pad_height, walk.stride_height)
-    write_rows(rows, ring_at, ring, base, offsets, pixel)
+    if layout.blocks == 0:
+        write_rows(rows, ring_at, ring, base, offsets, pixel)
     # Whole vectors that nothing is done with are read and written where they lie.
-    straight = layout.blocks == 0 and images == layout.group and rest == 0 and norm.mean == 0
+    straight = is_plain(layout, chunk) and norm.mean == 0
     direct = straight and inputs.grad_z == 0 and not inputs.streamed
     step = stride // len(stretches)
     for begin in range(0, walk.inputs, layout.panel):
@@ -201,9 +203,8 @@ def lead_row_back(
                 read_input(shape, (start + first * batch) * BYTES, channel, x, norm, table, inputs,
                            result)  # fmt: skip
         for group in range(groups if layout.blocks else 0):
-            if groups > 1:
-                write_rows(rows, ring_at + group * ring_bytes(ring, layout), ring, base, offsets,
-                           pixel)  # fmt: skip
+            of_group = ring_at + group * ring_bytes(ring, layout)
+            write_rows(rows, of_group, ring, base, offsets, pixel)
             lead_panel_back(inputs, products, walk, rows, layout, phases, lists, row_phase,
                             gradients + group * near_group, results + group * near_group, begin,
                             end)  # fmt: skip
@@ -234,13 +235,13 @@ def backward_strip(
     layout, stretches, phases, offsets, chunk, first, last, share, following, lists, scratch,
 ):  # fmt: skip
     """Lead the steps first:last of a chunk back; `share` and `following` as in the forward pass."""
-    _, _, full, rest = chunk
-    panel = panel_group(layout) * (full + (rest > 0))
+    panel = panel_group(layout) * groups_of(chunk)
     rows, gradients, results = rooms(scratch, panel)
     ring_at = results + aligned(panel)
     if first == share[0]:
         clear_padding(ring_at, ring, layout, chunk)
-        if rest:
+        # Lanes without an image read zeros.
+        if chunk[3]:
             zero(results, panel // BYTES)
     for step in range(first, last):
         following = max(following, step + ring.first)

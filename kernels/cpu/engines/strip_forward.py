@@ -7,6 +7,8 @@ from gemkern.kernels.cpu.engines.strip_layout import (
     Layout,
     chunk_of,
     clear_padding,
+    groups_of,
+    is_plain,
     narrowed,
     next_channel,
     panel_group,
@@ -127,15 +129,14 @@ def forward_strip(
     The rows before `following` have been read, those in reach are in the ring. `share` is which
     steps the thread makes in turn: what they read first is theirs to keep.
     """
-    image, images, full, rest = chunk
-    columns, groups, pixel = walk.out_width, full + (rest > 0), BYTES * layout.group
+    image, columns, pixel = chunk[0], walk.out_width, BYTES * layout.group
+    groups = groups_of(chunk)
     near_group, channel = panel_group(layout), walk.out_height * columns * walk.batch
     rows, panel, ring_at = rooms(scratch, groups * near_group)
     shape = row_shape(layout, chunk, walk.batch, columns, 1, near_group, channel * BYTES)
     step = walk.stride_width // ring.split * pixel
     # Whole vectors that nothing is done with go where they belong at once.
-    straight = layout.blocks == 0 and images == layout.group and rest == 0
-    straight = straight and added == 0 and moments == 0 and not streamed
+    straight = is_plain(layout, chunk) and added == 0 and moments == 0 and not streamed
     if first == share[0]:
         clear_padding(ring_at, ring, layout, chunk)
     for row in range(first, last):
@@ -148,13 +149,13 @@ def forward_strip(
         if row >= walk.out_height:
             continue
         base = row * walk.stride_height - walk.pad_height
-        write_rows(rows, ring_at, ring, base, offsets, pixel)
+        if layout.blocks == 0:
+            write_rows(rows, ring_at, ring, base, offsets, pixel)
         for begin in range(0, walk.outputs, layout.panel):
             end = min(begin + layout.panel, walk.outputs)
             for group in range(groups if layout.blocks else 0):
-                if groups > 1:
-                    write_rows(rows, ring_at + group * ring_bytes(ring, layout), ring, base,
-                               offsets, pixel)  # fmt: skip
+                of_group = ring_at + group * ring_bytes(ring, layout)
+                write_rows(rows, of_group, ring, base, offsets, pixel)
                 add_panel(panel + group * near_group, walk, bias, rows, layout, lists, begin, end)
             for output in range(begin, end):
                 result = panel + (output - begin) * layout.span * pixel
@@ -187,6 +188,7 @@ def forward(
     walk = Walk(*of_walk)
     ring = Ring(*of_ring)
     layout = Layout(*of_layout)
+    # Of a single block, entry by entry the number is the place.
     lists = without_zeros(entries, bounds, values[numbers] if layout.blocks > 1 else values)
     table = affine(norm, ring.channels)
     moments = np.zeros((len(strips) if mean else 0, walk.outputs, 4))

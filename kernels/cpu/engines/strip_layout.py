@@ -39,10 +39,10 @@ def clear_padding(ring_at, ring, layout, chunk):
     """Write the zeros of all rings: their last slots, padding, and lanes that hold no image."""
     slots, pixel = ring.last - ring.first + 1, BYTES * layout.group
     plane = ring.channels * ring.width * pixel
-    _, _, groups, rest = chunk
-    for group in range(groups + (rest > 0)):
+    full = chunk[2]
+    for group in range(groups_of(chunk)):
         start = ring_at + group * ring_bytes(ring, layout)
-        if group == groups or ring.split > 1:
+        if group == full or ring.split > 1:
             zero(start, (slots + 1) * plane // BYTES)
             continue
         zero(start + slots * plane, plane // BYTES)
@@ -98,6 +98,20 @@ def chunk_of(layout, image, images):
         return image, images, 0, images
     groups, rest = divmod(images, layout.group)
     return image, images, groups, rest
+
+
+@njit
+def groups_of(chunk):
+    """Return how many groups a chunk has, with that of the images left over."""
+    _, _, groups, rest = chunk
+    return groups + (rest > 0)
+
+
+@njit
+def is_plain(layout, chunk):
+    """Return whether a chunk is walked along rows of whole vectors, as they lie in a tensor."""
+    _, images, _, rest = chunk
+    return layout.blocks == 0 and images == layout.group and rest == 0
 
 
 @njit

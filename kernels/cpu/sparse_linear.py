@@ -10,6 +10,12 @@ import numpy as np
 import torch
 from gemkern.kernels import reference
 from gemkern.kernels.cpu.batch_last import batch_last, contiguous
+from gemkern.kernels.cpu.engines.few_rows import (
+    lead_few_back,
+    multiply_row,
+    multiply_row_alone,
+    room_of,
+)
 from gemkern.kernels.cpu.engines.rows import lead_back, multiply, multiply_alone
 from gemkern.kernels.cpu.lists.pattern_lists import lists_of
 from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, LINE, PATCH
@@ -24,8 +30,10 @@ from torch import Tensor
 TILE_BYTES = 2**18
 # Over how many bands of rows the gradients of values are summed: what threads share.
 BANDS = 8
-# Products of vectors below which one thread ends before others begin.
-ALONE = 2**13
+# Products of vectors, or of one row, below which one thread ends before others begin.
+ALONE, ALONE_WITH_ONE_ROW = 2**13, 2**15
+# Entries of a part of the outputs in the backward pass of few rows, about, and parts at most.
+PART, PARTS = 2**15, 8
 
 
 @float32_or(reference.sparse_linear)
@@ -37,8 +45,11 @@ def sparse_linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | No
         return y
     threads = start_threads()
     x, step = _laid(x)
+    if batch == 1:
+        _multiply_row(threads, x, values, pattern, bias, y)
+        return y
     block = _block(batch, inputs)
-    entries, bounds = _by_output(pattern, BYTES * (block if step else batch))
+    entries, bounds, *_ = _by_output(pattern, BYTES * (block if step else batch))
     operands = (
         x.data_ptr(), step, batch, inputs, outputs, block, values.detach().numpy(), entries, bounds,
         address(bias), y.data_ptr(),
@@ -65,11 +76,14 @@ def sparse_linear_backward(
     wants_batch_last = not x.is_contiguous() and is_batch_last(x)
     x, step = _laid(x)
     grad_y, grad_step = _laid(grad_y)
+    is_few = batch <= LANES
     grad_x = None
     if wants_x:
-        grad_x = x.new_empty(x.shape) if step else torch.empty_like(x)
+        grad_x = x.new_empty(x.shape) if step or is_few else torch.empty_like(x)
     grad_values = x.new_zeros(len(pattern.positions) if wants_values else 0)
-    if 0 not in (batch, inputs):
+    if 0 not in (batch, inputs) and is_few:
+        _lead_few_back((grad_y, grad_step), (x, step), values, pattern, grad_x, grad_values)
+    elif 0 not in (batch, inputs):
         threads = start_threads()
         block = _block(batch, outputs)
         blocks = -(-batch // block)
@@ -84,6 +98,39 @@ def sparse_linear_backward(
     if grad_x is not None and wants_batch_last:
         grad_x = batch_last(grad_x)
     return grad_x, grad_values if wants_values else None
+
+
+def _multiply_row(
+    threads: int, x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None, y: Tensor
+) -> None:
+    _, _, entries, bounds = _by_output(pattern, BYTES)
+    lists = entries, values.data_ptr(), bounds
+    operands = x.data_ptr(), pattern.shape[0], *lists, address(bias), y.data_ptr()
+    if threads == 1 or len(values) < ALONE_WITH_ONE_ROW:
+        multiply_row_alone(*operands)
+    else:
+        multiply_row(threads, *operands)
+
+
+def _lead_few_back(
+    grad_y: tuple[Tensor, int],
+    x: tuple[Tensor, int],
+    values: Tensor,
+    pattern: Pattern,
+    grad_x: Tensor | None,
+    grad_values: Tensor,
+) -> None:
+    """Write both gradients from rows that come with their steps; [0] leaves that of values out."""
+    (batch, inputs), outputs = x[0].shape, pattern.shape[0]
+    parts = max(1, min(len(values) // PART, PARTS))
+    size = room_of(parts, batch, inputs, outputs)
+    room = scratch(size + BYTES * len(values))
+    _, _, entries, bounds = _by_output(pattern, BYTES * (1 if batch == 1 else LANES))
+    lead_few_back(
+        start_threads(), parts, batch, inputs, outputs, grad_y[0].data_ptr(), grad_y[1],
+        x[0].data_ptr(), x[1], entries, values.data_ptr(), bounds, address(grad_x),
+        grad_values.data_ptr() if len(grad_values) else room + size, room,
+    )  # fmt: skip
 
 
 def _laid(rows: Tensor) -> tuple[Tensor, int]:
@@ -109,14 +156,16 @@ def _room(block: int, *channels: int) -> int:
     return sum(BYTES * block * count + LINE for count in channels)
 
 
-def _by_output(pattern: Pattern, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return entries by output, where inputs lie `step` apart, and bounds."""
+def _by_output(pattern: Pattern, step: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Return entries by output, where inputs lie `step` apart, and bounds, and their addresses."""
 
-    def make() -> tuple[np.ndarray, np.ndarray]:
-        inputs = pattern.positions.numpy() % max(pattern.shape[1], 1)
-        return inputs * step, pattern.starts.numpy()
+    def make() -> tuple[np.ndarray, np.ndarray, int, int]:
+        entries = pattern.positions.numpy() % max(pattern.shape[1], 1) * step
+        bounds = pattern.starts.numpy()
+        return entries, bounds, entries.ctypes.data, bounds.ctypes.data
 
-    found: tuple[np.ndarray, np.ndarray] = lists_of(pattern, ("by output", step), make)
+    found: tuple[np.ndarray, np.ndarray, int, int]
+    found = lists_of(pattern, ("by output", step), make)
     return found
 
 

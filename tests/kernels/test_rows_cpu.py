@@ -14,7 +14,7 @@ from gemkern.kernels.reference.batch_last import batch_last, is_batch_last
 from gemkern.kernels.reference.pattern import Pattern, pattern
 from torch import Tensor
 
-SIZES = [(9, 1), (9, 7), (40, 33), (300, 20), (1, 5), (9000, 3)]
+SIZES = [(9, 1), (9, 7), (40, 33), (300, 20), (1, 5), (9000, 3), (700, 300)]
 BATCHES = [1, 3, 16, 77, 128, 300]
 
 
@@ -87,9 +87,11 @@ def test_on_whole_numbers_it_is_exact(layout: str, inputs: int, outputs: int, ba
         assert mine.stride() == expected.stride()
 
 
+# Of few rows there are several parts only where there are many entries.
+@pytest.mark.parametrize("sizes", [(300, 200, 100), (1, 700, 300), (11, 700, 300)])
 @pytest.mark.parametrize("layout", ["contiguous", "batch-last"])
-def test_the_number_of_threads_changes_no_bit(layout: str) -> None:
-    of = Operands(300, 200, 100)
+def test_the_number_of_threads_changes_no_bit(layout: str, sizes: tuple[int, int, int]) -> None:
+    of = Operands(*sizes)
     of.x, of.grad_y, of.values = map(torch.randn_like, (of.x, of.grad_y, of.values))
     found = []
     for threads in (1, 2):

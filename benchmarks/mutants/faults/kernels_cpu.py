@@ -213,6 +213,24 @@ FAULTS = (
         "tests/kernels/test_rows_cpu.py::test_on_whole_numbers_it_is_exact[contiguous-9-7-16]",
     ),
     Fault(
+        "kernels/cpu/engines/few_rows.py",
+        "for part in range(1, parts):",
+        "for part in range(2, parts):",
+        "tests/kernels/test_rows_cpu.py::test_on_whole_numbers_it_is_exact[contiguous-700-300-16]",
+    ),
+    Fault(
+        "kernels/cpu/engines/few_rows.py",
+        "pixel = BYTES if batch == 1 else BYTES_OF_VECTOR",
+        "pixel = BYTES_OF_VECTOR",
+        "tests/kernels/test_rows_cpu.py::test_on_whole_numbers_it_is_exact[contiguous-9-7-1]",
+    ),
+    Fault(
+        "kernels/cpu/loops/one_vector.py",
+        "rest = builder.sub(count, done)",
+        "rest = long(0)",
+        "tests/kernels/test_rows_cpu.py::test_on_whole_numbers_it_is_exact[contiguous-9-7-1]",
+    ),
+    Fault(
         "kernels/cpu/loops/tiles.py",
         "lower_lanes = [lane + half if not lane & half else LANES + lane for lane in lanes]",
         "lower_lanes = [lane if not lane & half else LANES + lane for lane in lanes]",

@@ -1,0 +1,116 @@
+"""A linear layer of few rows: one, or so many that they are one vector.
+
+Forward that is for one row, whose vector would be mostly empty. Backward, entries are walked output
+by output, in the order in which values lie in memory: each adds to the gradient of what it reads,
+and where the rows are one vector its own gradient is known at once. Parts of the outputs, as many
+as sizes say, have gradients of x of their own, which are summed in the order of the parts.
+"""
+
+from __future__ import annotations
+
+from gemkern.kernels.cpu.engines.turning import turn, turn_padded
+from gemkern.kernels.cpu.loops.one_vector import lead_one, lead_vector, sum_of_entries
+from gemkern.kernels.cpu.machine.compiling import njit
+from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_VECTOR, LANES, LINE, share_of
+from gemkern.kernels.cpu.machine.memory import floats, integers
+from gemkern.kernels.cpu.machine.numerics import adopt, float_control
+from numba import prange
+
+
+@njit
+def multiply_outputs(begin, end, x, outputs, entries, values, bounds, bias, y):
+    """Make the outputs begin:end of a row."""
+    places, made = integers(bounds, outputs + 1), floats(y, outputs)
+    for output in range(begin, end):
+        place = places[output]
+        total = sum_of_entries(
+            x, entries + place * 8, values + place * BYTES, places[output + 1] - place
+        )
+        made[output] = total + floats(bias, outputs)[output] if bias else total
+
+
+@njit(cache=True, error_model="numpy")
+def multiply_row_alone(x, outputs, entries, values, bounds, bias, y):
+    """Write y [1, outputs] of x [1, inputs] on the thread that calls; tensors are addresses."""
+    multiply_outputs(0, outputs, x, outputs, entries, values, bounds, bias, y)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def multiply_row(threads, x, outputs, entries, values, bounds, bias, y):
+    """Be `multiply_row_alone` on so many threads."""
+    control = float_control()
+    for thread in prange(threads):
+        before = adopt(control)
+        begin, end = share_of(outputs, thread, threads)
+        multiply_outputs(begin, end, x, outputs, entries, values, bounds, bias, y)
+        adopt(before)
+
+
+@njit
+def lead_outputs_back(
+    begin, end, pixel, grad_y, x, outputs, entries, values, bounds, grad_x, grad_values
+):  # fmt: skip
+    """Lead the gradients of the outputs begin:end back; all rows of a feature are `pixel` bytes."""
+    places = integers(bounds, outputs + 1)
+    for output in range(begin, end):
+        place = places[output]
+        count = places[output + 1] - place
+        grad, listed = grad_y + output * pixel, entries + place * 8
+        value, found = values + place * BYTES, grad_values + place * BYTES
+        if pixel == BYTES:
+            lead_one(grad, x, grad_x, listed, value, count, found)
+        else:
+            lead_vector(grad, x, grad_x, listed, value, count, found)
+
+
+@njit
+def clear(address, count):
+    """Write so many zeros."""
+    floats(address, count)[:] = 0
+
+
+@njit
+def sum_parts(address, count, parts):
+    """Add the numbers of all parts to those of the first."""
+    total = floats(address, count)
+    for part in range(1, parts):
+        total += floats(address + part * count * BYTES, count)
+
+
+@njit(parallel=True, cache=True, error_model="numpy")
+def lead_few_back(
+    threads, parts, batch, inputs, outputs, grad_y, grad_step, x, x_step, entries, values, bounds,
+    grad_x, grad_values, room,
+):  # fmt: skip
+    """Write the gradient of x, contiguous, unless its address is 0, and that of the values.
+
+    grad_step, x_step: bytes between rows, or 0 where a whole vector of them lies batch-last.
+    room: what `room_of` says, in bytes, at the start of a cache line.
+    """
+    control = float_control()
+    pixel = BYTES if batch == 1 else BYTES_OF_VECTOR
+    made, size = room, inputs * pixel
+    read, led = x, grad_y
+    if batch > 1 and x_step:
+        read = room + parts * size
+        turn_padded(x, x_step, batch, inputs, read, pixel)
+    if batch > 1 and grad_step:
+        led = room + (parts + 1) * size
+        turn_padded(grad_y, grad_step, batch, outputs, led, pixel)
+    clear(made, parts * size // BYTES)
+    for thread in prange(threads):
+        before = adopt(control)
+        for part in range(*share_of(parts, thread, threads)):
+            begin, end = share_of(outputs, part, parts)
+            lead_outputs_back(begin, end, pixel, led, read, outputs, entries, values, bounds,
+                              made + part * size, grad_values)  # fmt: skip
+        adopt(before)
+    sum_parts(made, size // BYTES, parts)
+    if grad_x:
+        turn(made, pixel, inputs, batch, grad_x, inputs * BYTES)
+
+
+def room_of(parts: int, batch: int, inputs: int, outputs: int) -> int:
+    """Return how many bytes `lead_few_back` works in, whole lines of the cache."""
+    numbers = parts * inputs if batch == 1 else LANES * ((parts + 1) * inputs + outputs)
+    return -(-numbers * BYTES // LINE) * LINE

@@ -1,0 +1,115 @@
+"""The inner loops over the entries of an output where all rows of a batch are one vector, or one.
+
+What an entry reads is a vector of rows, or a number where there is one row. Entries are walked in
+the order of their values, so that all of a pattern is read as it lies in memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gemkern.kernels.cpu.loops.vectors import FLOAT, LONG, Emitter, Vectors, long
+from gemkern.kernels.cpu.machine.lanes import BYTES
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+# Sums that do not wait for each other.
+SUMS = 8
+
+
+class OneLane(Emitter):
+    """Writes for one row what an `Emitter` writes for a vector of them."""
+
+    zeros = ir.Constant(FLOAT, 0.0)
+
+    def load(self, address: ir.Value) -> ir.Value:
+        return self.scalar(address, FLOAT)
+
+    def store(self, vector: ir.Value, address: ir.Value) -> None:
+        self.builder.store(vector, self.pointer(address, FLOAT))
+
+    def spread(self, scalar: ir.Value) -> ir.Value:
+        return scalar
+
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        return self.call("llvm.fmuladd.f32", FLOAT, [a, b, c])
+
+    def total(self, vector: ir.Value) -> ir.Value:
+        return vector
+
+
+def _entry(at: Emitter, entries: ir.Value, values: ir.Value, number: ir.Value) -> Vectors:
+    """Return how many bytes on an entry reads, and its value, spread."""
+    builder = at.builder
+    offset = at.scalar(builder.add(entries, builder.mul(number, long(8))), LONG)
+    value = at.scalar(builder.add(values, builder.mul(number, long(BYTES))), FLOAT)
+    return [offset, at.spread(value)]
+
+
+@intrinsic
+def sum_of_entries(typingctx, x, entries, values, count):
+    """Return the sum of what entries read of one row, times their values."""
+
+    def codegen(context, builder, signature, arguments):
+        x, entries, values, count = arguments
+        at = OneLane(builder)
+
+        def add(number: ir.Value, total: ir.Value) -> ir.Value:
+            offset, value = _entry(at, entries, values, number)
+            return at.multiply_add(at.load(builder.add(x, offset)), value, total)
+
+        rounds = builder.sdiv(count, long(SUMS))
+        done = builder.mul(rounds, long(SUMS))
+        sums = at.loop(
+            rounds,
+            [at.zeros] * SUMS,
+            lambda turn, sums: [
+                add(builder.add(builder.mul(turn, long(SUMS)), long(place)), total)
+                for place, total in enumerate(sums)
+            ],
+        )
+        rest = builder.sub(count, done)
+        sums[:1] = at.loop(rest, sums[:1], lambda k, sums: [add(builder.add(done, k), *sums)])
+        while sums[1:]:
+            half = len(sums) // 2
+            pairs = zip(sums[:half], sums[half:], strict=True)
+            sums = [builder.fadd(*pair) for pair in pairs]
+        return sums[0]
+
+    return types.float32(*(types.int64,) * 4), codegen
+
+
+def _leading(emitter: type[Emitter]) -> Any:
+    """Return the loop that leads the gradient of an output back to its entries and what they read.
+
+    lead(grad, x, grad_x, entries, values, count, grad_values): entry k reads x, and adds to grad_x,
+    entries[k] bytes on; the sum over the rows of what it reads times the gradient of the output is
+    grad_values[k].
+    """
+
+    @intrinsic
+    def lead(typingctx, grad, x, grad_x, entries, values, count, grad_values):
+        def codegen(context, builder, signature, arguments):
+            grad, x, grad_x, entries, values, count, grad_values = arguments
+            at = emitter(builder)
+            gradient = at.load(grad)
+
+            def one(number: ir.Value, _: Vectors) -> Vectors:
+                offset, value = _entry(at, entries, values, number)
+                read, led = (builder.add(start, offset) for start in (x, grad_x))
+                product = at.total(builder.fmul(at.load(read), gradient))
+                found = builder.add(grad_values, builder.mul(number, long(BYTES)))
+                builder.store(product, at.pointer(found, FLOAT))
+                at.store(at.multiply_add(gradient, value, at.load(led)), led)
+                return []
+
+            at.loop(count, [], one)
+            return context.get_dummy_value()
+
+        return types.void(*(types.int64,) * 7), codegen
+
+    return lead
+
+
+lead_one, lead_vector = _leading(OneLane), _leading(Emitter)

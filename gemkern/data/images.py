@@ -17,6 +17,9 @@ FORMATS = ("PNG", "JPEG", "BMP")
 # As RGB, 200 MB.
 MOST_PIXELS = 2**26
 MOST_PIXELS_A_SIDE = 2**13
+# Of a JPEG, each of which is decoded over all pixels, however few bytes it has; ten are usual.
+MOST_SCANS = 100
+_SCAN = b"\xff\xda"
 # Pillow's modes of 8 bits a sample, and what they are read as.
 _READ_AS = {
     "L": "L",
@@ -37,14 +40,14 @@ def decode(path: Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Return the image in `path`, grey (mode L) as it is and every other as RGB.
 
     It is turned as its EXIF orientation says. An alpha channel goes if it is opaque everywhere.
-    What the file's header says is checked before any of its pixels are decoded.
+    What the file's headers say is checked before any of its pixels are decoded.
 
     Args:
         formats: those of `FORMATS` that are read, whatever the file is called.
 
     Raises:
-        GemkernError: it cannot be read, is no file on a disk, has more than `MOST_PIXELS`, other
-            than 8 bits a sample, or a pixel that is transparent.
+        GemkernError: it cannot be read, is no file on a disk, has more than `MOST_PIXELS` or
+            `MOST_SCANS`, other than 8 bits a sample, or a pixel that is transparent.
     """
     check_regular(path)
     try:
@@ -109,6 +112,9 @@ def _check_header(path: Path, image: Image.Image) -> None:
             f"{path} has {image.width} x {image.height} pixels, more than {MOST_PIXELS}: make it "
             "smaller"
         )
+    # Among what a scan encodes, 255 is never followed by anything but 0.
+    if image.format == "JPEG" and (scans := path.read_bytes().count(_SCAN)) > MOST_SCANS:
+        raise GemkernError(f"{path} has {scans} scans, more than {MOST_SCANS}: save it again")
 
 
 def _opaque(path: Path, image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from gemkern.data import folder, load
 from gemkern.data.folder import read
+from gemkern.data.images import decode
 from gemkern.errors import GemkernError
 
 CLASSES = ("ant", "bee", "cow")
@@ -205,6 +206,20 @@ def test_what_a_header_says_is_checked_before_pixels_are_decoded(
         load("folder", images)
 
 
+@pytest.mark.parametrize("again", [1, 200])
+def test_scans_of_a_jpeg_are_counted_before_pixels_are_decoded(again: int, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    Image.new("RGB", (7, 5)).save(content, "JPEG", progressive=True)
+    start, scan, rest = content.getvalue().rpartition(b"\xff\xda")
+    path = tmp_path / "progressive.jpg"
+    path.write_bytes(start + again * (scan + rest[:-2]) + rest[-2:])
+    if again == 1:
+        assert decode(path).size == (7, 5)
+        return
+    with pytest.raises(GemkernError, match=f"{path} has 209 scans, more than 100"):
+        decode(path)
+
+
 @pytest.mark.parametrize("size", [(2**31 - 1, 2**31 - 1), (0, 7), (2**30, 1)])
 def test_sizes_that_cannot_be(size: tuple[int, int], images: Path) -> None:
     (images / "train" / "ant" / "0.png").write_bytes(header(*size))
@@ -230,12 +245,15 @@ def test_an_opaque_alpha_channel_goes(mode: str, images: Path) -> None:
 def test_a_transparent_pixel_is_refused(mode: str, images: Path) -> None:
     path = images / "test" / "bee" / "1.png"
     if mode in ("RGBA", "LA"):
-        Image.new(mode, (7, 5), (5,) * (len(mode) - 1) + (254,)).save(path)
+        image = Image.new(mode, (7, 5), (5,) * (len(mode) - 1) + (255,))
+        image.putpixel((3, 2), (5,) * (len(mode) - 1) + (254,))
+        image.save(path)
     else:
         # A colour that is transparent wherever it stands.
         image = Image.new("RGB", (7, 5), (5, 5, 5))
+        image.putpixel((3, 2), (9, 9, 9))
         image = image.quantize(2) if mode == "P" else image.convert(mode)
-        image.save(path, transparency=image.getpixel((0, 0)))
+        image.save(path, transparency=image.getpixel((3, 2)))
     with pytest.raises(GemkernError, match=f"{path} is transparent in places, .* without an alpha"):
         load("folder", images)
 

@@ -338,7 +338,8 @@ def test_a_finished_job_is_not_run_again(tmp_path: Path) -> None:
 
 STATES = [
     {"a": [1, 2.5, None, True, "x"], "b": (1, (2, [3])), "c": {0: "int", "0": "text", 1.5: ()}},
-    {"$": "marked", "nested": {"$": {"$": 1}}},
+    {"$": "marked", "nested": {"$": {"$": 1}}, "alike": {"$": "tuple", "items": [1]}},
+    {"$": "tensor", "name": "0.model"},
     {"inf": math.inf, "minus": -math.inf, "tiny": 5e-324, "third": 1 / 3},
     [{"t": torch.randn(3, 4)[:, ::2], "scalar": torch.tensor(True), "empty": torch.zeros(0, 2)}],
     {"half": torch.randn(5).bfloat16(), "bytes": torch.arange(7, dtype=torch.uint8)},

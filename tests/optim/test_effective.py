@@ -223,13 +223,19 @@ def test_one_layer_that_changed_does_not_stop_the_others() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_accumulate() -> None:
+@pytest.mark.parametrize("is_touched", [False, True])
+def test_gradients_accumulate(is_touched: bool) -> None:
     plain, fused = make_model(), make_model()
     for model, is_fused in ((plain, False), (fused, True)):
         optimizer = ScoreSGD(model, fused=is_fused)
         for step in range(3):
             for part in range(2):
                 model(images(2 * step + part)).square().mean().backward()
+                if is_touched:
+                    # From here to the step, gradients arrive at the scores.
+                    with torch.no_grad():
+                        for layer in masked_layers(model).values():
+                            layer.weight.mul_(1)
             optimizer.step()
             optimizer.zero_grad()
     for one, other in zip(scores_of(plain), scores_of(fused), strict=True):

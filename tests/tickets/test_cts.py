@@ -106,10 +106,13 @@ def noise_of_steps(search: ConcreteTicketSearch, steps: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("temperature", [0.3, 2 / 3, 2.0])
-def test_the_gradient_of_a_sample_is_that_of_its_formula(temperature: float) -> None:
+def test_a_sample_and_its_gradient_are_those_of_the_formula(temperature: float) -> None:
     stream = torch.Generator().manual_seed(0)
     a = torch.randn(12, dtype=torch.float64, generator=stream).requires_grad_()
     u = torch.rand(12, dtype=torch.float64, generator=stream)
+    odds = (a.detach().exp() * u / (1 - u)) ** (1 / temperature)
+    sample = concrete(a.detach(), torch.logit(u), temperature)
+    torch.testing.assert_close(sample, odds / (1 + odds))
     assert torch.autograd.gradcheck(lambda a: concrete(a, torch.logit(u), temperature), (a,))
 
 

@@ -115,12 +115,13 @@ def test_a_worker_trains_its_filters_and_no_others() -> None:
     assert any(moved[name].any() for name in owners)
 
 
-def test_workers_begin_where_the_round_did_and_are_put_together() -> None:
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_begin_where_the_round_did_and_are_put_together(workers: int) -> None:
     model = converted()
-    search = loft_of(model, epochs=9, schedule="constant")
+    search = loft_of(model, epochs=9, schedule="constant", workers=workers)
     owners = {name: owner.clone() for name, owner in search._owners.items()}
     ends = []
-    for worker in range(2):
+    for worker in range(workers):
         alone = converted()
         twin = WeightTraining(alone, 9, lr=0.05, schedule="constant")
         for name, layer in list(masked_layers(alone).items())[:-1]:
@@ -129,15 +130,17 @@ def test_workers_begin_where_the_round_did_and_are_put_together() -> None:
         for number in range(3):
             step(alone, twin, 3 * worker + number)
         ends.append(alone.state_dict())
-    for number in range(6):
+    for number in range(3 * workers):
         step(model, search, number)
     for entry, value in model.state_dict().items():
         name = entry.removesuffix(".weight")
         if name in owners and entry.endswith("weight"):
-            mine = (owners[name] == 0).view(-1, 1, 1, 1)
-            expected = torch.where(mine, ends[0][entry], ends[1][entry])
+            expected = torch.zeros_like(value)
+            for worker, end in enumerate(ends):
+                mine = (owners[name] == worker).view(-1, 1, 1, 1)
+                expected += end[entry] * mine
         elif value.is_floating_point():
-            expected = (ends[0][entry] + ends[1][entry]) / 2
+            expected = torch.stack([end[entry] for end in ends]).mean(0)
         else:
             continue
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6, msg=entry)

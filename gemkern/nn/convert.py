@@ -144,13 +144,11 @@ def unconvert(model: nn.Module) -> Report:
         The names of the layers that became plain.
 
     Raises:
-        GemkernError: the model is itself a masked layer (use `to_dense` or `to_dense`).
+        GemkernError: the model is itself a masked layer (use its `to_dense`).
     """
 
     def bake(module: nn.Module) -> nn.Module:
-        if isinstance(module, MaskedConv2d):
-            return module.to_dense()
-        assert isinstance(module, MaskedLinear)
+        assert isinstance(module, (MaskedConv2d, MaskedLinear))
         return module.to_dense()
 
     if isinstance(model, Masked):

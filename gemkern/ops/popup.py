@@ -25,7 +25,7 @@ _popup_weight = register(
 
 
 def popup_mask(scores: Sequence[Tensor], kept: Tensor, backend: str | None = None) -> list[Tensor]:
-    """Return the mask of each layer: where |score| is among the `kept` largest of the layer, bool.
+    """Return the mask of each layer, bool: where ``|score|`` is among its `kept` largest.
 
     Of equal magnitudes the lowest index (row-major) goes first; NaN is larger than every number.
 

@@ -1,16 +1,16 @@
 """Concrete Ticket Search: a mask that is sampled, and learnt so that outputs stay as they were.
 
 "Winning the Lottery by Preserving Network Training Dynamics with Concrete Ticket Search", arXiv
-2512.07142. Each weight w, fixed, has a logit a; a step computes with w * m, where
+2512.07142. Each weight w, fixed, has a logit a; a step computes with w * m, where::
 
     m = sigmoid((a + log u - log(1 - u)) / temperature),    u uniform in (0, 1),
 
 is a sample of the Binary Concrete distribution (Maddison et al., ICLR 2017). The objective is the
-reverse KL divergence KL(sparse || dense) between the outputs of the sampled network and those of
-the dense one, with the same weights, for the same images.
+reverse KL divergence ``KL(sparse || dense)`` between the outputs of the sampled network and those
+of the dense one, with the same weights, for the same images.
 
 The expected density, the mean of sigmoid(a), is steered by balancing gradients, as the paper's
-GradBalance does. Its exact rule was not at hand; this one is our own. Every step descends along
+GradBalance does. Its exact rule was not at hand; this one is our own. Every step descends along::
 
     g / ||g|| + c * d / ||d||,    c = GAIN * log(expected density / wanted density),
 
@@ -18,6 +18,9 @@ where g is the gradient of the objective, d that of the expected density, and no
 whole network: both have the same say, whatever their scales, but for c, which grows with the
 distance from the wanted density and has its sign. The wanted density goes in the first half of the
 epochs from that of the start, 1/2, to that of the end, by equal factors.
+
+Cost: in each step of all epochs two forward passes, sampled and dense, and a backward pass of dense
+layers. Float32 logit, noise and two moments of Adam for each weight.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""The whole network, trained by the recipe that finetunes tickets: what they are measured by."""
+"""The whole network, trained by the recipe that finetunes tickets: what they are measured by.
+
+Nothing is removed::
+
+    m = 1
+
+Cost: nothing is searched, so all steps are those of finetuning. Float32 momentum for each weight.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,17 @@
 """Edge-popup: scores choose a subnetwork of fixed weights by their magnitudes.
 
 Ramanujan et al., "What's Hidden in a Randomly Weighted Neural Network?", CVPR 2020, section 3. Each
-weight has a score; a layer computes with the weights whose |score| is among the k largest of the
-layer. Gradients go straight through the choice, to every score, kept or not, so that a weight that
-was left out may come back.
+weight w, fixed, has a score p. Gradients go straight through the choice, to every score, kept or
+not, so that a weight that was left out may come back::
 
-"Rare Gems" (NeurIPS 2022, Table 3) goes from there towards Gem-Miner: one threshold for the whole
-network, a density that is lowered step by step, and a regulariser lambda * ||scores||^2.
+    w_eff = w where |p| is among the k largest of its layer, else 0
+    k = max(1, round(density * size of the layer))
+    g = dL/dw_eff * w * sign(p) + (weight_decay + 2 * l2) * p
+    v = momentum * v + g
+    p = p - lr * v
+
+Cost: in each step of all epochs a forward and a backward pass of dense layers, and the k largest of
+every layer anew. Float32 score and momentum for each weight.
 """
 
 from __future__ import annotations
@@ -230,7 +235,18 @@ def popped(start: Start) -> EdgePopup:
 
 
 def popped_globally(start: Start) -> EdgePopup:
-    """Return the search of global edge-popup, for as many weights as all tickets keep."""
+    """Return the search of global edge-popup, for as many weights as all tickets keep.
+
+    "Rare Gems" (NeurIPS 2022, Table 3) goes from edge-popup towards Gem-Miner: one threshold for
+    the whole network, a density that is lowered step by step, and a regulariser of the scores, the
+    last two by option::
+
+        w_eff = w where |p| is among the k largest of the network, else 0
+        k = round(density * total), or what Gem-Miner's freezes would have left by now
+        L + l2 * sum(p^2) in place of L
+
+    Cost: that of edge-popup, and the k largest of the network anew in each step.
+    """
     own = start.own
     return _search(
         start,

@@ -79,7 +79,7 @@ class Entry:
     Attributes:
         make: returns the search to run, a function that draws the ticket at once, or a network to
             train as it is; what cannot be is refused here.
-        settings: a frozen dataclass of `option`s, named as no option of another method.
+        settings: a frozen dataclass of fields by `option`, named as no option of another method.
         colour: in figures.
         init: the option that names the initial weights; None for those of what it needs.
         needs: the method whose ticket, of the same seed, is where this one starts.

@@ -1,9 +1,21 @@
 """Gem-Miner: a ticket at initialisation, found in one run.
 
 "Rare Gems: Finding Lottery Tickets at Initialization", NeurIPS 2022, section 3 and Algorithm 1.
-Each weight w, fixed at its initial value, has a score p in [0, 1]; the network computes with w
-where p >= 0.5 and the weight is active. Scores learn by straight-through gradients and are clamped
-to [0, 1]; at planned epochs the lowest of them, over the whole network, freeze at zero for good.
+Each weight w, fixed at its initial value, has a score p in [0, 1]; q says whether it is active.
+A step computes with w_eff, and its gradient goes straight through to the scores::
+
+    w_eff = w where p >= 0.5 and q, else 0
+    g = dL/dw_eff * w + 2 * l2 * p
+    v = momentum * v + g
+    p = clamp(p - lr * v, 0, 1) where q, else 0
+
+K times, T epochs apart, the lowest scores of the whole network freeze at zero for good::
+
+    q = q without its ceil(r * sum(q)) lowest p
+    r = 1 - density^(1 / K), K = (epochs - 1) // T
+
+Cost: in each step of all epochs a forward and a backward pass. Float32 score and momentum for each
+weight (Adam: two moments), and the effective weight where the step is fused.
 """
 
 from __future__ import annotations
@@ -350,7 +362,12 @@ class GemMinerSettings:
 
 
 def mined(start: Start, freeze: str = "lowest") -> GemMiner:
-    """Return the search of Gem-Miner."""
+    """Return Gem-Miner's search, or the inverted, ``freeze="highest"`` (Rare Gems, section 4)::
+
+        q = q without its ceil(r * sum(q)) highest p
+
+    Cost: that of Gem-Miner.
+    """
     model, own = start.converted(scores=True), start.own
     return GemMiner(
         model,

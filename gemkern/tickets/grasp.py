@@ -1,10 +1,20 @@
 """GraSP: prune once, at initialisation, what the flow of gradients does not miss.
 
 Wang, Zhang and Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR
-2020, section 4 and Algorithm 1. With g the gradient of the loss by the weights w and H its Hessian,
-S(-w) = -w * (H g) says how the flow of gradients |g|^2 changes where a weight is removed (equations
-6 to 8); weights with the highest S go. The loss is that of the logits divided by a temperature, on
-as many examples of each class (the authors take 10, and 200).
+2020, section 4 and Algorithm 1. With g the gradient of the loss L by the weights w and H its
+Hessian, S says how the flow of gradients, g * g, changes where a weight is removed (equations 6 to
+8); weights with the highest S go::
+
+    S(-w) = -w * (H g)
+    m = S is among the round(density * total) lowest of the network
+
+The loss is that of the logits divided by a temperature, on as many examples of each class (the
+authors take 10, and 200).
+
+Cost: a forward pass of one image, to count classes; then for each part of the examples, a batch at
+most, two forward and three backward passes, one of them through another, whose graph is in memory.
+While they last, a copy of the network, and for each weight float32 g and saliency, and a product
+H g for each part.
 """
 
 from __future__ import annotations

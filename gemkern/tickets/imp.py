@@ -1,7 +1,17 @@
 """Iterative magnitude pruning: train, prune the smallest weights, rewind, and again.
 
-Frankle and Carbin, ICLR 2019; rewinding to an early step, Frankle et al., ICML 2020; learning-rate
-rewinding, Renda et al., ICLR 2020.
+Frankle and Carbin, ICLR 2019, section 1; rewinding to an early step k, Frankle et al., ICML 2020,
+Algorithm 2. With w_k the weights after k steps of the first round, each round is::
+
+    w = w after round_epochs epochs of SGD, under q
+    q = q without its ceil(prune * sum(q)) smallest |w|, over the whole network
+    w = w_k where q, else 0
+
+The last round removes just what brings the count to round(density * total).
+
+Cost: about log(density) / log(1 - prune) rounds, in each step a forward and a backward pass.
+Float32 momentum for each weight, and a copy of the network at step k; where k is not 0, of its
+momentum too.
 """
 
 from __future__ import annotations
@@ -226,17 +236,37 @@ def warm(start: Start) -> IMP:
 
 
 def cold(start: Start) -> IMP:
-    """Return IMP that rewinds to the initial weights (Frankle and Carbin)."""
+    """Return IMP that rewinds to the initial weights (Frankle and Carbin, ICLR 2019).
+
+    The rewinding of a round is::
+
+        w = w_0 where q, else 0
+
+    Cost: that of `imp`, but no momentum is copied.
+    """
     return _pruned(start, start.own.imp_epochs, "init")
 
 
 def short(start: Start) -> IMP:
-    """Return cold IMP with rounds so short that all take as long as one of the others'."""
+    """Return cold IMP with short rounds, as in the public code of Rare Gems (NeurIPS 2022).
+
+    A round is that of `imp-cold`, but lasts `imp_short_epochs`.
+
+    Cost: that of `imp-cold`, with rounds of so many epochs.
+    """
     return _pruned(start, start.own.imp_short_epochs, "init")
 
 
 def rewinding_the_rate(start: Start) -> IMP:
-    """Return IMP that keeps trained weights and rewinds the learning rate alone (Renda et al.)."""
+    """Return IMP that keeps trained weights and rewinds the learning rate alone.
+
+    Renda et al., ICLR 2020, section 2. In place of the rewinding of `imp` a round ends with::
+
+        w = w where q, else 0
+        v = 0, lr = that of the first epoch
+
+    Cost: that of `imp`, but nothing is copied.
+    """
     return _pruned(start, start.own.imp_epochs, "learning-rate")
 
 

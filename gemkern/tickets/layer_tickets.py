@@ -2,7 +2,13 @@
 
 Jordao et al., "When Layers Play the Lottery, all Tickets Win at Initialization", ICCV Workshops
 2023: layers are removed where a shortcut passes them by, by a criterion of pruning at
-initialisation (they take GraSP's among others). A block without weights is its shortcut alone.
+initialisation (they take GraSP's among others). A block without weights is its shortcut alone::
+
+    s = mean of w * (H g) over the block (GraSP), or of |w|, or random
+    m = all that is in no block, then whole blocks by s, each where there is room for it
+
+Cost: by GraSP's criterion that of GraSP, by the others no pass. While it lasts, a copy of the
+network and a float32 number for each weight.
 """
 
 from __future__ import annotations

@@ -1,9 +1,20 @@
 """Filter tickets: parts of the filters train apart, then the strongest whole filters remain.
 
 LoFT, Wang et al., "LOFT: Finding Lottery Tickets through Filter-wise Training", AISTATS 2023,
-Algorithm 1: in each round the filters of every convolution are dealt out at random to workers; each
-trains the network that its filters make for a few local steps, then all filters are put together
-again. Pruning of whole filters by their L1 norm: Li et al., ICLR 2017.
+Algorithm 1: in each round the filters of every layer but the last are dealt out at random to
+workers; each trains the network that its filters make for a few local steps, then all filters are
+put together again. Pruning of whole filters by their L1 norm: Li et al., ICLR 2017::
+
+    w_eff = w where the filter is the worker's, else 0
+    w = w of its worker after a round; of what is no filter the mean of all
+    s = mean of |w| over a filter
+    m = the last layer, the filter of the highest s of each other, then all others by s
+
+each where there is room for it.
+
+Cost: in each step of all workers' epochs a forward and a backward pass of dense layers.
+Float32 momentum for each weight, and two copies of the network: as the round began, and as the
+workers before have left it.
 """
 
 from __future__ import annotations

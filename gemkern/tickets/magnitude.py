@@ -1,6 +1,13 @@
 """Gradual magnitude pruning: the smallest weights go, a few at a time, while the others train.
 
-Zhu and Gupta, "To prune, or not to prune", 2017, section 3, equation 1.
+Zhu and Gupta, "To prune, or not to prune", 2017, section 3, equation 1. Of n_0 weights n_J are to
+remain; pruning j of J, `every` epochs apart until the fraction `end` of all, is::
+
+    q = q without its smallest |w| over the whole network, n_j remain
+    w = w where q, else 0
+    n_j = n_J + round((n_0 - n_J) * (1 - j / J)^3)
+
+Cost: in each step of all epochs a forward and a backward pass. Float32 momentum for each weight.
 """
 
 from __future__ import annotations

@@ -2,8 +2,17 @@
 
 Alizadeh et al., "Prospect Pruning: Finding Trainable Weights at Initialization using
 Meta-Gradients", ICLR 2022, section 3 and Algorithm 1. An indicator c multiplies the initial weights
-once; what comes of it learns for a few steps of SGD, a batch each, and the saliency is |dL/dc| at
-c = 1 of the loss on the batch after, through all the steps.
+once; what comes of it learns for a few steps of SGD, a batch each, and the saliency is that of the
+loss on the batch after, through all the steps::
+
+    w_0 = c * w, v_0 = 0
+    v_t = momentum * v_(t-1) + dL_t/dw_(t-1)
+    w_t = w_(t-1) - lr * v_t, t = 1 to steps
+    s = |dL/dc| at c = 1 = |w * dL/dw_0|, L that of w_t after the last
+    m = s is among the round(density * total) highest of the network
+
+Cost: `steps` + 1 forward and backward passes, the last backward pass through all of them. While
+they last, a copy of the network, and the weights and activations of every step.
 """
 
 from __future__ import annotations

@@ -1,6 +1,17 @@
 """RigL: masks move to where the gradient of the dense network is largest.
 
 Evci et al., "Rigging the Lottery: Making All Tickets Winners", ICML 2020, section 3, Algorithm 1.
+Masks begin as those of `erk`. In each layer, of which n weights are active, an update is::
+
+    f = alpha / 2 * (1 + cos(pi * t / T))
+    q = q without its floor(f * n) smallest |w|
+    q = q with the floor(f * n) places outside of it that have the largest |dL/dw_eff|
+    w = w where q was true and is true, else 0
+
+t counts epochs, and T is how many have updates.
+
+Cost: in each step of all epochs a forward and a backward pass; in the T epochs one step in `every`
+computes dense gradients, and moves masks in place of weights. Float32 momentum for each weight.
 """
 
 from __future__ import annotations

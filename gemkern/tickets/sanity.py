@@ -18,7 +18,14 @@ from gemkern.tickets.ticket import Ticket
 
 
 def shuffled(ticket: Ticket, *, seed: int) -> Ticket:
-    """Return `ticket` with the mask of each layer permuted within the layer, by `seed`."""
+    """Return `ticket` with the mask of each layer permuted within the layer, by `seed`.
+
+    With m the mask of a layer, flat, and pi a permutation drawn uniformly::
+
+        m' = m[pi]
+
+    Cost: no step and no pass beside the other's search. Of a layer at a time, pi in int64.
+    """
     stream = generator("shuffle", seed)
     masks = {
         name: mask.flatten()[torch.randperm(mask.numel(), generator=stream)].reshape(mask.shape)
@@ -29,6 +36,12 @@ def shuffled(ticket: Ticket, *, seed: int) -> Ticket:
 
 def reinitialised(ticket: Ticket, fresh: nn.Module, *, model_seed: int | None = None) -> Ticket:
     """Return the masks of `ticket` over the weights of `fresh`, which `model_seed` initialised.
+
+    With m the masks of the ticket, and its weights drawn anew as they were drawn::
+
+        m' = m, w = those of `fresh`
+
+    Cost: no step and no pass beside the other's search. The second network.
 
     Args:
         fresh: a model of the same architecture, converted or not; it is not changed.

@@ -2,7 +2,15 @@
 
 Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
 inspired by network science", Nature Communications 2018, section "SET"; with updates every so many
-steps, as in Evci et al., "Rigging the Lottery", ICML 2020.
+steps, as in Evci et al., "Rigging the Lottery", ICML 2020. Masks begin as those of `erk`. In each
+layer, of which n weights are active, an update is::
+
+    q = q without its floor(alpha * n) smallest |w|
+    q = q with floor(alpha * n) random places outside of it
+    w = w where q was true and is true, else 0
+
+Cost: in each step of all epochs a forward and a backward pass. Float32 momentum for each weight,
+and in an update a random number for each.
 """
 
 from __future__ import annotations

@@ -1,9 +1,16 @@
 """SNIP: prune once, at initialisation, what the loss feels least.
 
 Lee, Ajanthan and Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR
-2019, section 4. An indicator c multiplies each weight w; the saliency is |dL/dc| at c = 1, which is
-|w * dL/dw|, of the loss on a mini-batch (equations 3 and 4). To divide by the sum of all (equation
-5) would change no order; the highest remain (equation 6).
+2019, section 4. An indicator c multiplies each weight w; of the loss L on a mini-batch (equations 3
+and 4) the saliency is::
+
+    s = |dL/dc| at c = 1 = |w * dL/dw|
+    m = s is among the round(density * total) highest of the network
+
+To divide by the sum of all (equation 5) would change no order; the highest remain (equation 6).
+
+Cost: a forward and a backward pass for each of `mini_batches`. While they last, a copy of the
+network, and float32 gradient, sum of gradients and saliency for each weight.
 """
 
 from __future__ import annotations

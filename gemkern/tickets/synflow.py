@@ -1,9 +1,16 @@
 """SynFlow: prune in many rounds, without data, so that no layer is cut off.
 
 Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively
-conserving synaptic flow", NeurIPS 2020, section 6 and Algorithm 1. With |w| in the place of every
-parameter and ones in that of an image, R is the sum of the outputs (equation 2), and the score of a
-weight is dR/dw * w (equation 1); after round k of n, density^(k/n) of the weights remain.
+conserving synaptic flow", NeurIPS 2020, section 6 and Algorithm 1. With its absolute value in the
+place of every parameter and ones in that of an image, R is the sum of the outputs (equation 2).
+Round k of n keeps the highest scores s (equation 1)::
+
+    w = |w|
+    s = dR/dw * w
+    m = s is among the round(density^(k / n) * total) highest of the network
+
+Cost: `rounds` forward and backward passes of one image of ones. While they last, a copy of the
+network, gradient and score for each weight, all in float64.
 """
 
 from __future__ import annotations

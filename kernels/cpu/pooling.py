@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from gemkern.kernels.cpu.batch_last import batch_last
+from gemkern.kernels.cpu.batch_last import batch_last, contiguous
 from gemkern.kernels.cpu.machine.compiling import njit
-from gemkern.kernels.cpu.machine.lanes import BYTES, share_of
+from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, share_of
 from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.memory import flag_rows, rows
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
@@ -174,6 +174,9 @@ def _pool(
 def average_pool2d(
     x: Tensor, kernel: Pair, stride: Pair, padding: Pair, count_include_pad: bool
 ) -> Tensor:
+    if x.shape[0] < LANES:
+        # Vectors of few images are mostly empty.
+        return reference.average_pool2d(contiguous(x), kernel, stride, padding, count_include_pad)
     x = batch_last(x)
     y = empty_batch_last((*x.shape[:2], *output_image(x.shape[2:], kernel, stride, padding)), x)
     _pool(AVERAGE, x, y, None, (kernel, stride, padding), count_include_pad)
@@ -189,6 +192,10 @@ def average_pool2d_backward(
     padding: Pair,
     count_include_pad: bool,
 ) -> Tensor:
+    if grad_y.shape[0] < LANES:
+        return reference.average_pool2d_backward(
+            contiguous(grad_y), shape, kernel, stride, padding, count_include_pad
+        )
     grad_y = batch_last(grad_y)
     grad_x = empty_batch_last(tuple(shape), grad_y)
     _pool(AVERAGE_BACKWARD, grad_x, grad_y, None, (kernel, stride, padding), count_include_pad)

@@ -12,9 +12,10 @@ from gemkern.kernels import reference
 from gemkern.kernels.cpu.batch_last import batch_last, contiguous
 from gemkern.kernels.cpu.engines.few_rows import (
     lead_few_back,
-    multiply_row,
-    multiply_row_alone,
-    room_of,
+    multiply_few,
+    multiply_few_alone,
+    room_backward,
+    room_forward,
 )
 from gemkern.kernels.cpu.engines.rows import lead_back, multiply, multiply_alone
 from gemkern.kernels.cpu.lists.pattern_lists import lists_of
@@ -30,8 +31,10 @@ from torch import Tensor
 TILE_BYTES = 2**18
 # Over how many bands of rows the gradients of values are summed: what threads share.
 BANDS = 8
-# Products of vectors, or of one row, below which one thread ends before others begin.
-ALONE, ALONE_WITH_ONE_ROW = 2**13, 2**15
+# Products of vectors, of more and of few rows, below which one thread ends before others begin.
+ALONE, ALONE_WITH_FEW = 2**13, 2**15
+# Rows in vectors of their own, and lanes of those.
+FEW_LANES = {1: 1, **dict.fromkeys(range(2, 5), 4), **dict.fromkeys(range(5, 9), 8)}
 # Entries of a part of the outputs in the backward pass of few rows, about, and parts at most.
 PART, PARTS = 2**15, 8
 
@@ -45,8 +48,8 @@ def sparse_linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | No
         return y
     threads = start_threads()
     x, step = _laid(x)
-    if batch == 1:
-        _multiply_row(threads, x, values, pattern, bias, y)
+    if step and batch in FEW_LANES:
+        _multiply_few(threads, (x, step), values, pattern, bias, y)
         return y
     block = _block(batch, inputs)
     entries, bounds, *_ = _by_output(pattern, BYTES * (block if step else batch))
@@ -100,16 +103,26 @@ def sparse_linear_backward(
     return grad_x, grad_values if wants_values else None
 
 
-def _multiply_row(
-    threads: int, x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | None, y: Tensor
+def _multiply_few(
+    threads: int,
+    x: tuple[Tensor, int],
+    values: Tensor,
+    pattern: Pattern,
+    bias: Tensor | None,
+    y: Tensor,
 ) -> None:
-    _, _, entries, bounds = _by_output(pattern, BYTES)
-    lists = entries, values.data_ptr(), bounds
-    operands = x.data_ptr(), pattern.shape[0], *lists, address(bias), y.data_ptr()
-    if threads == 1 or len(values) < ALONE_WITH_ONE_ROW:
-        multiply_row_alone(*operands)
+    """Write y of few rows, which come with their step."""
+    batch, (outputs, inputs) = len(y), pattern.shape
+    lanes = FEW_LANES[batch]
+    _, _, entries, bounds = _by_output(pattern, BYTES * lanes)
+    operands = (
+        batch, lanes, x[0].data_ptr(), x[1], inputs, outputs, entries, values.data_ptr(), bounds,
+        address(bias), y.data_ptr(), scratch(room_forward(lanes, inputs, outputs)),
+    )  # fmt: skip
+    if threads == 1 or len(values) < ALONE_WITH_FEW:
+        multiply_few_alone(*operands)
     else:
-        multiply_row(threads, *operands)
+        multiply_few(threads, *operands)
 
 
 def _lead_few_back(
@@ -123,7 +136,7 @@ def _lead_few_back(
     """Write both gradients from rows that come with their steps; [0] leaves that of values out."""
     (batch, inputs), outputs = x[0].shape, pattern.shape[0]
     parts = max(1, min(len(values) // PART, PARTS))
-    size = room_of(parts, batch, inputs, outputs)
+    size = room_backward(parts, batch, inputs, outputs)
     room = scratch(size + BYTES * len(values))
     _, _, entries, bounds = _by_output(pattern, BYTES * (1 if batch == 1 else LANES))
     lead_few_back(

@@ -1,49 +1,93 @@
-"""A linear layer of few rows: one, or so many that they are one vector.
+"""A linear layer of few rows: so many that they are one vector at most.
 
-Forward that is for one row, whose vector would be mostly empty. Backward, entries are walked output
-by output, in the order in which values lie in memory: each adds to the gradient of what it reads,
-and where the rows are one vector its own gradient is known at once. Parts of the outputs, as many
-as sizes say, have gradients of x of their own, which are summed in the order of the parts.
+Forward that is for up to eight rows, in vectors of as few lanes: wider ones would be mostly empty.
+Backward, entries are walked output by output, in the order in which values lie in memory: each adds
+to the gradient of what it reads, and its own gradient is known at once. Parts of the outputs, as
+many as sizes say, have gradients of x of their own, which are summed in the order of the parts.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from gemkern.kernels.cpu.engines.turning import turn, turn_padded
-from gemkern.kernels.cpu.loops.one_vector import lead_one, lead_vector, sum_of_entries
+from gemkern.kernels.cpu.loops.one_vector import (
+    add_eight,
+    add_four,
+    add_one,
+    lead_one,
+    lead_vector,
+)
 from gemkern.kernels.cpu.machine.compiling import njit
-from gemkern.kernels.cpu.machine.lanes import BYTES, BYTES_OF_VECTOR, LANES, LINE, share_of
+from gemkern.kernels.cpu.machine.lanes import (
+    BYTES,
+    BYTES_OF_VECTOR,
+    LANES,
+    LINE,
+    aligned,
+    share_of,
+)
 from gemkern.kernels.cpu.machine.memory import floats, integers
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
 from numba import prange
 
 
 @njit
-def multiply_outputs(begin, end, x, outputs, entries, values, bounds, bias, y):
-    """Make the outputs begin:end of a row."""
-    places, made = integers(bounds, outputs + 1), floats(y, outputs)
+def multiply_outputs(begin, end, lanes, x, outputs, entries, values, bounds, bias, made):
+    """Make the outputs begin:end of as many rows as lanes, which lie side by side."""
+    places = integers(bounds, outputs + 1)
     for output in range(begin, end):
         place = places[output]
-        total = sum_of_entries(
-            x, entries + place * 8, values + place * BYTES, places[output + 1] - place
-        )
-        made[output] = total + floats(bias, outputs)[output] if bias else total
+        count = places[output + 1] - place
+        start = floats(bias, outputs)[output] if bias else np.float32(0)
+        listed, value = entries + place * 8, values + place * BYTES
+        target = made + output * lanes * BYTES
+        if lanes == 1:
+            add_one(target, start, x, listed, value, count)
+        elif lanes == 4:
+            add_four(target, start, x, listed, value, count)
+        else:
+            add_eight(target, start, x, listed, value, count)
+
+
+@njit
+def laid(x, x_step, batch, inputs, lanes, room):
+    """Return where the rows of x lie side by side, in `room` but for one row."""
+    if lanes == 1:
+        return x
+    turn_padded(x, x_step, batch, inputs, room, lanes * BYTES)
+    return room
 
 
 @njit(cache=True, error_model="numpy")
-def multiply_row_alone(x, outputs, entries, values, bounds, bias, y):
-    """Write y [1, outputs] of x [1, inputs] on the thread that calls; tensors are addresses."""
-    multiply_outputs(0, outputs, x, outputs, entries, values, bounds, bias, y)
+def multiply_few_alone(
+    batch, lanes, x, x_step, inputs, outputs, entries, values, bounds, bias, y, room
+):  # fmt: skip
+    """Write y [batch, outputs] on the thread that calls; tensors are addresses.
+
+    lanes: 1, 4 or 8, the rows or more. x_step: bytes between rows. room: `room_forward` bytes.
+    """
+    read = laid(x, x_step, batch, inputs, lanes, room)
+    made = y if lanes == 1 else room + aligned(inputs * lanes * BYTES + BYTES_OF_VECTOR)
+    multiply_outputs(0, outputs, lanes, read, outputs, entries, values, bounds, bias, made)
+    if lanes > 1:
+        turn(made, lanes * BYTES, outputs, batch, y, outputs * BYTES)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def multiply_row(threads, x, outputs, entries, values, bounds, bias, y):
-    """Be `multiply_row_alone` on so many threads."""
+def multiply_few(
+    threads, batch, lanes, x, x_step, inputs, outputs, entries, values, bounds, bias, y, room
+):  # fmt: skip
+    """Be `multiply_few_alone` on so many threads."""
     control = float_control()
+    read = laid(x, x_step, batch, inputs, lanes, room)
+    made = y if lanes == 1 else room + aligned(inputs * lanes * BYTES + BYTES_OF_VECTOR)
     for thread in prange(threads):
         before = adopt(control)
         begin, end = share_of(outputs, thread, threads)
-        multiply_outputs(begin, end, x, outputs, entries, values, bounds, bias, y)
+        multiply_outputs(begin, end, lanes, read, outputs, entries, values, bounds, bias, made)
         adopt(before)
+    if lanes > 1:
+        turn(made, lanes * BYTES, outputs, batch, y, outputs * BYTES)
 
 
 @njit
@@ -85,7 +129,7 @@ def lead_few_back(
     """Write the gradient of x, contiguous, unless its address is 0, and that of the values.
 
     grad_step, x_step: bytes between rows, or 0 where a whole vector of them lies batch-last.
-    room: what `room_of` says, in bytes, at the start of a cache line.
+    room: `room_backward` bytes, at the start of a cache line.
     """
     control = float_control()
     pixel = BYTES if batch == 1 else BYTES_OF_VECTOR
@@ -110,7 +154,12 @@ def lead_few_back(
         turn(made, pixel, inputs, batch, grad_x, inputs * BYTES)
 
 
-def room_of(parts: int, batch: int, inputs: int, outputs: int) -> int:
+def room_forward(lanes: int, inputs: int, outputs: int) -> int:
+    """Return how many bytes `multiply_few` works in."""
+    return BYTES * lanes * (inputs + outputs) + BYTES_OF_VECTOR + LINE
+
+
+def room_backward(parts: int, batch: int, inputs: int, outputs: int) -> int:
     """Return how many bytes `lead_few_back` works in, whole lines of the cache."""
     numbers = parts * inputs if batch == 1 else LANES * ((parts + 1) * inputs + outputs)
     return -(-numbers * BYTES // LINE) * LINE

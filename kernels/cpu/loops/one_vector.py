@@ -1,7 +1,7 @@
-"""The inner loops over the entries of an output where all rows of a batch are one vector, or one.
+"""The inner loops over the entries of an output where all rows of a batch are one vector.
 
-What an entry reads is a vector of rows, or a number where there is one row. Entries are walked in
-the order of their values, so that all of a pattern is read as it lies in memory.
+Vectors are as short as there are few rows. Entries are walked in the order of their values, so that
+all of a pattern is read as it lies in memory.
 """
 
 from __future__ import annotations
@@ -9,34 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from gemkern.kernels.cpu.loops.vectors import FLOAT, LONG, Emitter, Vectors, long
-from gemkern.kernels.cpu.machine.lanes import BYTES
+from gemkern.kernels.cpu.machine.lanes import BYTES, LANES
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 # Sums that do not wait for each other.
 SUMS = 8
-
-
-class OneLane(Emitter):
-    """Writes for one row what an `Emitter` writes for a vector of them."""
-
-    zeros = ir.Constant(FLOAT, 0.0)
-
-    def load(self, address: ir.Value) -> ir.Value:
-        return self.scalar(address, FLOAT)
-
-    def store(self, vector: ir.Value, address: ir.Value) -> None:
-        self.builder.store(vector, self.pointer(address, FLOAT))
-
-    def spread(self, scalar: ir.Value) -> ir.Value:
-        return scalar
-
-    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        return self.call("llvm.fmuladd.f32", FLOAT, [a, b, c])
-
-    def total(self, vector: ir.Value) -> ir.Value:
-        return vector
 
 
 def _entry(at: Emitter, entries: ir.Value, values: ir.Value, number: ir.Value) -> Vectors:
@@ -47,40 +26,48 @@ def _entry(at: Emitter, entries: ir.Value, values: ir.Value, number: ir.Value) -
     return [offset, at.spread(value)]
 
 
-@intrinsic
-def sum_of_entries(typingctx, x, entries, values, count):
-    """Return the sum of what entries read of one row, times their values."""
+def _summing(lanes: int) -> Any:
+    """Return the loop that makes an output of as many rows as there are lanes.
 
-    def codegen(context, builder, signature, arguments):
-        x, entries, values, count = arguments
-        at = OneLane(builder)
+    add(made, start, x, entries, values, count): entry k reads x, entries[k] bytes on, and its
+    factor is values[k]; `start` and all of them are summed and written to `made`.
+    """
 
-        def add(number: ir.Value, total: ir.Value) -> ir.Value:
-            offset, value = _entry(at, entries, values, number)
-            return at.multiply_add(at.load(builder.add(x, offset)), value, total)
+    @intrinsic
+    def add(typingctx, made, start, x, entries, values, count):
+        def codegen(context, builder, signature, arguments):
+            made, start, x, entries, values, count = arguments
+            at = Emitter(builder, lanes=lanes)
 
-        rounds = builder.sdiv(count, long(SUMS))
-        done = builder.mul(rounds, long(SUMS))
-        sums = at.loop(
-            rounds,
-            [at.zeros] * SUMS,
-            lambda turn, sums: [
-                add(builder.add(builder.mul(turn, long(SUMS)), long(place)), total)
-                for place, total in enumerate(sums)
-            ],
-        )
-        rest = builder.sub(count, done)
-        sums[:1] = at.loop(rest, sums[:1], lambda k, sums: [add(builder.add(done, k), *sums)])
-        while sums[1:]:
-            half = len(sums) // 2
-            pairs = zip(sums[:half], sums[half:], strict=True)
-            sums = [builder.fadd(*pair) for pair in pairs]
-        return sums[0]
+            def one(number: ir.Value, total: ir.Value) -> ir.Value:
+                offset, value = _entry(at, entries, values, number)
+                return at.multiply_add(at.load(builder.add(x, offset)), value, total)
 
-    return types.float32(*(types.int64,) * 4), codegen
+            rounds = builder.sdiv(count, long(SUMS))
+            done = builder.mul(rounds, long(SUMS))
+            sums = at.loop(
+                rounds,
+                [at.spread(start)] + [at.zeros] * (SUMS - 1),
+                lambda turn, sums: [
+                    one(builder.add(builder.mul(turn, long(SUMS)), long(place)), total)
+                    for place, total in enumerate(sums)
+                ],
+            )
+            rest = builder.sub(count, done)
+            sums[:1] = at.loop(rest, sums[:1], lambda k, sums: [one(builder.add(done, k), *sums)])
+            while sums[1:]:
+                half = len(sums) // 2
+                pairs = zip(sums[:half], sums[half:], strict=True)
+                sums = [builder.fadd(*pair) for pair in pairs]
+            at.store(sums[0], made)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.float32, *(types.int64,) * 4), codegen
+
+    return add
 
 
-def _leading(emitter: type[Emitter]) -> Any:
+def _leading(lanes: int) -> Any:
     """Return the loop that leads the gradient of an output back to its entries and what they read.
 
     lead(grad, x, grad_x, entries, values, count, grad_values): entry k reads x, and adds to grad_x,
@@ -92,7 +79,7 @@ def _leading(emitter: type[Emitter]) -> Any:
     def lead(typingctx, grad, x, grad_x, entries, values, count, grad_values):
         def codegen(context, builder, signature, arguments):
             grad, x, grad_x, entries, values, count, grad_values = arguments
-            at = emitter(builder)
+            at = Emitter(builder, lanes=lanes)
             gradient = at.load(grad)
 
             def one(number: ir.Value, _: Vectors) -> Vectors:
@@ -112,4 +99,5 @@ def _leading(emitter: type[Emitter]) -> Any:
     return lead
 
 
-lead_one, lead_vector = _leading(OneLane), _leading(Emitter)
+add_one, add_four, add_eight = map(_summing, (1, 4, 8))
+lead_one, lead_vector = map(_leading, (1, LANES))

@@ -36,15 +36,17 @@ def long(number: int) -> ir.Constant:
 
 
 class Emitter:
-    """Writes vector instructions at the builder's place.
+    """Writes vector instructions at the builder's place, of vectors of so many lanes.
 
     With a `rest`, memory is read and written for as many lanes alone; others are read as 0.
     """
 
-    zeros = ZEROS
-
-    def __init__(self, builder: ir.IRBuilder, rest: ir.Value | None = None) -> None:
+    def __init__(
+        self, builder: ir.IRBuilder, rest: ir.Value | None = None, lanes: int = LANES
+    ) -> None:
         self.builder = builder
+        self.vector = ir.VectorType(FLOAT, lanes)
+        self.zeros = ir.Constant(self.vector, [0.0] * lanes)
         self.mask = None if rest is None else self._mask_of(rest)
 
     def _mask_of(self, rest: ir.Value) -> ir.Value:
@@ -54,12 +56,12 @@ class Emitter:
     def _spread(self, scalar: ir.Value, vector: ir.VectorType) -> ir.Value:
         undefined = ir.Constant(vector, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(INT, 0))
-        everywhere = ir.Constant(ir.VectorType(INT, LANES), [0] * LANES)
+        everywhere = ir.Constant(ir.VectorType(INT, vector.count), [0] * vector.count)
         return self.builder.shuffle_vector(first, undefined, everywhere)
 
     def spread(self, scalar: ir.Value) -> ir.Value:
-        """Return a vector of LANES times a float."""
-        return self._spread(scalar, VECTOR)
+        """Return a vector of a float alone."""
+        return self._spread(scalar, self.vector)
 
     def call(self, name: str, result: ir.Type, operands: Sequence[ir.Value]) -> ir.Value:
         kind = ir.FunctionType(result, [operand.type for operand in operands])
@@ -74,7 +76,7 @@ class Emitter:
         return self.builder.load(self.pointer(address, kind))
 
     def load(self, address: ir.Value) -> ir.Value:
-        pointer = self.pointer(address, VECTOR)
+        pointer = self.pointer(address, self.vector)
         if self.mask is None:
             return self.builder.load(pointer, align=BYTES)
         align = ir.Constant(INT, BYTES)
@@ -82,7 +84,7 @@ class Emitter:
         return self.call(name, VECTOR, [pointer, align, self.mask, ZEROS])
 
     def store(self, vector: ir.Value, address: ir.Value) -> None:
-        pointer = self.pointer(address, VECTOR)
+        pointer = self.pointer(address, self.vector)
         if self.mask is None:
             self.builder.store(vector, pointer, align=BYTES)
             return
@@ -112,7 +114,7 @@ class Emitter:
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """Return a * b + c, fused where the machine can."""
-        return self.call(f"llvm.fmuladd.v{LANES}f32", VECTOR, [a, b, c])
+        return self.call(f"llvm.fmuladd.v{a.type.count}f32", a.type, [a, b, c])
 
     def add_to_sum(self, totals: Sequence[ir.Value], address: ir.Value) -> None:
         """Add vectors, folded to as many lanes, to the sum at an address."""

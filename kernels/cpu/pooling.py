@@ -204,6 +204,8 @@ def average_pool2d_backward(
 
 @float32_or(reference.max_pool2d)
 def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
+    if x.shape[0] < LANES:
+        return reference.max_pool2d(contiguous(x), kernel, stride, padding)
     x = batch_last(x)
     y = empty_batch_last((*x.shape[:2], *output_image(x.shape[2:], kernel, stride, padding)), x)
     taps = torch.empty_like(y, dtype=torch.uint8)

@@ -33,8 +33,8 @@ TILE_BYTES = 2**18
 BANDS = 8
 # Products of vectors, of more and of few rows, below which one thread ends before others begin.
 ALONE, ALONE_WITH_FEW = 2**13, 2**15
-# Rows in vectors of their own, and lanes of those.
-FEW_LANES = {1: 1, **dict.fromkeys(range(2, 5), 4), **dict.fromkeys(range(5, 9), 8)}
+# Lanes of vectors that are as short as there are few rows.
+FEW_LANES = sorted({1, 4, min(8, LANES), LANES})
 # Entries of a part of the outputs in the backward pass of few rows, about, and parts at most.
 PART, PARTS = 2**15, 8
 
@@ -48,7 +48,7 @@ def sparse_linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | No
         return y
     threads = start_threads()
     x, step = _laid(x)
-    if step and batch in FEW_LANES:
+    if batch <= LANES:
         _multiply_few(threads, (x, step), values, pattern, bias, y)
         return y
     block = _block(batch, inputs)
@@ -112,8 +112,8 @@ def _multiply_few(
     y: Tensor,
 ) -> None:
     """Write y of few rows, which come with their step."""
-    batch, (outputs, inputs) = len(y), pattern.shape
-    lanes = FEW_LANES[batch]
+    batch, (outputs, inputs) = y.shape[0], pattern.shape
+    lanes = next(lanes for lanes in FEW_LANES if batch <= lanes)
     _, _, entries, bounds = _by_output(pattern, BYTES * lanes)
     operands = (
         batch, lanes, x[0].data_ptr(), x[1], inputs, outputs, entries, values.data_ptr(), bounds,

@@ -121,6 +121,11 @@ def test_nan_is_last_and_an_infinity_before_it() -> None:
         remove_lowest(values, active, *select_kth(values, active, torch.tensor(1)))
         order.append((before & ~active[0]).nonzero().item())
     assert order == [2, 1, 0, 3]
+    active = [torch.ones(4, dtype=torch.bool)]
+    kth, ties = select_kth(values, active, torch.tensor(3))
+    assert (kth.isnan().item(), ties.item()) == (True, 1)
+    remove_lowest(values, active, kth, ties)
+    assert active[0].tolist() == [False, False, False, True], "all numbers precede NaN"
 
 
 def test_zeros_of_either_sign_are_equal() -> None:

@@ -1,9 +1,9 @@
 """A linear layer of few rows: so many that they are one vector at most.
 
-Forward that is for up to eight rows, in vectors of as few lanes: wider ones would be mostly empty.
-Backward, entries are walked output by output, in the order in which values lie in memory: each adds
-to the gradient of what it reads, and its own gradient is known at once. Parts of the outputs, as
-many as sizes say, have gradients of x of their own, which are summed in the order of the parts.
+Forward vectors are as short as there are few rows: wider ones would be mostly empty. Backward,
+entries are walked output by output, in the order in which values lie in memory: each adds to the
+gradient of what it reads, and its own gradient is known at once. Parts of the outputs, as many as
+sizes say, have gradients of x of their own, which are summed in the order of the parts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gemkern.kernels.cpu.loops.one_vector import (
     add_eight,
     add_four,
     add_one,
+    add_vector,
     lead_one,
     lead_vector,
 )
@@ -45,14 +46,16 @@ def multiply_outputs(begin, end, lanes, x, outputs, entries, values, bounds, bia
             add_one(target, start, x, listed, value, count)
         elif lanes == 4:
             add_four(target, start, x, listed, value, count)
-        else:
+        elif lanes == 8:
             add_eight(target, start, x, listed, value, count)
+        else:
+            add_vector(target, start, x, listed, value, count)
 
 
 @njit
 def laid(x, x_step, batch, inputs, lanes, room):
-    """Return where the rows of x lie side by side, in `room` but for one row."""
-    if lanes == 1:
+    """Return where the rows of x lie side by side: in `room`, unless they do where they are."""
+    if lanes == 1 or x_step == 0:
         return x
     turn_padded(x, x_step, batch, inputs, room, lanes * BYTES)
     return room
@@ -64,7 +67,8 @@ def multiply_few_alone(
 ):  # fmt: skip
     """Write y [batch, outputs] on the thread that calls; tensors are addresses.
 
-    lanes: 1, 4 or 8, the rows or more. x_step: bytes between rows. room: `room_forward` bytes.
+    lanes: 1, 4, 8 or LANES, the rows or more. x_step: bytes between rows, or 0 where a whole vector
+    of them lies batch-last. room: `room_forward` bytes, at the start of a cache line.
     """
     read = laid(x, x_step, batch, inputs, lanes, room)
     made = y if lanes == 1 else room + aligned(inputs * lanes * BYTES + BYTES_OF_VECTOR)

@@ -99,5 +99,5 @@ def _leading(lanes: int) -> Any:
     return lead
 
 
-add_one, add_four, add_eight = map(_summing, (1, 4, 8))
+add_one, add_four, add_eight, add_vector = map(_summing, (1, 4, 8, LANES))
 lead_one, lead_vector = map(_leading, (1, LANES))

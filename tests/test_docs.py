@@ -23,10 +23,12 @@ def test_the_pages_build_without_a_warning(tmp_path: Path) -> None:
         assert f"gemkern.{name}" in reference or f'id="gemkern.{name}"' in reference
 
 
-def test_the_page_of_methods_has_a_line_for_each() -> None:
+def test_the_page_of_methods_has_a_line_and_a_section_for_each() -> None:
     text = (DOCS / "methods.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)
     assert sorted(named) == sorted(METHODS)
+    sections = re.findall(r"^### `([\w-]+)`$", text, re.MULTILINE)
+    assert sorted(sections) == sorted(METHODS)
 
 
 def test_the_page_of_methods_names_settings_that_there_are() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from gemkern.errors import GemkernError
 ENOUGH = 0.95
 # Exit codes of pytest.
 PASSED, FAILED = 0, 1
+# Of a process whose memory a fault has spoiled.
+CRASHED = (-signal.SIGSEGV, -signal.SIGABRT)
 # Characters of what pytest said, from the end.
 SHOWN = 3000
 
@@ -46,8 +49,8 @@ class Tally:
         return len(self.killed) + len(self.survived) + len(self.broken)
 
     def add(self, fault: Fault, outcome: Outcome) -> None:
-        """Count a fault: it is killed where its test fails, or never ends."""
-        if outcome.code in (FAILED, None):
+        """Count a fault: it is killed where its test fails, crashes or never ends."""
+        if outcome.code in (FAILED, None, *CRASHED):
             self.killed.append(fault)
         elif outcome.code == PASSED:
             self.survived.append(fault)

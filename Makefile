@@ -17,8 +17,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/interpreter
 	$(BIN)/python -m benchmarks.covered
-	$(BIN)/python -m benchmarks.fuzz --inputs 200
-	$(BIN)/python -m benchmarks.mutants --sample 12
+	$(BIN)/python -m benchmarks.fuzz
+	$(BIN)/python -m benchmarks.mutants --sample 8
 
 lint: $(READY)
 	$(BIN)/ruff check .

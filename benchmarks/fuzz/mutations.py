@@ -117,7 +117,8 @@ def changed(tree: Any, done: Sequence[Change]) -> Any:
             break
         holder, key = slots[change.place % len(slots)]
         if change.kind == "set":
-            holder[key] = change.value
+            # What is set twice may be set into itself.
+            holder[key] = copy.deepcopy(change.value)
         elif change.kind == "drop" or isinstance(holder, list):
             del holder[key]
         else:

@@ -64,7 +64,12 @@ def rank_calls(draw: Any) -> Call:
     # Ranks and numbers of what is kept are not read: beyond all entries they are not to be trusted.
     has_entries = all(0 not in shape for shape in shapes)
     rank = drawer.one_of("zeros", "zeros", "ones", "huge", "whole")
-    unread = rank in ("huge", "whole") or (rank == "ones" and not has_entries)
+
+    def call(own: dict[str, Any], name: str) -> Call:
+        spoiled = drawer.spoiled(own)
+        fill = getattr(spoiled.get(name), "fill", rank)
+        return Call(operator, spoiled, unread=fill not in ("zeros", "ones")[: 1 + has_entries])
+
     if operator.startswith("popup"):
         own: dict[str, Any] = {
             "scores": _each(drawer, shapes),
@@ -73,14 +78,14 @@ def rank_calls(draw: Any) -> Call:
         if operator == "popup_weight":
             own = {"weights": _each(drawer, shapes, dtype=dtype), **own}
             own["dtype"] = drawer.one_of(None, None, torch.bfloat16, torch.int64)
-        return Call(operator, drawer.spoiled(own), unread=unread)
+        return call(own, "kept")
     own = {
         "values": _each(drawer, shapes, dtype=dtype),
         "active": _each(drawer, shapes, dtype="bool", fill="ones" if rank == "ones" else "whole"),
     }
     if operator == "select_kth":
         own["k"] = Numbers(ranks, "int64", "contiguous", rank)
-        return Call(operator, drawer.spoiled(own), unread=unread)
+        return call(own, "k")
     own["kth"] = drawer.numbers(*ranks, dtype=dtype)
     own["ties"] = Numbers(ranks, "int64", "contiguous", rank)
     return Call(operator, drawer.spoiled(own))

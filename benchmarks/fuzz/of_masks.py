@@ -63,12 +63,13 @@ def rank_calls(draw: Any) -> Call:
     ranks = (len(shapes),) if drawer.one_of(True, False) else ()
     # Ranks and numbers of what is kept are not read: beyond all entries they are not to be trusted.
     has_entries = all(0 not in shape for shape in shapes)
+    trusted = ("zeros", "ones") if has_entries else ("zeros",)
     rank = drawer.one_of("zeros", "zeros", "ones", "huge", "whole")
 
     def call(own: dict[str, Any], name: str) -> Call:
         spoiled = drawer.spoiled(own)
         fill = getattr(spoiled.get(name), "fill", rank)
-        return Call(operator, spoiled, unread=fill not in ("zeros", "ones")[: 1 + has_entries])
+        return Call(operator, spoiled, unread=fill not in trusted)
 
     if operator.startswith("popup"):
         own: dict[str, Any] = {

@@ -188,11 +188,12 @@ def test_growth_of_set_depends_on_the_seed_and_the_step_alone() -> None:
     assert all(map(torch.equal, one, same))
     assert all(grown.any() for grown in one)
     assert not torch.equal(one[0], other[0]), "another seed"
+    assert not torch.equal(one[0], one[1]), "another step"
     search = search_of("set", converted(), every=2, seed=0)
     drawn = []
     for search._steps in (2, 4, 2):
         drawn.append(search._drawn()[0])
-    assert not torch.equal(drawn[0], drawn[1]), "another step"
+    assert not torch.equal(drawn[0], drawn[1]), "another step, whatever else is different"
     assert torch.equal(drawn[0], drawn[2])
 
 

@@ -6,7 +6,8 @@ A gradient is gathered: each pixel of grad_x is written once, from the windows t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from gemkern.kernels.cpu.machine.lanes import BYTES, LANES, share_of
 from gemkern.kernels.cpu.machine.layout import empty_batch_last
 from gemkern.kernels.cpu.machine.memory import flag_rows, rows
 from gemkern.kernels.cpu.machine.numerics import adopt, float_control
-from gemkern.kernels.cpu.machine.serving import address, float32_or
+from gemkern.kernels.cpu.machine.serving import Kernel, address, float32_or
 from gemkern.kernels.cpu.machine.threads import start_threads
 from gemkern.kernels.geometry import output_image
 from gemkern.kernels.reference import pooling as reference
@@ -170,13 +171,25 @@ def _pool(
     pool(which, start_threads(), channels, images, *of_tensors, windows, include)
 
 
+def many_or(few: Kernel) -> Callable[[Kernel], Kernel]:
+    """Let `few` serve less images than a vector has lanes: vectors of them are mostly empty."""
+
+    def decorate(kernel: Kernel) -> Kernel:
+        def run(images: Tensor, *others: Any) -> Any:
+            if images.shape[0] < LANES:
+                return few(contiguous(images), *others)
+            return kernel(images, *others)
+
+        return run
+
+    return decorate
+
+
 @float32_or(reference.average_pool2d)
+@many_or(reference.average_pool2d)
 def average_pool2d(
     x: Tensor, kernel: Pair, stride: Pair, padding: Pair, count_include_pad: bool
 ) -> Tensor:
-    if x.shape[0] < LANES:
-        # Vectors of few images are mostly empty.
-        return reference.average_pool2d(contiguous(x), kernel, stride, padding, count_include_pad)
     x = batch_last(x)
     y = empty_batch_last((*x.shape[:2], *output_image(x.shape[2:], kernel, stride, padding)), x)
     _pool(AVERAGE, x, y, None, (kernel, stride, padding), count_include_pad)
@@ -184,6 +197,7 @@ def average_pool2d(
 
 
 @float32_or(reference.average_pool2d_backward)
+@many_or(reference.average_pool2d_backward)
 def average_pool2d_backward(
     grad_y: Tensor,
     shape: Shape,
@@ -192,10 +206,6 @@ def average_pool2d_backward(
     padding: Pair,
     count_include_pad: bool,
 ) -> Tensor:
-    if grad_y.shape[0] < LANES:
-        return reference.average_pool2d_backward(
-            contiguous(grad_y), shape, kernel, stride, padding, count_include_pad
-        )
     grad_y = batch_last(grad_y)
     grad_x = empty_batch_last(tuple(shape), grad_y)
     _pool(AVERAGE_BACKWARD, grad_x, grad_y, None, (kernel, stride, padding), count_include_pad)
@@ -203,9 +213,8 @@ def average_pool2d_backward(
 
 
 @float32_or(reference.max_pool2d)
+@many_or(reference.max_pool2d)
 def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair) -> tuple[Tensor, Tensor]:
-    if x.shape[0] < LANES:
-        return reference.max_pool2d(contiguous(x), kernel, stride, padding)
     x = batch_last(x)
     y = empty_batch_last((*x.shape[:2], *output_image(x.shape[2:], kernel, stride, padding)), x)
     taps = torch.empty_like(y, dtype=torch.uint8)

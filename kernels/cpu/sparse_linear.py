@@ -135,12 +135,13 @@ def _lead_few_back(
 ) -> None:
     """Write both gradients from rows that come with their steps; [0] leaves that of values out."""
     (batch, inputs), outputs = x[0].shape, pattern.shape[0]
+    lanes = 1 if batch == 1 else LANES
     parts = max(1, min(len(values) // PART, PARTS))
-    size = room_backward(parts, batch, inputs, outputs)
+    size = room_backward(parts, lanes, inputs, outputs)
     room = scratch(size + BYTES * len(values))
-    _, _, entries, bounds = _by_output(pattern, BYTES * (1 if batch == 1 else LANES))
+    _, _, entries, bounds = _by_output(pattern, BYTES * lanes)
     lead_few_back(
-        start_threads(), parts, batch, inputs, outputs, grad_y[0].data_ptr(), grad_y[1],
+        start_threads(), parts, batch, lanes, inputs, outputs, grad_y[0].data_ptr(), grad_y[1],
         x[0].data_ptr(), x[1], entries, values.data_ptr(), bounds, address(grad_x),
         grad_values.data_ptr() if len(grad_values) else room + size, room,
     )  # fmt: skip

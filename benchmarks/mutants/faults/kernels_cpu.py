@@ -220,7 +220,7 @@ FAULTS = (
     ),
     Fault(
         "kernels/cpu/engines/few_rows.py",
-        "pixel = BYTES if batch == 1 else BYTES_OF_VECTOR",
+        "pixel = lanes * BYTES",
         "pixel = BYTES_OF_VECTOR",
         "tests/kernels/test_rows_cpu.py::test_on_whole_numbers_it_is_exact[contiguous-9-7-1]",
     ),

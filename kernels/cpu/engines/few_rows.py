@@ -22,7 +22,6 @@ from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import (
     BYTES,
     BYTES_OF_VECTOR,
-    LANES,
     LINE,
     aligned,
     share_of,
@@ -127,24 +126,19 @@ def sum_parts(address, count, parts):
 
 @njit(parallel=True, cache=True, error_model="numpy")
 def lead_few_back(
-    threads, parts, batch, inputs, outputs, grad_y, grad_step, x, x_step, entries, values, bounds,
-    grad_x, grad_values, room,
+    threads, parts, batch, lanes, inputs, outputs, grad_y, grad_step, x, x_step, entries, values,
+    bounds, grad_x, grad_values, room,
 ):  # fmt: skip
     """Write the gradient of x, contiguous, unless its address is 0, and that of the values.
 
-    grad_step, x_step: bytes between rows, or 0 where a whole vector of them lies batch-last.
+    lanes: 1 or LANES. grad_step, x_step: as in `multiply_few_alone`.
     room: `room_backward` bytes, at the start of a cache line.
     """
     control = float_control()
-    pixel = BYTES if batch == 1 else BYTES_OF_VECTOR
+    pixel = lanes * BYTES
     made, size = room, inputs * pixel
-    read, led = x, grad_y
-    if batch > 1 and x_step:
-        read = room + parts * size
-        turn_padded(x, x_step, batch, inputs, read, pixel)
-    if batch > 1 and grad_step:
-        led = room + (parts + 1) * size
-        turn_padded(grad_y, grad_step, batch, outputs, led, pixel)
+    read = laid(x, x_step, batch, inputs, lanes, room + parts * size)
+    led = laid(grad_y, grad_step, batch, outputs, lanes, room + (parts + 1) * size)
     clear(made, parts * size // BYTES)
     for thread in prange(threads):
         before = adopt(control)
@@ -163,7 +157,6 @@ def room_forward(lanes: int, inputs: int, outputs: int) -> int:
     return BYTES * lanes * (inputs + outputs) + BYTES_OF_VECTOR + LINE
 
 
-def room_backward(parts: int, batch: int, inputs: int, outputs: int) -> int:
+def room_backward(parts: int, lanes: int, inputs: int, outputs: int) -> int:
     """Return how many bytes `lead_few_back` works in, whole lines of the cache."""
-    numbers = parts * inputs if batch == 1 else LANES * ((parts + 1) * inputs + outputs)
-    return -(-numbers * BYTES // LINE) * LINE
+    return -(-BYTES * lanes * ((parts + 1) * inputs + outputs) // LINE) * LINE

@@ -7,6 +7,7 @@ A gradient is gathered: each pixel of grad_x is written once, from the windows t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,7 @@ def many_or(few: Kernel) -> Callable[[Kernel], Kernel]:
     """Let `few` serve less images than a vector has lanes: vectors of them are mostly empty."""
 
     def decorate(kernel: Kernel) -> Kernel:
+        @wraps(kernel)
         def run(images: Tensor, *others: Any) -> Any:
             if images.shape[0] < LANES:
                 return few(contiguous(images), *others)

@@ -21,7 +21,11 @@ LARGEST_WINDOW = 256
 
 def autocasts(device: str) -> bool:
     """Return whether autocast is on for tensors on a `device` type."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return (
+        torch._C._is_any_autocast_enabled()
+        and torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+    )
 
 
 def compute_dtype(where: str, x: Tensor, weight: Tensor) -> torch.dtype:

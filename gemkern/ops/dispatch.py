@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +15,9 @@ from gemkern.errors import GemkernError
 from gemkern.kernels.table import BACKENDS, OPERATORS, load
 
 VARIABLE = "GEMKERN_BACKEND"
+# What `os.environ` keeps: it answers at once, where that raises and catches for what is not set.
+_SET: Mapping[Any, Any] = os.environ._data  # type: ignore[attr-defined]
+_KEY = os.environ.encodekey(VARIABLE)
 CHOICES = ("auto", *BACKENDS)
 # The devices of a backend (any, for the reference), and what it is written in, with the command
 # that installs it.
@@ -37,7 +40,8 @@ def choose(operator: str, device: str, backend: str | None = None) -> str:
             f"{operator} would wait for ever for the threads of the process that this one was "
             "forked from: start it by spawn, or call torch.set_num_threads(1) in it"
         )
-    return _choose(operator, device, backend or os.environ.get(VARIABLE) or "auto")
+    wanted = backend or (os.environ[VARIABLE] if _KEY in _SET else "") or "auto"
+    return _choose(operator, device, wanted)
 
 
 def kernel(operator: str, device: str, backend: str | None = None) -> Callable[..., Any]:

@@ -9,7 +9,6 @@ it is made when the operator runs, so that compiled code holds none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -37,7 +36,7 @@ for _device in ("CUDA", "XPU", "MPS"):
 
 # Types of arguments that hold others, and all that are no subclass of a tensor.
 _HOLDING = frozenset((list, Norm, NormSparse, Pattern, Geometry))
-_PLAIN = _HOLDING | frozenset(
+_PLAIN = frozenset(
     (Tensor, torch.nn.Parameter, type(None), bool, int, float, str, tuple, torch.Size)
 )
 
@@ -92,7 +91,7 @@ def register_in_place(operator: str, schema: str, mutates: tuple[str, ...]) -> O
 
     def call(*arguments: Any) -> None:
         with torch.no_grad():
-            if torch.compiler.is_compiling() or not _unseen(_leaves(arguments)):
+            if torch.compiler.is_compiling() or not _unseen(arguments):
                 registered(*arguments)
                 return
             run(*arguments)
@@ -121,7 +120,7 @@ def differentiate(
     def below_autograd(*operands: Any) -> Tensor:
         # Whatever the kernel views on its way is its own: the result may be changed in place.
         with torch._C._AutoDispatchBelowADInplaceOrView():
-            if _unseen(_leaves(operands)):
+            if _unseen(operands):
                 return run(*operands)
             return apply(*signature.flat(operands))
 
@@ -148,7 +147,7 @@ def differentiate(
         return Function.apply(*inputs)
 
     def call(*operands: Any) -> Tensor:
-        if torch.compiler.is_compiling() or not _unseen(_leaves(operands)):
+        if torch.compiler.is_compiling() or not _unseen(operands):
             return apply(*signature.flat(operands))
         if torch.is_grad_enabled():
             return Function.apply(*signature.flat(operands))
@@ -208,17 +207,12 @@ def short_way(operator: str) -> Operator:
     run = _implementation(operator)
 
     def call(*operands: Any) -> Any:
-        if _unseen(_leaves(operands)):
+        if _unseen(operands):
             return run(*operands)
         with torch._C._AutoDispatchBelowAutograd():
             return apply(*signature.flat(operands))
 
     return call
-
-
-def _leaves(arguments: tuple[Any, ...]) -> Iterable[Any]:
-    """Return the arguments, and after them what those that are lists or bundles hold."""
-    return chain(arguments, *(one for one in arguments if type(one) in _HOLDING))
 
 
 def _unseen(arguments: Iterable[Any]) -> bool:
@@ -227,15 +221,26 @@ def _unseen(arguments: Iterable[Any]) -> bool:
         or torch.autograd.profiler._is_profiler_enabled
         or torch._C._are_functorch_transforms_active()
         or torch._C._is_tracing()
-        or not _PLAIN.issuperset(map(type, arguments))
+        or not _are_plain(arguments)
     )
+
+
+def _are_plain(arguments: Iterable[Any]) -> bool:
+    """Return whether neither arguments nor what lists and bundles hold are of a subclass."""
+    for one in arguments:
+        kind = type(one)
+        if kind not in _PLAIN and (kind not in _HOLDING or not _PLAIN.issuperset(map(type, one))):
+            return False
+    return True
 
 
 def _implementation(operator: str) -> Operator:
     def run(*operands: Any) -> Any:
         *inputs, backend = operands
         first = inputs[0] if isinstance(inputs[0], Tensor) else next(_tensors(inputs))
-        serve = kernel(operator, first.device.type, backend)
+        serve = kernel(operator, "cpu" if first.is_cpu else first.device.type, backend)
+        if not torch._C._is_any_autocast_enabled():
+            return serve(*inputs)
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
             return serve(*inputs)
 

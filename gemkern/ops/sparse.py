@@ -93,10 +93,11 @@ def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tenso
             f"{where}: values are {values.dtype} {tuple(values.shape)}; "
             f"give {len(pattern.positions)} floats, one for each place of the pattern"
         )
+    device = values.device
     for name, tensor in (("x", x), ("pattern", pattern.positions), ("bias", bias)):
-        if tensor is not None and tensor.device != values.device:
+        if tensor is not None and tensor.device != device:
             raise GemkernError(
-                f"{where}: {name} is on {tensor.device} and the values on {values.device}; "
+                f"{where}: {name} is on {tensor.device} and the values on {device}; "
                 "move one to the other"
             )
     if bias is not None and bias.shape != pattern.shape[:1]:
@@ -108,7 +109,7 @@ def checked(where: str, x: Tensor, values: Tensor, pattern: Pattern, bias: Tenso
         raise GemkernError(
             f"{where}: bias is {bias.dtype} and the values {values.dtype}; convert one"
         )
-    if autocasts(x.device.type):
+    if autocasts(device.type):
         return x.to(values.dtype)
     if x.dtype != values.dtype:
         raise GemkernError(

@@ -33,8 +33,11 @@ TILE_BYTES = 2**18
 BANDS = 8
 # Products of vectors, of more and of few rows, below which one thread ends before others begin.
 ALONE, ALONE_WITH_FEW = 2**13, 2**15
-# Lanes of vectors that are as short as there are few rows.
-FEW_LANES = sorted({1, 4, min(8, LANES), LANES})
+# Lanes of vectors that are as short as there are few rows, by their number.
+FEW_LANES = [
+    min(lanes for lanes in (1, 4, min(8, LANES), LANES) if rows <= lanes)
+    for rows in range(LANES + 1)
+]
 # Entries of a part of the outputs in the backward pass of few rows, about, and parts at most.
 PART, PARTS = 2**15, 8
 
@@ -113,7 +116,7 @@ def _multiply_few(
 ) -> None:
     """Write y of few rows, which come with their step."""
     batch, (outputs, inputs) = y.shape[0], pattern.shape
-    lanes = next(lanes for lanes in FEW_LANES if batch <= lanes)
+    lanes = FEW_LANES[batch]
     _, _, entries, bounds = _by_output(pattern, BYTES * lanes)
     operands = (
         batch, lanes, x[0].data_ptr(), x[1], inputs, outputs, entries, values.data_ptr(), bounds,
@@ -149,6 +152,8 @@ def _lead_few_back(
 
 def _laid(rows: Tensor) -> tuple[Tensor, int]:
     """Return rows [N, K] as they are walked, and how many bytes apart; 0 where batch-last."""
+    if rows.is_contiguous():
+        return rows, BYTES * rows.shape[1]
     if rows.stride(1) == 1 and rows.stride(0) >= rows.shape[1]:
         return rows, BYTES * rows.stride(0)
     if rows.shape[0] % LANES == 0 and is_batch_last(rows):

@@ -87,8 +87,8 @@ FAULTS = (
     ),
     Fault(
         "gemkern/ops/dispatch.py",
-        'backend or os.environ.get(VARIABLE) or "auto"',
-        'os.environ.get(VARIABLE) or backend or "auto"',
+        'backend or (os.environ[VARIABLE] if _KEY in _SET else "") or "auto"',
+        '(os.environ[VARIABLE] if _KEY in _SET else "") or backend or "auto"',
         "tests/ops/test_dispatch.py::test_the_argument_goes_before_the_variable",
     ),
 )

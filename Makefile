@@ -8,7 +8,12 @@ ZOO := .venv-zoo
 METHODS := dense,gem-miner,imp,random,shuffled,reinitialised
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint bench soak fuzz mutants docs zoo clean
+# What is installed is tried with: make installed WITH=python3.12 TORCH=2.14.1
+WITH ?= $(PYTHON)
+TORCH ?= 2.13.0
+INSTALLED := build/installed
+
+.PHONY: demo test lint bench soak fuzz mutants docs installed zoo clean
 
 demo: $(READY)
 	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
@@ -39,6 +44,13 @@ mutants: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs build/docs
+
+installed: $(READY)
+	rm -rf $(INSTALLED)
+	$(WITH) -m venv $(INSTALLED)
+	$(BIN)/python -m build --outdir $(INSTALLED)/dist .
+	$(INSTALLED)/bin/python -m pip install --quiet torch==$(TORCH) "$$(echo $(INSTALLED)/dist/*.whl)[demo]"
+	cd $(INSTALLED) && bin/gemkern race --preset digits --budget 0.2 --seeds 1 --methods $(METHODS) --out race
 
 zoo: $(ZOO)/ready
 	$(ZOO)/bin/python -m benchmarks.zoo

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
+from gemkern.kernels.cpu import pooling
+from numba.core import event
 
+from gemkern.cli import holding
 from gemkern.cli.progress import Estimate, progress
 from gemkern.experiments.records import EpochRecord
 
@@ -92,3 +96,18 @@ def test_the_bar_says_how_long_the_whole_will_take(
     shown = capfd.readouterr().err.split("\r")[-1]
     assert "3/4 epochs" in shown
     assert f"{words} left; seed 7 imp find: density 25.00 %, validation 62.5 %" in shown
+
+
+@pytest.mark.parametrize(("serves", "said"), [(True, "2 CPU kernels compiled in 0 s"), (False, "")])
+def test_kernels_that_are_compiled_before_a_run_are_counted(
+    serves: bool, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compile_two(laboratory: object) -> None:
+        for _ in range(2):
+            data = {"dispatcher": SimpleNamespace(py_func=pooling.max_pool2d)}
+            with event.trigger_event("numba:compile", data=data):
+                pass
+
+    monkeypatch.setattr(holding, "warm_up", compile_two)
+    holding.make_ready(SimpleNamespace(may_accelerate=serves))  # type: ignore[arg-type]
+    assert capsys.readouterr().out.strip() == said

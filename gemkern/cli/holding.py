@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import typer
@@ -42,6 +43,7 @@ from gemkern.training.forms import MEASURE, NEVER
 
 # Exit codes: a job failed; the run was stopped.
 FAILED = 1
+READY = "making the CPU kernels ready"
 
 
 def hold_race(
@@ -249,9 +251,23 @@ def epochs_left(
 
 
 def make_ready(laboratory: Laboratory) -> None:
-    # Where they are compiled, a warning says so (`gemkern.kernels.cpu.machine.compiling`).
-    with console.status("making the CPU kernels ready"):
+    """Compile the kernels of a run before it is timed; a terminal sees how many are done."""
+    if not laboratory.may_accelerate:
+        return
+    # Numba is there only where kernels are served.
+    from gemkern.kernels.cpu.machine.compiling import counting
+
+    began, compiled = monotonic(), 0
+
+    def show(count: int) -> None:
+        nonlocal compiled
+        compiled = count
+        status.update(f"{READY}: {compiled} compiled")
+
+    with console.status(READY) as status, counting(show):
         warm_up(laboratory)
+    if compiled:
+        say(f"{compiled} CPU kernels compiled in {monotonic() - began:.0f} s")
 
 
 def print_savings(settings: Settings, savings: Sequence[Saving], out: Path) -> None:

@@ -252,6 +252,21 @@ def test_a_word_now_and_then_says_how_many(
     assert caplog.messages == [compiling.NOTICE, "gemkern: 2 CPU kernels compiled in 31 s"]
 
 
+def test_whoever_waits_sees_how_many_are_done() -> None:
+    seen: list[int] = []
+    ours, foreign = _compilation("gemkern.kernels.cpu.pooling"), _compilation("mine")
+    with compiling.counting(seen.append):
+        for one in (ours, foreign, ours):
+            _tell(one)
+    _tell(ours)
+    assert seen == [1, 2]
+
+
+def _tell(compilation: event.Event) -> None:
+    with event.trigger_event("numba:compile", data=compilation.data):
+        pass
+
+
 def _compilation(module: str) -> event.Event:
     def function() -> None:
         pass

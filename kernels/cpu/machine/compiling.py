@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache as once
 from functools import partial
 from pathlib import Path
@@ -107,6 +107,29 @@ class Announcer(event.Listener):
             logger.warning(
                 "gemkern: %d CPU kernels compiled in %.0f s", self._count, now - self._began
             )
+
+
+@contextmanager
+def counting(show: Callable[[int], None]) -> Iterator[None]:
+    """Within this context `show` how many kernels were compiled in it, at each that is."""
+    with event.install_listener("numba:compile", Counter(show)):
+        yield
+
+
+class Counter(event.Listener):
+    """Counts what Numba compiles of this package."""
+
+    def __init__(self, show: Callable[[int], None]) -> None:
+        self._show = show
+        self._count = 0
+
+    def on_start(self, event: event.Event) -> None:
+        pass
+
+    def on_end(self, event: event.Event) -> None:
+        if _is_ours(event):
+            self._count += 1
+            self._show(self._count)
 
 
 def _is_ours(event: event.Event) -> bool:

@@ -6,6 +6,9 @@ dtypes.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+
 import numpy as np
 import torch
 from gemkern.kernels import reference
@@ -33,11 +36,10 @@ TILE_BYTES = 2**18
 BANDS = 8
 # Products of vectors, of more and of few rows, below which one thread ends before others begin.
 ALONE, ALONE_WITH_FEW = 2**13, 2**15
-# Lanes of vectors that are as short as there are few rows, by their number.
-FEW_LANES = [
-    min(lanes for lanes in (1, 4, min(8, LANES), LANES) if rows <= lanes)
-    for rows in range(LANES + 1)
-]
+# Lanes of vectors that are as short as there are few rows, forward and backward; the longest ones
+# of the backward pass pay from such a density on.
+FEW_LANES, FEW_LANES_BACK = (1, 4, 8, 16), (1, 8, 16, 32, 64)
+FROM_DENSITY = 0.1
 # Entries of a part of the outputs in the backward pass of few rows, about, and parts at most.
 PART, PARTS = 2**15, 8
 
@@ -50,10 +52,10 @@ def sparse_linear(x: Tensor, values: Tensor, pattern: Pattern, bias: Tensor | No
     if 0 in y.shape:
         return y
     threads = start_threads()
-    x, step = _laid(x)
-    if batch <= LANES:
-        _multiply_few(threads, (x, step), values, pattern, bias, y)
+    if batch <= FEW_LANES[-1]:
+        _multiply_few(threads, x, values, pattern, bias, y)
         return y
+    x, step = _laid(x, LANES)
     block = _block(batch, inputs)
     entries, bounds, *_ = _by_output(pattern, BYTES * (block if step else batch))
     operands = (
@@ -80,15 +82,15 @@ def sparse_linear_backward(
     """Return dL/dx [N, Ki] and dL/dvalues [nnz] from dL/dy, or None for what is not wanted."""
     (batch, inputs), outputs = x.shape, pattern.shape[0]
     wants_batch_last = not x.is_contiguous() and is_batch_last(x)
-    x, step = _laid(x)
-    grad_y, grad_step = _laid(grad_y)
-    is_few = batch <= LANES
+    lanes = _lanes_back(batch, pattern)
+    x, step = _laid(x, lanes or LANES)
+    grad_y, grad_step = _laid(grad_y, lanes or LANES)
     grad_x = None
     if wants_x:
-        grad_x = x.new_empty(x.shape) if step or is_few else torch.empty_like(x)
+        grad_x = x.new_empty(x.shape) if step or lanes else torch.empty_like(x)
     grad_values = x.new_zeros(len(pattern.positions) if wants_values else 0)
-    if 0 not in (batch, inputs) and is_few:
-        _lead_few_back((grad_y, grad_step), (x, step), values, pattern, grad_x, grad_values)
+    if 0 not in (batch, inputs) and lanes:
+        _lead_few_back(lanes, (grad_y, grad_step), (x, step), values, pattern, grad_x, grad_values)
     elif 0 not in (batch, inputs):
         threads = start_threads()
         block = _block(batch, outputs)
@@ -108,18 +110,19 @@ def sparse_linear_backward(
 
 def _multiply_few(
     threads: int,
-    x: tuple[Tensor, int],
+    x: Tensor,
     values: Tensor,
     pattern: Pattern,
     bias: Tensor | None,
     y: Tensor,
 ) -> None:
-    """Write y of few rows, which come with their step."""
+    """Write y of few rows."""
     batch, (outputs, inputs) = y.shape[0], pattern.shape
-    lanes = FEW_LANES[batch]
+    lanes = FEW_LANES[bisect_left(FEW_LANES, batch)]
+    x, step = _laid(x, lanes)
     _, _, entries, bounds = _by_output(pattern, BYTES * lanes)
     operands = (
-        batch, lanes, x[0].data_ptr(), x[1], inputs, outputs, entries, values.data_ptr(), bounds,
+        batch, lanes, x.data_ptr(), step, inputs, outputs, entries, values.data_ptr(), bounds,
         address(bias), y.data_ptr(), scratch(room_forward(lanes, inputs, outputs)),
     )  # fmt: skip
     if threads == 1 or len(values) < ALONE_WITH_FEW:
@@ -128,7 +131,15 @@ def _multiply_few(
         multiply_few(threads, *operands)
 
 
+def _lanes_back(batch: int, pattern: Pattern) -> int:
+    """Return the lanes of a vector that all rows are in the backward pass; 0 for many rows."""
+    is_dense = len(pattern.positions) >= FROM_DENSITY * math.prod(pattern.shape)
+    fitting = FEW_LANES_BACK if is_dense else FEW_LANES_BACK[:-1]
+    return next((lanes for lanes in fitting if batch <= lanes), 0)
+
+
 def _lead_few_back(
+    lanes: int,
     grad_y: tuple[Tensor, int],
     x: tuple[Tensor, int],
     values: Tensor,
@@ -138,7 +149,6 @@ def _lead_few_back(
 ) -> None:
     """Write both gradients from rows that come with their steps; [0] leaves that of values out."""
     (batch, inputs), outputs = x[0].shape, pattern.shape[0]
-    lanes = 1 if batch == 1 else LANES
     parts = max(1, min(len(values) // PART, PARTS))
     size = room_backward(parts, lanes, inputs, outputs)
     room = scratch(size + BYTES * len(values))
@@ -150,13 +160,16 @@ def _lead_few_back(
     )  # fmt: skip
 
 
-def _laid(rows: Tensor) -> tuple[Tensor, int]:
-    """Return rows [N, K] as they are walked, and how many bytes apart; 0 where batch-last."""
+def _laid(rows: Tensor, lanes: int) -> tuple[Tensor, int]:
+    """Return rows [N, K] as they are walked, and how many bytes apart.
+
+    That is 0 where they lie batch-last, in whole vectors of so many lanes.
+    """
     if rows.is_contiguous():
         return rows, BYTES * rows.shape[1]
     if rows.stride(1) == 1 and rows.stride(0) >= rows.shape[1]:
         return rows, BYTES * rows.stride(0)
-    if rows.shape[0] % LANES == 0 and is_batch_last(rows):
+    if rows.shape[0] % lanes == 0 and is_batch_last(rows):
         return rows, 0
     rows = contiguous(rows)
     return rows, BYTES * rows.shape[1]

@@ -15,7 +15,7 @@ from gemkern.kernels.reference.pattern import Pattern, pattern
 from torch import Tensor
 
 SIZES = [(9, 1), (9, 7), (40, 33), (300, 20), (1, 5), (9000, 3), (700, 300)]
-BATCHES = [1, 3, 8, 16, 77, 128, 300]
+BATCHES = [1, 3, 8, 13, 16, 32, 50, 77, 128, 300]
 
 
 def strided(rows: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ def test_on_whole_numbers_it_is_exact(layout: str, inputs: int, outputs: int, ba
 
 
 # Of few rows there are several parts only where there are many entries.
-@pytest.mark.parametrize("sizes", [(300, 200, 100), (1, 700, 300), (7, 700, 300)])
+@pytest.mark.parametrize("sizes", [(300, 200, 100), (1, 700, 300), (7, 700, 300), (50, 700, 300)])
 @pytest.mark.parametrize("layout", ["contiguous", "batch-last"])
 def test_the_number_of_threads_changes_no_bit(layout: str, sizes: tuple[int, int, int]) -> None:
     of = Operands(*sizes)
@@ -122,8 +122,9 @@ def test_an_output_without_entries_is_its_bias() -> None:
     assert len(grad_values) == 0
 
 
-def test_rounding_errors_are_at_most_twice_those_of_pytorch() -> None:
-    of = Operands(128, 256, 64)
+@pytest.mark.parametrize("batch", [7, 50, 128])
+def test_rounding_errors_are_at_most_twice_those_of_pytorch(batch: int) -> None:
+    of = Operands(batch, 256, 64)
     of.x, of.grad_y, of.values = map(torch.randn_like, (of.x, of.grad_y, of.values))
     ours, plain = (of.passes(module, torch.Tensor.contiguous) for module in (kernels, reference))
     of.x, of.grad_y, of.values, of.bias = (

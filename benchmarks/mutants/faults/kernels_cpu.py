@@ -221,7 +221,7 @@ FAULTS = (
     Fault(
         "kernels/cpu/engines/few_rows.py",
         "pixel = lanes * BYTES",
-        "pixel = BYTES_OF_VECTOR",
+        "pixel = 16 * BYTES",
         "tests/kernels/test_rows_cpu.py::test_on_whole_numbers_it_is_exact[contiguous-9-7-1]",
     ),
     Fault(

@@ -1,9 +1,9 @@
-"""A linear layer of few rows: so many that they are one vector at most.
+"""A linear layer of few rows: those of a feature are one short vector.
 
-Forward vectors are as short as there are few rows: wider ones would be mostly empty. Backward,
-entries are walked output by output, in the order in which values lie in memory: each adds to the
-gradient of what it reads, and its own gradient is known at once. Parts of the outputs, as many as
-sizes say, have gradients of x of their own, which are summed in the order of the parts.
+Vectors are as short as there are few rows: wider ones would be mostly empty. Backward, entries are
+walked output by output, in the order in which values lie in memory: each adds to the gradient of
+what it reads, and its own gradient is known at once. Parts of the outputs, as many as sizes say,
+have gradients of x of their own, which are summed in the order of the parts.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ from __future__ import annotations
 import numpy as np
 from gemkern.kernels.cpu.engines.turning import turn, turn_padded
 from gemkern.kernels.cpu.loops.one_vector import (
-    add_eight,
-    add_four,
-    add_one,
-    add_vector,
-    lead_one,
-    lead_vector,
+    add_1,
+    add_4,
+    add_8,
+    add_16,
+    lead_1,
+    lead_8,
+    lead_16,
+    lead_32,
+    lead_64,
 )
 from gemkern.kernels.cpu.machine.compiling import njit
 from gemkern.kernels.cpu.machine.lanes import (
     BYTES,
     BYTES_OF_VECTOR,
+    LANES,
     LINE,
     aligned,
     share_of,
@@ -42,13 +46,19 @@ def multiply_outputs(begin, end, lanes, x, outputs, entries, values, bounds, bia
         listed, value = entries + place * 8, values + place * BYTES
         target = made + output * lanes * BYTES
         if lanes == 1:
-            add_one(target, start, x, listed, value, count)
+            add_1(target, start, x, listed, value, count)
         elif lanes == 4:
-            add_four(target, start, x, listed, value, count)
+            add_4(target, start, x, listed, value, count)
         elif lanes == 8:
-            add_eight(target, start, x, listed, value, count)
+            add_8(target, start, x, listed, value, count)
         else:
-            add_vector(target, start, x, listed, value, count)
+            add_16(target, start, x, listed, value, count)
+
+
+@njit
+def clear(address, count):
+    """Write so many zeros."""
+    floats(address, count)[:] = 0
 
 
 @njit
@@ -57,6 +67,9 @@ def laid(x, x_step, batch, inputs, lanes, room):
     if lanes == 1 or x_step == 0:
         return x
     turn_padded(x, x_step, batch, inputs, room, lanes * BYTES)
+    written = (batch + LANES - 1) // LANES * LANES
+    for feature in range(inputs if written < lanes else 0):
+        clear(room + (feature * lanes + written) * BYTES, lanes - written)
     return room
 
 
@@ -66,8 +79,8 @@ def multiply_few_alone(
 ):  # fmt: skip
     """Write y [batch, outputs] on the thread that calls; tensors are addresses.
 
-    lanes: 1, 4, 8 or LANES, the rows or more. x_step: bytes between rows, or 0 where a whole vector
-    of them lies batch-last. room: `room_forward` bytes, at the start of a cache line.
+    lanes: 1, 4, 8 or 16, the rows or more. x_step: bytes between rows, or 0 where as many of them
+    lie batch-last. room: `room_forward` bytes, at the start of a cache line.
     """
     read = laid(x, x_step, batch, inputs, lanes, room)
     made = y if lanes == 1 else room + aligned(inputs * lanes * BYTES + BYTES_OF_VECTOR)
@@ -95,25 +108,25 @@ def multiply_few(
 
 @njit
 def lead_outputs_back(
-    begin, end, pixel, grad_y, x, outputs, entries, values, bounds, grad_x, grad_values
+    begin, end, lanes, grad_y, x, outputs, entries, values, bounds, grad_x, grad_values
 ):  # fmt: skip
-    """Lead the gradients of the outputs begin:end back; all rows of a feature are `pixel` bytes."""
+    """Lead the gradients of the outputs begin:end back; rows of a feature lie side by side."""
     places = integers(bounds, outputs + 1)
     for output in range(begin, end):
         place = places[output]
         count = places[output + 1] - place
-        grad, listed = grad_y + output * pixel, entries + place * 8
+        grad, listed = grad_y + output * lanes * BYTES, entries + place * 8
         value, found = values + place * BYTES, grad_values + place * BYTES
-        if pixel == BYTES:
-            lead_one(grad, x, grad_x, listed, value, count, found)
+        if lanes == 1:
+            lead_1(grad, x, grad_x, listed, value, count, found)
+        elif lanes == 8:
+            lead_8(grad, x, grad_x, listed, value, count, found)
+        elif lanes == 16:
+            lead_16(grad, x, grad_x, listed, value, count, found)
+        elif lanes == 32:
+            lead_32(grad, x, grad_x, listed, value, count, found)
         else:
-            lead_vector(grad, x, grad_x, listed, value, count, found)
-
-
-@njit
-def clear(address, count):
-    """Write so many zeros."""
-    floats(address, count)[:] = 0
+            lead_64(grad, x, grad_x, listed, value, count, found)
 
 
 @njit
@@ -131,7 +144,7 @@ def lead_few_back(
 ):  # fmt: skip
     """Write the gradient of x, contiguous, unless its address is 0, and that of the values.
 
-    lanes: 1 or LANES. grad_step, x_step: as in `multiply_few_alone`.
+    lanes: 1, 8, 16, 32 or 64. grad_step, x_step: as in `multiply_few_alone`.
     room: `room_backward` bytes, at the start of a cache line.
     """
     control = float_control()
@@ -144,7 +157,7 @@ def lead_few_back(
         before = adopt(control)
         for part in range(*share_of(parts, thread, threads)):
             begin, end = share_of(outputs, part, parts)
-            lead_outputs_back(begin, end, pixel, led, read, outputs, entries, values, bounds,
+            lead_outputs_back(begin, end, lanes, led, read, outputs, entries, values, bounds,
                               made + part * size, grad_values)  # fmt: skip
         adopt(before)
     sum_parts(made, size // BYTES, parts)
@@ -159,4 +172,5 @@ def room_forward(lanes: int, inputs: int, outputs: int) -> int:
 
 def room_backward(parts: int, lanes: int, inputs: int, outputs: int) -> int:
     """Return how many bytes `lead_few_back` works in, whole lines of the cache."""
-    return -(-BYTES * lanes * ((parts + 1) * inputs + outputs) // LINE) * LINE
+    size = BYTES * lanes * ((parts + 1) * inputs + outputs) + BYTES_OF_VECTOR
+    return -(-size // LINE) * LINE

@@ -1,6 +1,7 @@
 """The inner loops over the entries of an output where all rows of a batch are one vector.
 
-Vectors are as short as there are few rows. Entries are walked in the order of their values, so that
+Vectors are as short as there are few rows; the longest take several registers of some machines.
+Entries are walked in the order of their values, so that
 all of a pattern is read as it lies in memory.
 """
 
@@ -14,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-# Sums that do not wait for each other.
+# Registers of sums that do not wait for each other.
 SUMS = 8
 
 
@@ -35,6 +36,8 @@ def _summing(lanes: int) -> Any:
 
     @intrinsic
     def add(typingctx, made, start, x, entries, values, count):
+        at_once = SUMS * LANES // max(lanes, LANES)
+
         def codegen(context, builder, signature, arguments):
             made, start, x, entries, values, count = arguments
             at = Emitter(builder, lanes=lanes)
@@ -43,13 +46,13 @@ def _summing(lanes: int) -> Any:
                 offset, value = _entry(at, entries, values, number)
                 return at.multiply_add(at.load(builder.add(x, offset)), value, total)
 
-            rounds = builder.sdiv(count, long(SUMS))
-            done = builder.mul(rounds, long(SUMS))
+            rounds = builder.sdiv(count, long(at_once))
+            done = builder.mul(rounds, long(at_once))
             sums = at.loop(
                 rounds,
-                [at.spread(start)] + [at.zeros] * (SUMS - 1),
+                [at.spread(start)] + [at.zeros] * (at_once - 1),
                 lambda turn, sums: [
-                    one(builder.add(builder.mul(turn, long(SUMS)), long(place)), total)
+                    one(builder.add(builder.mul(turn, long(at_once)), long(place)), total)
                     for place, total in enumerate(sums)
                 ],
             )
@@ -99,5 +102,5 @@ def _leading(lanes: int) -> Any:
     return lead
 
 
-add_one, add_four, add_eight, add_vector = map(_summing, (1, 4, 8, LANES))
-lead_one, lead_vector = map(_leading, (1, LANES))
+add_1, add_4, add_8, add_16 = map(_summing, (1, 4, 8, 16))
+lead_1, lead_8, lead_16, lead_32, lead_64 = map(_leading, (1, 8, 16, 32, 64))

@@ -7,6 +7,7 @@ zeros, and makes one row of the output, or of the gradient of the input.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -26,12 +27,13 @@ from gemkern.kernels.geometry import Axis, Geometry, Ring, Walk, joined, ring_of
 from gemkern.kernels.reference.pattern import Pattern
 
 # Bytes of what a block of source channels is read from for a patch, and of a panel of rows: the
-# first stays in the first-level cache, the second in the next one.
-BLOCK_BYTES, PANEL_BYTES = 2**15, 2**18
+# first stays in the first-level cache (48 KB where there is AVX-512, else 32), the second in the
+# next one.
+BLOCK_BYTES, PANEL_BYTES = 2**15 if LANES == 16 else 3 * 2**13, 2**18
 # Entries of a list, on average, from which on it is a long one, forward and backward; there a patch
 # keeps no sums in registers from entry to entry, which pays only for rings that leave the
-# second-level cache.
-LONG, LONG_BACKWARD = 20, 48
+# second-level cache, and only with AVX-512, which has registers for twice as many vectors.
+LONG, LONG_BACKWARD = 20, 48 if LANES == 16 else sys.maxsize
 NEAR_BYTES = 2**20
 # Numbers of a row of pixels that read no neighbours, at most, and rows that are left, at least.
 JOINED, JOINED_ROWS = 2**12, 8

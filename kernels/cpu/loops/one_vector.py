@@ -1,8 +1,7 @@
 """The inner loops over the entries of an output where all rows of a batch are one vector.
 
-Vectors are as short as there are few rows; the longest take several registers of some machines.
-Entries are walked in the order of their values, so that
-all of a pattern is read as it lies in memory.
+Vectors are as short as there are few rows; the longest take several registers. Entries are walked
+in the order of their values, so that all of a pattern is read as it lies in memory.
 """
 
 from __future__ import annotations

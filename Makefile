@@ -13,7 +13,7 @@ WITH ?= $(PYTHON)
 TORCH ?= 2.13.0
 INSTALLED := build/installed
 
-.PHONY: demo test lint bench soak fuzz mutants docs installed zoo clean
+.PHONY: demo test lint bench soak fuzz mutants some-mutants docs installed zoo clean
 
 demo: $(READY)
 	$(BIN)/gemkern race --preset digits --methods $(METHODS) --out $(DEMO)
@@ -22,8 +22,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=
 	OMP_NUM_THREADS=1 TRITON_INTERPRET=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/interpreter
 	$(BIN)/python -m benchmarks.covered
-	$(BIN)/python -m benchmarks.fuzz
-	$(BIN)/python -m benchmarks.mutants --sample 8
+	$(MAKE) --jobs 2 --output-sync fuzz some-mutants
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -41,6 +40,9 @@ fuzz: $(READY)
 
 mutants: $(READY)
 	$(BIN)/python -m benchmarks.mutants
+
+some-mutants: $(READY)
+	$(BIN)/python -m benchmarks.mutants --sample 4 --processes 1
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --fail-on-warning --quiet -b html docs build/docs

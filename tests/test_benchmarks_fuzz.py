@@ -16,6 +16,7 @@ from benchmarks.fuzz import __main__ as command
 from benchmarks.fuzz.child import Child, Outcome, judged, reading
 from benchmarks.fuzz.fuzzers import FUZZERS
 from benchmarks.fuzz.hunt import Failure, Fuzzer, Tally, fuzz
+from benchmarks.fuzz.laying import lay
 from gemkern.errors import GemkernError
 
 # Processes are started that import PyTorch, on cores that may be busy.
@@ -143,3 +144,14 @@ def test_all_is_said() -> None:
     assert second == f"    smallest: {command.SHOWN * 'x'}"
     assert [fuzzer.name for fuzzer in command.chosen("idx,ticket")] == ["idx", "ticket"]
     assert command.chosen("") == list(FUZZERS)
+
+
+def test_files_are_laid_inside_their_folder_each_place_once(tmp_path: Path) -> None:
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    lay(
+        folder,
+        {"a/0": b"first", "../out": b"", "a/b/../../../out": b"", "p": "pipe", "a/../p": b""},
+    )
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
+    assert found == ["inside", "inside/a", "inside/a/0", "inside/p"]

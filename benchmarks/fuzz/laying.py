@@ -24,12 +24,15 @@ def emptied(folder: Path) -> Path:
 def lay(folder: Path, files: Mapping[str, bytes | str]) -> Path:
     """Let `folder` hold `files` alone, by their paths; a text is one of `STRANGE`.
 
-    A file whose name the file system refuses is left out.
+    A file whose name the file system refuses is left out, and one that would lie outside or where
+    there is one: to write to a pipe takes until somebody reads it.
     """
     emptied(folder)
     for name, content in files.items():
-        path = folder / name
         try:
+            path = Path(os.path.normpath(folder / name))
+            if folder not in path.parents or os.path.lexists(path):
+                continue
             path.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 path.write_bytes(content)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
 from benchmarks.figures import save
+from gemkern.experiments.records import EpochRecord, Run
 from gemkern.report.console import short
+from gemkern.report.courses import TITLE_POINTS, draw_courses, draw_ends, legend_of
 from gemkern.report.figures import COLOURS
+from gemkern.report.scales import log_scale
 
 REFERENCE = "imp"
 HEADERS = (
@@ -33,6 +37,7 @@ HEADERS = (
 )
 NONE = "-"
 CHEAP_COLOUR = "#56B4E9"
+LEGEND_COLUMNS = 7
 Row = dict[str, Any]
 
 
@@ -120,45 +125,47 @@ def _faster(slow: Sequence[Row], runs: Sequence[Row], seconds: Callable[[Row], f
 
 
 def draw(found: Mapping[str, Any], stem: Path) -> list[Path]:
-    """Write accuracy against seconds as a figure: the courses, and where the contenders end.
+    """Write accuracy against seconds as a figure: the way of each contender, and the ends alone.
 
     Args:
         found: a result file of `benchmarks.race`.
         stem: where figures go, to be ended by their names.
     """
-    runs = found["runs"]
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    course, end = figure.subplots(1, 2, width_ratios=(3, 2))
-    for name, of_one in by_contender(runs).items():
-        colour = COLOURS.get(name, CHEAP_COLOUR)
-        _draw_course(course, name, of_one, colour)
-        _draw_end(end, name, of_one, colour)
-    course.set(title="on the way: searching faint, finetuning strong")
-    course.set(ylabel="validation accuracy, %")
-    end.set(title="found and finetuned, mean ± std", ylabel="test accuracy, %")
-    for axis in (course, end):
-        axis.set(xlabel="seconds of training", xscale="log")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    return [save(figure, stem.with_name(f"{stem.name}-accuracy.png"), runs)]
-
-
-def _draw_course(axis: Axes, name: str, runs: Sequence[Row], colour: str) -> None:
-    """Draw the mean over seeds: faint where it searches, strong where it finetunes."""
-    seconds, percent = (
-        [fmean(epoch) for epoch in zip(*(one["course"][field] for one in runs), strict=True)]
-        for field in ("seconds", "validation_accuracy")
+    rows = found["runs"]
+    runs = [Run(**{one.name: row[one.name] for one in fields(Run)}) for row in rows]
+    colours = {name: COLOURS.get(name, CHEAP_COLOUR) for name in by_contender(rows)}
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    way, ends = figure.subplots(1, 2, width_ratios=(3, 2))
+    draw_courses(way, [epoch for row in rows for epoch in _epochs(row)], colours)
+    draw_ends(way, runs, colours)
+    draw_ends(ends, runs, colours)
+    ends.set_title("mean ± standard deviation", fontsize=TITLE_POINTS)
+    log_scale(ends, "x")
+    for axes in (way, ends):
+        axes.grid(alpha=0.3)
+    figure.legend(
+        handles=legend_of(colours), loc="outside upper center", ncols=LEGEND_COLUMNS, frameon=False
     )
-    percent = [100 * accuracy for accuracy in percent]
-    searched = runs[0]["find_epochs"]
-    axis.plot(seconds[:searched], percent[:searched], color=colour, lw=0.8, alpha=0.35)
-    axis.plot(seconds[searched:], percent[searched:], color=colour, lw=2, label=name)
+    return [save(figure, stem.with_name(f"{stem.name}-accuracy.png"), rows)]
 
 
-def _draw_end(axis: Axes, name: str, runs: Sequence[Row], colour: str) -> None:
-    seconds = [total_seconds(one) for one in runs]
-    percent = [100 * one["accuracy_after"] for one in runs]
-    spread = {} if len(runs) == 1 else {"xerr": stdev(seconds), "yerr": stdev(percent)}
-    axis.errorbar(
-        fmean(seconds), fmean(percent), fmt="o", color=colour, label=name, capsize=3, **spread
+def _epochs(row: Row) -> list[EpochRecord]:
+    """Return the course of a run as records; what it does not hold is NaN."""
+    columns = row["course"]
+    epochs = zip(
+        columns["density"], columns["validation_accuracy"], columns["seconds"], strict=True
     )
+    return [
+        EpochRecord(
+            method=row["method"],
+            seed=row["seed"],
+            phase="find" if index < row["find_epochs"] else "finetune",
+            epoch=index + 1,
+            density=density,
+            loss=math.nan,
+            validation_accuracy=accuracy,
+            seconds=seconds,
+            step_ms=math.nan,
+        )
+        for index, (density, accuracy, seconds) in enumerate(epochs)
+    ]

@@ -120,7 +120,9 @@ def run_of(method: str, seed: int, find: float, tune: float, accuracy: float) ->
         "method": method, "seed": seed, "density": 0.02, "find_epochs": 1 if find else 0,
         "finetune_epochs": 1, "find_seconds": find, "finetune_seconds": tune, "step_ms": 5.0,
         "finetune_step_ms": 4.0, "accuracy_before": 0.5, "accuracy_after": accuracy,
+        "weights_left": 1, "layer_density": {},
         "course": {
+            "density": [0.02, 0.02] if find else [0.02],
             "seconds": [find, find + tune] if find else [tune],
             "validation_accuracy": [0.4, 0.9] if find else [0.9],
         },

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from statistics import fmean
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from gemkern.errors import GemkernError
-from gemkern.experiments.records import EpochRecord, Phase, Run
+from gemkern.experiments.records import EpochRecord, Run
 from gemkern.files import write_atomically
+from gemkern.report.courses import (
+    LINE_WIDTH,
+    STYLES,
+    curves,
+    draw_courses,
+    draw_ends,
+    legend_of,
+)
+from gemkern.report.scales import log_scale, plain_numbers
 from gemkern.tickets import METHODS, Ticket
 
 # Those of the first methods are out of Okabe and Ito's palette, for colour-blind readers too.
 COLOURS = {name: entry.colour for name, entry in METHODS.items()}
 OTHER_COLOURS = ("#5A5A5A", "#B2B2B2")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLES: dict[Phase, str] = {"find": "--", "finetune": "-"}
-WIDTHS: dict[Phase, float] = {"find": 1.2, "finetune": 2.0}
-LEVELS: dict[Phase, float] = {"find": 2.0, "finetune": 3.0}
-WORDS: dict[Phase, str] = {"find": "searching", "finetune": "finetuning"}
 
 SIZE_INCHES = (10.0, 7.6)
 TICKET_INCHES = (10.0, 4.0)
@@ -36,8 +39,6 @@ DOTS_PER_INCH = 160
 TEXT_POINTS = 10
 LEGEND_COLUMNS = 6
 LAYER_LABELS = 40
-# Time is drawn on a log axis where the slowest method takes this many times the fastest's.
-LOG_FROM_RATIO = 10.0
 
 
 def race_figure(
@@ -64,13 +65,14 @@ def draw_race(runs: Sequence[Run], epochs: Sequence[EpochRecord]) -> Figure:
     FigureCanvasAgg(figure)
     panels = figure.subplot_mosaic([["accuracy", "density"], ["layers", "layers"]])
     colours = _colours([*(run.method for run in runs), *(epoch.method for epoch in epochs)])
-    _draw_accuracy(panels["accuracy"], epochs, colours)
+    draw_courses(panels["accuracy"], epochs, colours)
+    draw_ends(panels["accuracy"], runs, colours)
     _draw_density(panels["density"], epochs, colours)
     _draw_layers(panels["layers"], runs, colours)
     for axes in panels.values():
         _tidy(axes)
     legend = figure.legend(
-        handles=_legend(colours),
+        handles=legend_of(colours),
         loc="outside upper center",
         ncols=LEGEND_COLUMNS,
         frameon=False,
@@ -100,7 +102,8 @@ def ticket_figure(tickets: Mapping[str, Ticket], path: str | os.PathLike[str]) -
         values += [value for value in own if not math.isnan(value)]
     _log_with_zero(axes, values)
     _name_layers(axes, layers)
-    _without_formulas(axes.legend(frameon=False, fontsize=TEXT_POINTS))
+    legend = figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=TEXT_POINTS)
+    _without_formulas(legend)
     _tidy(axes)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
@@ -116,44 +119,23 @@ def _colours(methods: Iterable[str]) -> dict[str, str]:
     return {method: COLOURS.get(method) or next(others) for method in dict.fromkeys(methods)}
 
 
-def _legend(colours: dict[str, str]) -> list[Line2D]:
-    methods = [Line2D([], [], color=colour, lw=2, label=name) for name, colour in colours.items()]
-    phases = [
-        Line2D([], [], color="0.4", lw=WIDTHS[phase], ls=style, label=WORDS[phase])
-        for phase, style in STYLES.items()
-    ]
-    return methods + phases
-
-
-def _draw_accuracy(axes: Axes, epochs: Sequence[EpochRecord], colours: dict[str, str]) -> None:
-    """Thin lines: single seeds. Thick lines: means over seeds, epoch by epoch."""
-    for method, phase, seeds in _curves(epochs):
-        for seed in seeds if len(seeds) > 1 else []:
-            x = [record.seconds for record in seed]
-            y = [100 * record.validation_accuracy for record in seed]
-            axes.plot(x, y, color=colours[method], lw=0.5, alpha=0.4, zorder=1)
-        together = list(zip(*seeds, strict=False))
-        x = [fmean(record.seconds for record in epoch) for epoch in together]
-        y = [100 * fmean(record.validation_accuracy for record in epoch) for epoch in together]
-        _plot_mean(axes, x, y, colours[method], method, phase)
-    if _slowest_over_fastest(epochs) >= LOG_FROM_RATIO:
-        axes.set_xscale("log")
-        _plain_numbers(axes.xaxis)
-    axes.set_xlabel("training time, s")
-    axes.set_ylabel("validation accuracy, %")
-
-
 def _draw_density(axes: Axes, epochs: Sequence[EpochRecord], colours: dict[str, str]) -> None:
-    searched = {
-        method: len(seeds[0]) for method, phase, seeds in _curves(epochs) if phase == "find"
-    }
-    for method, phase, seeds in _curves(epochs):
+    searched = {method: len(seeds[0]) for method, phase, seeds in curves(epochs) if phase == "find"}
+    for method, phase, seeds in curves(epochs):
         begin = searched.get(method, 0) if phase == "finetune" else 0
         together = list(zip(*seeds, strict=False))
         x = [begin + number for number in range(1, len(together) + 1)]
         y = [100 * fmean(record.density for record in epoch) for epoch in together]
-        _plot_mean(axes, x, y, colours[method], method, phase)
-    _log(axes)
+        axes.plot(
+            x,
+            y,
+            color=colours[method],
+            lw=LINE_WIDTH,
+            ls=STYLES[phase],
+            label=f"{method} {phase}",
+            marker="." if len(x) == 1 else "",
+        )
+    log_scale(axes, "y")
     axes.set_xlabel("epochs since the start")
     axes.set_ylabel("density, %")
 
@@ -175,50 +157,22 @@ def _draw_layers(axes: Axes, runs: Sequence[Run], colours: dict[str, str]) -> No
     _name_layers(axes, layers)
 
 
+def short_names(layers: Sequence[str]) -> list[str]:
+    """Return names of layers without words that hold no number, where that tells them apart.
+
+    `stages.0.1.conv2` is `0.1.conv2`.
+    """
+    short = [re.sub(r"\b[^\d.]+\.", "", name) for name in layers]
+    return [one if short.count(one) == 1 else name for one, name in zip(short, layers, strict=True)]
+
+
 def _name_layers(axes: Axes, layers: Sequence[str]) -> None:
     shown = range(0, len(layers), 1 + len(layers) // LAYER_LABELS)
-    names = [layers[index] for index in shown]
+    short = short_names(layers)
+    names = [short[index] for index in shown]
     # A dollar in a name begins no formula.
     axes.set_xticks(shown, names, rotation=60, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_ylabel("density of the layer, %")
-
-
-def _plot_mean(
-    axes: Axes, x: Sequence[float], y: Sequence[float], colour: str, method: str, phase: Phase
-) -> None:
-    axes.plot(
-        x,
-        y,
-        color=colour,
-        lw=WIDTHS[phase],
-        ls=STYLES[phase],
-        zorder=LEVELS[phase],
-        label=f"{method} {phase}",
-        marker="o" if len(x) == 1 else "",
-        ms=4,
-    )
-
-
-def _curves(
-    epochs: Sequence[EpochRecord],
-) -> Iterator[tuple[str, Phase, list[list[EpochRecord]]]]:
-    """Every method and phase that left records, with the records of each of its seeds.
-
-    Seeds may differ in length: zipped, they end with the shortest.
-    """
-    curves: dict[tuple[str, Phase], dict[int, list[EpochRecord]]] = {}
-    for record in epochs:
-        seeds = curves.setdefault((record.method, record.phase), {})
-        seeds.setdefault(record.seed, []).append(record)
-    for (method, phase), seeds in curves.items():
-        yield method, phase, list(seeds.values())
-
-
-def _slowest_over_fastest(epochs: Sequence[EpochRecord]) -> float:
-    ends: dict[str, float] = {}
-    for record in epochs:
-        ends[record.method] = max(ends.get(record.method, 0.0), record.seconds)
-    return max(ends.values()) / min(ends.values()) if min(ends.values()) > 0 else 1.0
 
 
 def _log_with_zero(axes: Axes, values: Sequence[float]) -> None:
@@ -228,21 +182,9 @@ def _log_with_zero(axes: Axes, values: Sequence[float]) -> None:
         foot = 10 ** math.floor(math.log10(min(positive)))
         axes.set_yscale("symlog", linthresh=foot, linscale=0.3)
         axes.set_ylim(bottom=0)
-        _plain_numbers(axes.yaxis)
+        plain_numbers(axes.yaxis)
     elif positive:
-        _log(axes)
-
-
-def _log(axes: Axes) -> None:
-    """A log axis with numbers beside it, be it shorter than a decade."""
-    axes.set_yscale("log", subs=())
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    _plain_numbers(axes.yaxis)
-
-
-def _plain_numbers(axis: Axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
+        log_scale(axes, "y")
 
 
 def _tidy(axes: Axes) -> None:

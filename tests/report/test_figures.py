@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import matplotlib
@@ -18,7 +19,7 @@ from matplotlib.figure import Figure
 
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Run
-from gemkern.report.figures import COLOURS, draw_race, race_figure
+from gemkern.report.figures import COLOURS, draw_race, race_figure, short_names
 
 SETTINGS_BEFORE = dict(matplotlib.rcParams)
 Race = tuple[list[Run], list[EpochRecord]]
@@ -73,34 +74,69 @@ def test_axes_carry_names_and_units(race: Race) -> None:
     accuracy, density, layers = panels(draw_race(*race))
     assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == (
         "training time, s",
-        "validation accuracy, %",
+        "accuracy, %",
     )
     assert (density.get_xlabel(), density.get_ylabel()) == ("epochs since the start", "density, %")
     assert layers.get_ylabel() == "density of the layer, %"
 
 
-def test_accuracy_has_a_mean_line_and_a_line_a_seed(race: Race) -> None:
-    accuracy, *_ = panels(draw_race(*race))
-    assert set(named(accuracy)) == CURVES
-    thin = [line for line in accuracy.lines if str(line.get_label()).startswith("_")]
-    assert len(thin) == 2 * len(CURVES)
-    for label, line in named(accuracy).items():
-        of_curve = [e for e in race[1] if f"{e.method} {e.phase}" == label]
-        seeds = [[e for e in of_curve if e.seed == seed] for seed in (0, 1)]
-        pairs = list(zip(*seeds, strict=True))
+def test_the_way_is_a_line_of_best_epochs(race: Race) -> None:
+    lines = named(draw_race(*race).axes[0])
+    assert set(lines) >= CURVES
+    for method in ("gem-miner", "imp", "random", "dense"):
+        seeds = [[e for e in race[1] if (e.method, e.seed) == (method, s)] for s in (0, 1)]
+        pairs = [pair for pair in zip(*seeds, strict=True) if pair[0].phase == "finetune"]
+        line = lines[f"{method} finetune"]
         assert list(line.get_xdata()) == pytest.approx(
             [(a.seconds + b.seconds) / 2 for a, b in pairs]
         )
-        assert list(line.get_ydata()) == pytest.approx(
-            [50 * (a.validation_accuracy + b.validation_accuracy) for a, b in pairs]
-        )
+        means = [50 * (a.validation_accuracy + b.validation_accuracy) for a, b in pairs]
+        so_far = [max(means[: number + 1]) for number in range(len(means))]
+        assert list(line.get_ydata()) == pytest.approx(so_far)
+        assert line.get_marker() == ""
 
 
-def test_a_single_seed_is_drawn_once(race: Race) -> None:
+def test_a_search_that_prunes_has_a_dot_for_the_best_epoch_of_each_density(race: Race) -> None:
+    line = named(draw_race(*race).axes[0])["imp find"]
+    assert line.get_marker() == "."
+    seeds = [
+        [e for e in race[1] if (e.method, e.phase, e.seed) == ("imp", "find", seed)]
+        for seed in (0, 1)
+    ]
+    epochs = [
+        (a.density, 50 * (a.validation_accuracy + b.validation_accuracy), a.seconds + b.seconds)
+        for a, b in zip(*seeds, strict=True)
+    ]
+    densities = sorted({density for density, _, _ in epochs}, reverse=True)
+    assert len(densities) == 4, "three rounds, and the ticket"
+    best = [max((e for e in epochs if e[0] == one), key=lambda e: e[1]) for one in densities]
+    assert list(line.get_ydata()) == pytest.approx([accuracy for _, accuracy, _ in best])
+    assert list(line.get_xdata()) == pytest.approx([seconds / 2 for _, _, seconds in best])
+
+
+def test_ends_are_points_with_their_deviations(race: Race) -> None:
+    accuracy, *_ = panels(draw_race(*race))
+    ends = {str(bars.get_label()): bars for bars in accuracy.containers}
+    assert set(ends) == {"gem-miner", "imp", "random", "dense"}
+    for method, bars in ends.items():
+        own = [run for run in race[0] if run.method == method]
+        seconds = [run.find_seconds + run.finetune_seconds for run in own]
+        percent = [100 * run.accuracy_after for run in own]
+        point, _, (x_bar, y_bar) = bars
+        assert list(point.get_xdata()) == pytest.approx([fmean(seconds)])
+        assert list(point.get_ydata()) == pytest.approx([fmean(percent)])
+        assert to_hex(point.get_color()).upper() == COLOURS[method]
+        for bar, values, axis in ((x_bar, seconds, 0), (y_bar, percent, 1)):
+            (segment,) = bar.get_segments()
+            ends_of_bar = [end[axis] for end in segment]
+            assert ends_of_bar[1] - ends_of_bar[0] == pytest.approx(2 * stdev(values))
+
+
+def test_a_single_seed_has_no_deviation(race: Race) -> None:
     runs = [run for run in race[0] if run.seed == 0]
     epochs = [epoch for epoch in race[1] if epoch.seed == 0]
     accuracy, *_ = panels(draw_race(runs, epochs))
-    assert len(accuracy.lines) == len(CURVES)
+    assert not any(bars.has_xerr or bars.has_yerr for bars in accuracy.containers)
 
 
 def test_density_runs_on_from_the_search_on_a_log_axis(race: Race) -> None:
@@ -135,7 +171,8 @@ def test_one_colour_a_method_everywhere(race: Race) -> None:
             seen[text.get_text()].add(to_hex(line.get_color()).upper())
     assert seen == {method: {COLOURS[method]} for method in ("gem-miner", "imp", "random", "dense")}
     words = [text.get_text() for text in legend.get_texts()]
-    assert words == ["gem-miner", "imp", "random", "dense", "searching", "finetuning"]
+    lines = ["searching", "finetuning", "finetuned"]
+    assert words == ["gem-miner", "imp", "random", "dense", *lines]
 
 
 def test_a_method_of_another_name_gets_a_colour_of_its_own(race: Race) -> None:
@@ -158,6 +195,13 @@ def test_layers_stand_in_network_order(race: Race) -> None:
     tickets = [run.layer_density for run in race[0] if run.method == "imp"]
     expected = [50 * (tickets[0][name] + tickets[1][name]) for name in names]
     assert list(line.get_ydata()) == pytest.approx(expected)
+
+
+def test_layers_have_short_names_that_tell_them_apart() -> None:
+    own = ["conv", "stages.0.0.conv1", "stages.0.1.conv1", "layer1.0.conv", "classifier"]
+    assert short_names(own) == ["conv", "0.0.conv1", "0.1.conv1", "layer1.0.conv", "classifier"]
+    same = ["encoder.3.proj", "decoder.3.proj", "decoder.4.proj"]
+    assert short_names(same) == ["encoder.3.proj", "decoder.3.proj", "4.proj"]
 
 
 def test_an_empty_layer_is_drawn_at_zero(race: Race) -> None:
@@ -192,7 +236,7 @@ def test_a_race_without_any_ticket_can_be_drawn(tmp_path: Path, race: Race) -> N
 def test_a_single_epoch_can_be_seen(race: Race) -> None:
     epochs = [epoch for epoch in race[1] if epoch.epoch == 1 and epoch.phase == "finetune"]
     for axes in panels(draw_race(race[0], epochs))[:2]:
-        assert all(line.get_marker() == "o" for line in named(axes).values())
+        assert all(line.get_marker() == "." for line in named(axes).values())
 
 
 def test_many_layers_show_some_of_their_names(race: Race) -> None:

@@ -210,14 +210,15 @@ def test_the_picture_holds_the_densities_of_all_layers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tickets = {"one": ticket(), "other": ticket({"c": [[1, 0]], "b": OTHERS["b"]})}
-    (axes,) = drawn(tickets, tmp_path, monkeypatch).axes
+    figure = drawn(tickets, tmp_path, monkeypatch)
+    (axes,), (legend,) = figure.axes, figure.legends
     one, other = ([float(y) for y in line.get_ydata()] for line in axes.lines)
     assert one[:2] == pytest.approx([100 / 6, 37.5])
     assert other[1:] == pytest.approx([62.5, 50])
     assert math.isnan(one[2])
     assert math.isnan(other[0])
     assert [text.get_text() for text in axes.get_xticklabels()] == ["a[0]", "b", "c"]
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "other"]
+    assert [text.get_text() for text in legend.get_texts()] == ["one", "other"]
     assert axes.get_ylabel() == "density of the layer, %"
     assert len({line.get_marker() for line in axes.lines}) == 2
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import NullLocator
 from PIL import Image
 
 from gemkern.files import write_atomically
+from gemkern.report.scales import log_scale
 
 DENSITY_FIGURE, SIZE_FIGURE = "density.png", "size.png"
 BATCH, DENSITY = 128, 0.0144
@@ -28,7 +29,12 @@ LINES = {
     "sparse": {"color": "tab:blue", "marker": "o"},
     "floor": {"color": "black", "linestyle": ":"},
 }
-LABELS = {"dense": "dense", "sparse": "accelerated", "floor": "memory floor"}
+LABELS = {
+    "dense": "dense",
+    "sparse": "sparse",
+    "floor": "floor: a copy of the bytes that a step moves",
+}
+UNITS = {"density": "density", "batch": "images a batch", "width": "width, times ResNet-20's"}
 Row = dict[str, Any]
 
 
@@ -98,13 +104,12 @@ def _panel(axis: Axes, title: str, name: str, rows: list[Row]) -> None:
         axis.plot(
             [row[name] for row in rows], [row[line] for row in rows], label=LABELS[line], **style
         )
-    axis.set(title=title, xlabel=name, ylabel="milliseconds a step", xscale="log", yscale="log")
+    axis.set(title=title, xlabel=UNITS[name], ylabel="milliseconds a step", xscale="log")
+    log_scale(axis, "y")
     ticks = [row[name] for row in rows]
     labels = [f"{100 * tick:g} %" if name == "density" else str(tick) for tick in ticks]
     axis.set_xticks(ticks, labels, minor=False)
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
 

@@ -33,6 +33,7 @@ from benchmarks.cpu_networks import (
 )
 from benchmarks.cpu_rows import Row, measure_and_keep
 from benchmarks.cpu_timing import interleaved, summed_up
+from gemkern.report.console import short
 
 LARGE = 224
 # With the stem that ResNets have for ImageNet.
@@ -106,7 +107,7 @@ def markdown(kept: Mapping[str, Any]) -> str:
         dense, sparse = min(row["ms"][name] for name in LAYOUTS), row["ms"][SPARSE]
         lines.append(
             f"| {row['use']} | {row['network']} | {row['image_size']} | {row['batch']} | "
-            f"{100 * row['density']:g} | {dense:.3g} | {sparse:.3g} | {dense / sparse:.2f}x |"
+            f"{100 * row['density']:g} | {short(dense)} | {short(sparse)} | {dense / sparse:.2f}x |"
         )
     return "\n".join(lines) + "\n"
 
@@ -119,7 +120,7 @@ def block(name: str, kept: Mapping[str, Any]) -> str:
 
 def words(row: Row) -> str:
     """Return a row in words."""
-    ms = ", ".join(f"{name} {one:.3g}" for name, one in row["ms"].items())
+    ms = ", ".join(f"{name} {short(one)}" for name, one in row["ms"].items())
     of = f"{row['use']}, {row['network']}, batch {row['batch']}, {100 * row['density']:g} %"
     return f"{of}: {ms} ms"
 

@@ -4,9 +4,9 @@ python -m benchmarks.readme                     write tables and figures anew
 python -m benchmarks.readme RUN_FOLDER KIND     first keep a run of gemkern race, named KIND-MACHINE
 
 Pages are README and those of `docs/`. A block `<!-- KIND: NAME -->` shows the result file NAME, and
-says so. Where that is not there, blocks of OPTIONAL kinds say "not measured". A block
-"accelerated: NAME" shows a race beside the same race run with `--set accelerate=never` and kept as
-KIND-dense.
+says so; `result of METHOD` shows a line of it. Where that is not there, blocks of OPTIONAL kinds
+say "not measured". A block "accelerated: NAME" shows a race beside the same race run with `--set
+accelerate=never` and kept as KIND-dense.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.readme_races import RACE_BLOCKS
 from benchmarks.result_files import RESULTS, ROOT, kept
 from benchmarks.schedule import report as schedule
 from gemkern.files import write_atomically
+from gemkern.tickets import METHODS
 
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
@@ -41,6 +42,7 @@ BLOCKS: dict[str, Render] = {
     "equal-steps-figure": comparison.figure_block,
     "equal-seconds": comparison.seconds_block,
     "tries": comparison.tries_block,
+    **{f"result of {name}": partial(comparison.result_block, name) for name in METHODS},
     "schedule": schedule.block,
     "peers": peers.block,
     "images": images.block,

@@ -11,15 +11,15 @@ from benchmarks.result_files import image, source
 
 # Densities that are shown layer by layer.
 SHOWN = (0.0144, 0.05)
-# Steps that the front page shows: network, density, batch; and the densities of single layers.
+# Steps that the front page shows: network, density, batch; and of single layers, their density.
 FRONT = (
     ("vgg16", 0.0144, 128),
     ("wide_resnet28_2", 0.0144, 128),
     ("resnet20", 0.0144, 128),
-    ("resnet20", 0.0144, 32),
     ("resnet20", 0.2, 128),
 )
 FRONT_LAYERS = 0.5
+FRONT_PASSES = ("forward", "input gradient")
 MEBIBYTE = 2**20
 Row = dict[str, Any]
 
@@ -52,16 +52,17 @@ def _front(kept: dict[str, Any]) -> str:
         dense, sparse, ratio = (steps[one][key] for key in ("dense", "sparse", "ratio"))
         cells = f"{100 * density:g} | {batch} | {dense:.0f} | {sparse:.0f} | {ratio:.1f}x"
         lines.append(f"| a training step of {network} | {cells} |")
-    (mean,) = [
-        row["geometric_mean"]
+    means = {
+        row["which"]: row["geometric_mean"]
         for row in kept["geometric_means"]
-        if row["density"] == FRONT_LAYERS and row["which"] == "forward"
-    ]
+        if row["density"] == FRONT_LAYERS
+    }
     layers = len({_layer(row) for row in kept["layers"]})
-    lines.append(
-        f"| {layers} single convolutions, forward, geometric mean | {100 * FRONT_LAYERS:g} | 128 "
-        f"| - | - | {mean:.1f}x |"
-    )
+    for which in FRONT_PASSES:
+        lines.append(
+            f"| {layers} single convolutions, {which}, geometric mean | {100 * FRONT_LAYERS:g} "
+            f"| 128 | - | - | {means[which]:.1f}x |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures import save
 from benchmarks.result_files import image, source
+from gemkern.report.scales import log_scale
 
 # Endings of the names of figures, and their titles.
 FIGURES = {
@@ -166,12 +167,15 @@ def _bandwidths(rows: Sequence[Moved]) -> Figure:
     axis = figure.subplots()
     names = [f"{row.kernel}, {row.of}" for row in rows]
     bars = axis.barh(names, [row.share for row in rows], color="tab:blue", height=0.7)
-    axis.bar_label(bars, [f"{row.rate / GIGA:.3g} GB/s" for row in rows], padding=3, fontsize=8)
-    axis.axvline(1, color="black", ls=":")
+    axis.axvline(1, color="black", ls=":", zorder=0)
+    for text in axis.bar_label(
+        bars, [f"{row.rate / GIGA:.3g} GB/s" for row in rows], padding=3, fontsize=8
+    ):
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axis.margins(x=0.15, y=0.01)
     axis.invert_yaxis()
     axis.tick_params(labelsize=8)
-    axis.set(title="bytes that have to move, a second, over those of a copy")
+    axis.set(xlabel="bytes that have to move, a second, over those of a copy of as many")
     return figure
 
 
@@ -201,6 +205,6 @@ def _panel(axis: Axes, rows: Sequence[Multiplied], layers: list[str]) -> None:
         axis.plot([row.dense for row in of_one], at, "o", color=colour, ms=6, mfc="none")
     axis.axvline(1, color="black", ls=":")
     axis.set_yticks(range(len(layers)), layers, fontsize=8)
-    axis.set(xscale="log")
+    log_scale(axis, "x")
     axis.invert_yaxis()
     axis.grid(alpha=0.3)

@@ -67,4 +67,4 @@ def test_the_table_compares_with_the_better_layout() -> None:
         "ms": {SPARSE: 100.0, "contiguous": 500.0, "channels-last": 250.0},
     }  # fmt: skip
     lines = images.markdown({"rows": [row]}).splitlines()
-    assert lines[2] == "| a training step | resnet50 | 224 | 16 | 1.44 | 250 | 100 | 2.50x |"
+    assert lines[2] == "| a training step | resnet50 | 224 | 16 | 1.44 | 250.0 | 100.0 | 2.50x |"

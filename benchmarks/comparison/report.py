@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.comparison import plan
 from benchmarks.comparison.running import Row, best_of, runs_of
@@ -21,6 +22,13 @@ from gemkern.report.figures import COLOURS, MARKERS
 FIGURE = "accuracy.png"
 # Percent below the best that the figure reaches; what is worse is named in it.
 POINTS_SHOWN = 12
+# What a reader looks for first; the others are grey.
+NAMED = (
+    "dense", "gem-miner", "imp", "imp-short", "smart-ratio", "snip", "global-edge-popup",
+    "random", "shuffled",
+)  # fmt: skip
+OTHERS_COLOUR = "0.75"
+LINE_LETTERS = 60
 NONE = "-"
 Kept = Mapping[str, Any]
 
@@ -64,6 +72,22 @@ def seconds_block(name: str, found: Kept) -> str:
     return f"{_table(header, lines)}\n{_provenance(name, found)}"
 
 
+def result_block(method: str, name: str, found: Kept) -> str:
+    """Return what a method came to, in a line for the page of methods."""
+    tables = {"steps": "[at equal steps]", "seconds": "[at equal seconds]"}
+    parts = []
+    for table, link in tables.items():
+        ours = {d: runs_of(found["runs"], table, method, d) for d in plan.DENSITIES}
+        cells = [
+            f"{_percent(runs, 'accuracy_after')} (density {100 * density:g} %)"
+            for density, runs in ours.items()
+            if runs
+        ]
+        if cells:
+            parts.append(f"{link} {' and '.join(cells)}")
+    return f"Result here, percent after finetuning: {', '.join(parts)}.\n"
+
+
 def tries_block(name: str, found: Kept) -> str:
     """Return the table of what was tried for each method, and what was best."""
     lines = []
@@ -86,8 +110,13 @@ def draw(found: Kept, stem: Path) -> list[Path]:
     axes = figure.subplots(1, len(plan.DENSITIES))
     for axis, density in zip(axes, plan.DENSITIES, strict=True):
         _panel(axis, rows, density)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    named = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    named["others, in the table"] = Line2D([], [], color=OTHERS_COLOUR, marker=".", ls="")
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=5, frameon=False)
     return [save(figure, stem.with_name(f"{stem.name}-{FIGURE}"), rows)]
 
 
@@ -97,15 +126,22 @@ def _panel(axis: Axes, rows: Sequence[Row], density: float) -> None:
         m: 100 * fmean(row["accuracy_after"] for row in ours) for m, ours in runs.items() if ours
     }
     least = max(means.values()) - POINTS_SHOWN
-    for number, (method, mean) in enumerate(means.items()):
+    shown = {method: mean for method, mean in means.items() if mean > least}
+    for method in sorted(shown, key=lambda method: method in NAMED):
+        style = {"color": OTHERS_COLOUR, "marker": ".", "zorder": 1}
+        if method in NAMED:
+            marker = MARKERS[NAMED.index(method) % len(MARKERS)]
+            style = {"color": COLOURS[method], "marker": marker, "zorder": 2, "label": method}
         axis.errorbar(
-            fmean(_seconds(runs[method])), mean if mean > least else math.nan,
-            stdev(100 * row["accuracy_after"] for row in runs[method]), label=method,
-            fmt=MARKERS[number % len(MARKERS)], color=COLOURS[method], markersize=6, capsize=2,
+            fmean(_seconds(runs[method])), shown[method],
+            xerr=stdev(_seconds(runs[method])),
+            yerr=stdev(100 * row["accuracy_after"] for row in runs[method]),
+            ls="", markersize=7, capsize=2, elinewidth=1, **style,
         )  # fmt: skip
     below = ", ".join(f"{method} {mean:.0f}" for method, mean in means.items() if mean <= least)
-    axis.text(0.02, 0.02, f"below: {below}", transform=axis.transAxes, fontsize=7)
-    axis.set(title=f"density {100 * density:g} %", xlabel="seconds to find and finetune")
+    axis.set_title(f"density {100 * density:g} %")
+    below = textwrap.fill(f"lower: {below} %", LINE_LETTERS)
+    axis.set_xlabel(f"seconds to find and finetune\n{below}")
     axis.set(ylabel="test accuracy, %, mean ± std", ylim=(least, least + POINTS_SHOWN + 1))
     axis.grid(alpha=0.3)
 

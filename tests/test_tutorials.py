@@ -17,6 +17,7 @@ import torch
 from test_examples import example
 
 import gemkern as gk
+from gemkern.experiments.run_folder import RunFolder
 
 # Kernels may have to be compiled, and ranks and workers import PyTorch, on cores that may be busy.
 pytestmark = pytest.mark.timeout(900)
@@ -130,6 +131,50 @@ def quiet_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+SBATCH = """#!/bin/bash
+# Runs what is submitted at once, task by task; what it prints is the number of the job.
+tasks=1
+for word in "$@"; do
+    case $word in
+        --array=1-*) tasks=${word#--array=1-} ;;
+        --dependency=afterok:*) [ "${word#--dependency=afterok:}" = 7 ] ;;
+    esac || exit 1
+done
+for task in $(seq "$tasks"); do
+    SLURM_ARRAY_TASK_ID=$task bash -ec "${!#}" >&2 || exit 1
+done
+echo 7
+"""
+
+
+def test_a_race_on_slurm(tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", '#!/bin/bash\nexec "$@"\n')):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+    run = subprocess.run(
+        [
+            *("bash", str(ROOT / "examples" / "on_slurm.sh"), "runs/on_slurm"),
+            # Kernels would be loaded by every job.
+            *("--set", "accelerate=never"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=850,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    folder = RunFolder.load(tmp_path / "runs" / "on_slurm")
+    assert not folder.left()
+    assert {(one.method, one.seed) for one in folder.runs()} == {
+        (method, seed) for method in ("gem-miner", "random") for seed in (0, 1)
+    }
+    assert "gem-miner" in run.stderr, "the table of the last job"
 
 
 def test_a_race_on_ray(quiet_ray: Path, tmp_path: Path) -> None:

@@ -138,10 +138,11 @@ def _panel(axis: Axes, rows: Sequence[Row], density: float) -> None:
             yerr=stdev(100 * row["accuracy_after"] for row in runs[method]),
             ls="", markersize=7, capsize=2, elinewidth=1, **style,
         )  # fmt: skip
-    below = ", ".join(f"{method} {mean:.0f}" for method, mean in means.items() if mean <= least)
-    axis.set_title(f"density {100 * density:g} %")
-    below = textwrap.fill(f"lower: {below} %", LINE_LETTERS)
-    axis.set_xlabel(f"seconds to find and finetune\n{below}")
+    lower = ", ".join(f"{method} {mean:.0f}" for method, mean in means.items() if mean <= least)
+    label = "seconds to find and finetune"
+    if lower:
+        label += "\n" + textwrap.fill(f"lower: {lower} %", LINE_LETTERS)
+    axis.set(title=f"density {100 * density:g} %", xlabel=label)
     axis.set(ylabel="test accuracy, %, mean ± std", ylim=(least, least + POINTS_SHOWN + 1))
     axis.grid(alpha=0.3)
 

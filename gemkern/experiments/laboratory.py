@@ -275,6 +275,7 @@ def _load(settings: Settings) -> Data:
             at_most=settings.train_at_most,
             resize=settings.resize,
             test_folder=settings.test_folder,
+            validation=settings.validation,
         )
     found = own.call(own.find(name), data_dir=settings.data_dir, train_limit=settings.train_limit)
     return as_data(found, name)

@@ -51,6 +51,9 @@ class Settings:
         None, "Pixels a side of the images of caltech101 (224 if not given) and of a folder."
     )
     test_folder: str | None = option(None, "Folder of a folder's test images: test if not given.")
+    validation: float = option(
+        0.1, "Fraction of the training images that validates; the least is one of each class."
+    )
     model: str = option("resnet8", f"{', '.join(NETWORKS)}, or package.module:function.")
     affine: bool = option(False, "Whether batch norms learn a scale and a shift.")
     weights_file: str | None = option(

@@ -12,15 +12,18 @@ from tiny_race import Opened, Race, finetuned, sealed, settings
 from torch import Tensor, nn
 
 import gemkern as gk
-from gemkern.data import Split
+from gemkern.data import Dataset, Split
 from gemkern.errors import GemkernError
 from gemkern.experiments.laboratory import Laboratory, as_data
 from gemkern.experiments.records import EpochRecord, Phase
+from gemkern.experiments.settings import Settings
 from gemkern.experiments.work import Course
 from gemkern.optim import masked_layers
 from gemkern.tickets import Ticket, weights_left
 from gemkern.training import evaluate
 
+# Images of the digits that are not tests.
+DIGITS = 1438
 SPLITS = ("train", "validation", "test")
 
 
@@ -56,6 +59,20 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.mark.parametrize(("fraction", "held_out"), [(0.1, 144), (0.25, 359), (1e-4, 10)])
+def test_a_fraction_of_the_training_images_validates(fraction: float, held_out: int) -> None:
+    data = Laboratory(Settings.of({"validation": fraction})).data
+    assert isinstance(data, Dataset)
+    assert abs(len(data.validation) - held_out) <= 5, "rounded class by class"
+    assert len(data.train) + len(data.validation) == DIGITS
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5])
+def test_all_or_nothing_cannot_validate(fraction: float) -> None:
+    with pytest.raises(GemkernError, match=rf"validation is {fraction}: give a fraction"):
+        Laboratory(Settings.of({"validation": fraction}))
 
 
 def test_a_record_says_all_of_its_epoch_and_is_handed_on() -> None:

@@ -30,19 +30,34 @@ def draw_courses(axes: Axes, epochs: Sequence[EpochRecord], colours: Mapping[str
     """
     for method, phase, seeds in curves(epochs):
         points, pruned = _bests(seeds)
-        axes.plot(
-            [seconds for seconds, _ in points],
-            [100 * accuracy for _, accuracy in points],
-            color=colours[method],
-            lw=LINE_WIDTH,
-            ls=STYLES[phase],
-            label=f"{method} {phase}",
-            marker="." if pruned or len(points) == 1 else "",
-        )
+        seconds = [second for second, _ in points]
+        percent = [100 * accuracy for _, accuracy in points]
+        draw_line(axes, seconds, percent, (method, phase), colours, dots=pruned)
     if _slowest_over_fastest(epochs) >= LOG_FROM_RATIO:
         log_scale(axes, "x")
     axes.set(xlabel="training time, s", ylabel="accuracy, %")
     axes.set_title(KEY, fontsize=TITLE_POINTS)
+
+
+def draw_line(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    of: tuple[str, Phase],
+    colours: Mapping[str, str],
+    dots: bool = False,
+) -> None:
+    """Draw a line in the colour of a method and the style of a phase; a point alone is a dot."""
+    method, phase = of
+    axes.plot(
+        x,
+        y,
+        color=colours[method],
+        lw=LINE_WIDTH,
+        ls=STYLES[phase],
+        label=f"{method} {phase}",
+        marker="." if dots or len(x) == 1 else "",
+    )
 
 
 def draw_ends(axes: Axes, runs: Sequence[Run], colours: Mapping[str, str]) -> None:

@@ -17,14 +17,7 @@ from matplotlib.legend import Legend
 from gemkern.errors import GemkernError
 from gemkern.experiments.records import EpochRecord, Run
 from gemkern.files import write_atomically
-from gemkern.report.courses import (
-    LINE_WIDTH,
-    STYLES,
-    curves,
-    draw_courses,
-    draw_ends,
-    legend_of,
-)
+from gemkern.report.courses import curves, draw_courses, draw_ends, draw_line, legend_of
 from gemkern.report.scales import log_scale, plain_numbers
 from gemkern.tickets import METHODS, Ticket
 
@@ -126,15 +119,7 @@ def _draw_density(axes: Axes, epochs: Sequence[EpochRecord], colours: dict[str, 
         together = list(zip(*seeds, strict=False))
         x = [begin + number for number in range(1, len(together) + 1)]
         y = [100 * fmean(record.density for record in epoch) for epoch in together]
-        axes.plot(
-            x,
-            y,
-            color=colours[method],
-            lw=LINE_WIDTH,
-            ls=STYLES[phase],
-            label=f"{method} {phase}",
-            marker="." if len(x) == 1 else "",
-        )
+        draw_line(axes, x, y, (method, phase), colours)
     log_scale(axes, "y")
     axes.set_xlabel("epochs since the start")
     axes.set_ylabel("density, %")
